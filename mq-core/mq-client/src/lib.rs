@@ -1,0 +1,1 @@
+//! Async RocketMQ remoting client: connections, route cache, producer, push and pull consumers.

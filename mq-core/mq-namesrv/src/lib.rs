@@ -1,0 +1,1 @@
+//! The route table: brokers register, clients ask where a topic lives.

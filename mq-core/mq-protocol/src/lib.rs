@@ -1,0 +1,22 @@
+//! RocketMQ remoting: bytes to types and back. No tokio, no files, no clock.
+//!
+//! Reads from slices and says "need more" as a value; sockets live in `mq-broker`, `mq-namesrv` and `mq-client` only.
+//! Formats follow Apache RocketMQ 5.x (`remoting`, `common` and `store` modules).
+
+pub mod body;
+pub mod codes;
+pub mod command;
+pub mod compression;
+pub mod ext;
+pub mod frame;
+pub mod header;
+pub mod ids;
+pub mod java;
+pub mod message_id;
+pub mod properties;
+pub mod record;
+pub mod sys_flag;
+pub mod topic;
+
+pub use bytes::{Bytes, BytesMut};
+pub use bytestring::ByteString;

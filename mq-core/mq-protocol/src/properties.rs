@@ -1,0 +1,135 @@
+//! Message properties: `name 0x01 value 0x02` repeated, and the names that the protocol gives a meaning.
+
+use bytestring::ByteString;
+
+const NAME_END: char = '\u{1}';
+const VALUE_END: char = '\u{2}';
+/// The length of the property text is a signed 16-bit number in the record.
+pub const MAX_PROPERTIES_BYTES: usize = i16::MAX as usize;
+
+/// Names with a meaning to brokers and clients.
+pub mod name {
+    pub const KEYS: &str = "KEYS";
+    pub const TAGS: &str = "TAGS";
+    pub const UNIQ_KEY: &str = "UNIQ_KEY";
+    pub const WAIT: &str = "WAIT";
+    pub const DELAY: &str = "DELAY";
+    pub const RETRY_TOPIC: &str = "RETRY_TOPIC";
+    pub const REAL_TOPIC: &str = "REAL_TOPIC";
+    pub const REAL_QUEUE_ID: &str = "REAL_QID";
+    pub const TRANSACTION_PREPARED: &str = "TRAN_MSG";
+    pub const PRODUCER_GROUP: &str = "PGROUP";
+    pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
+    pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
+    pub const MAX_RECONSUME_TIMES: &str = "MAX_RECONSUME_TIMES";
+    pub const MSG_REGION: &str = "MSG_REGION";
+    pub const TRACE_ON: &str = "TRACE_ON";
+    pub const CLUSTER: &str = "CLUSTER";
+    pub const CHECK_IMMUNITY_SECONDS: &str = "CHECK_IMMUNITY_TIME_IN_SECONDS";
+    pub const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
+    pub const TRAN_PREPARED_QUEUE_OFFSET: &str = "TRAN_PREPARED_QUEUE_OFFSET";
+    pub const TRANSACTION_ID: &str = "__transactionId__";
+    pub const INSTANCE_ID: &str = "INSTANCE_ID";
+    pub const SHARDING_KEY: &str = "__SHARDINGKEY";
+    pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
+    pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+    pub const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
+    pub const POP_CK: &str = "POP_CK";
+    pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
+    pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
+}
+
+/// An ordered map of properties, sharing the buffer that it was read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties(Vec<(ByteString, ByteString)>);
+
+impl Properties {
+    /// Pairs with an empty name or value are dropped, as Apache does; the last terminator may be missing.
+    #[must_use]
+    pub fn parse(text: &ByteString) -> Self {
+        Self(pairs(text).map(|(name, value)| (text.slice_ref(name), text.slice_ref(value))).collect())
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&ByteString> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Replaces or adds; an empty value removes.
+    pub fn set(&mut self, name: impl Into<ByteString>, value: impl Into<ByteString>) {
+        let (name, value) = (name.into(), value.into());
+        self.remove(&name);
+        if !value.is_empty() {
+            self.0.push((name, value));
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<ByteString> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&ByteString, &ByteString)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// The text form, with the trailing terminator that 5.x brokers write.
+    #[must_use]
+    pub fn encode(&self) -> ByteString {
+        let mut text = String::with_capacity(self.0.iter().map(|(name, value)| name.len() + value.len() + 2).sum());
+        for (name, value) in &self.0 {
+            text.push_str(name);
+            text.push(NAME_END);
+            text.push_str(value);
+            text.push(VALUE_END);
+        }
+        text.into()
+    }
+
+    /// Whether a name or value could not be told apart from a separator on the wire.
+    #[must_use]
+    pub fn has_separator(text: &str) -> bool {
+        text.contains([NAME_END, VALUE_END])
+    }
+}
+
+impl<N: Into<ByteString>, V: Into<ByteString>> FromIterator<(N, V)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        let mut properties = Self::default();
+        for (name, value) in pairs {
+            properties.set(name, value);
+        }
+        properties
+    }
+}
+
+/// The value of one property in its text form, without parsing the rest.
+#[must_use]
+pub fn find<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    pairs(text).find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split(VALUE_END)
+        .filter_map(|pair| pair.split_once(NAME_END))
+        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_read_as_apache_reads_it() {
+        for (text, expected) in [
+            ("", ""),
+            ("a\u{1}b\u{2}", "a=b"),
+            ("a\u{1}b\u{2}c\u{1}d", "a=b,c=d"),
+            ("a\u{1}\u{2}\u{1}b\u{2}junk\u{2}c\u{1}d\u{2}", "c=d"),
+        ] {
+            let read = Properties::parse(&text.into());
+            assert_eq!(read.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(","), expected);
+            assert_eq!(Properties::parse(&read.encode()), read);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The binary mq: parse arguments, load configuration, start the parts.

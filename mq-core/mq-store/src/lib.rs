@@ -1,0 +1,1 @@
+//! Commit log, consume queues, recovery, in Apache RocketMQ's disk format. Synchronous; knows no socket.

@@ -1,0 +1,1 @@
+//! Reference orders, payments and red packets on the transactional SDK.

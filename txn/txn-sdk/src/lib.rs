@@ -1,0 +1,1 @@
+//! A message is published if and only if your database transaction committed: producer, marker, fence, inbox.
