@@ -20,8 +20,10 @@ impl Ports {
     /// The first port from `usual` on at which it and every `usual + offset` are free.
     pub fn pick(&mut self, name: &str, usual: u16, offsets: &[i16]) -> Result<u16> {
         for port in usual..=usual.saturating_add(SEARCH_LIMIT) {
-            let all: Vec<u16> =
-                std::iter::once(Some(port)).chain(offsets.iter().map(|by| port.checked_add_signed(*by))).flatten().collect();
+            let all: Vec<u16> = std::iter::once(Some(port))
+                .chain(offsets.iter().map(|by| port.checked_add_signed(*by)))
+                .flatten()
+                .collect();
             if all.len() == offsets.len() + 1 && all.iter().all(|port| !self.taken.contains(port) && is_free(*port)) {
                 self.taken.extend(all);
                 if port != usual {

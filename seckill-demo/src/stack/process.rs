@@ -50,7 +50,8 @@ impl Program {
         command.args(["--pdeathsig", "TERM", "--"]).arg(&self.path).args(&self.args);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}: {}", self.name, self.path.display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}: {}", self.name, self.path.display()))?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("the child has no process id")?;
         let logs = vec![
             stream(self.name, log.clone(), child.stdout.take().context("stdout is piped")?),
