@@ -20,8 +20,7 @@ headers! {
         consumer_group: ByteString = "consumerGroup",
         topic: ByteString = "topic",
         queue_id: QueueId = "queueId",
-        /// Signed: Go's client commits -1 for a queue that it has not read from yet.
-        commit_offset: i64 = "commitOffset",
+        commit_offset: QueueOffset = "commitOffset",
         bname: Option<ByteString> = "bname",
     }
 

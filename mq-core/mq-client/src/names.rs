@@ -1,0 +1,121 @@
+//! The name servers: one after the other until one answers; the last good one is asked first.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mq_protocol::ByteString;
+use mq_protocol::body::{self, TopicRoute};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::header::GetRouteInfo;
+
+use crate::error::{CallError, ClientError, RouteError};
+use crate::remoting::{Connection, Inbound, Patience, Pool};
+
+pub(crate) struct NameServers {
+    addresses: Vec<ByteString>,
+    pool: Pool,
+    /// Keeps the pool's inbound alive.
+    _silent: Arc<Silent>,
+    last_good: AtomicUsize,
+    timeout: Duration,
+}
+
+impl NameServers {
+    /// Addresses as in `NAMESRV_ADDR`: separated by `;` (a comma or blank will do).
+    pub(crate) fn new(addresses: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let addresses: Vec<ByteString> =
+            addresses.split([';', ',', ' ']).map(str::trim).filter(|part| !part.is_empty()).map(Into::into).collect();
+        if addresses.is_empty() {
+            return Err(ClientError::Invalid("no name server address; give one such as 127.0.0.1:9876".into()));
+        }
+        if let Some(bad) = addresses.iter().find(|address| !has_port(address)) {
+            return Err(ClientError::Invalid(format!("name server {bad:?} is not host:port")));
+        }
+        let silent = Arc::new(Silent);
+        let inbound: Weak<dyn Inbound> = Arc::downgrade(&(silent.clone() as Arc<dyn Inbound>));
+        let pool = Pool::new(inbound, timeout);
+        Ok(Self { addresses, pool, _silent: silent, last_good: AtomicUsize::new(0), timeout })
+    }
+
+    pub(crate) fn first(&self) -> &ByteString {
+        &self.addresses[0]
+    }
+
+    pub(crate) async fn route(&self, topic: &ByteString) -> Result<TopicRoute, RouteError> {
+        let header = GetRouteInfo { topic: topic.clone(), accept_standard_json_only: Some(true) };
+        let command = Command::request_with(request::GET_ROUTEINFO_BY_TOPIC, &header);
+        let names = || self.addresses.join(";");
+        match self.call(&command).await {
+            Ok(answer) => body::from_json("route", &answer.body).map_err(|error| RouteError::NoNameServer {
+                topic: topic.clone(),
+                names: names(),
+                last: CallError::Unreadable {
+                    address: self.first().clone(),
+                    request: command.code,
+                    reason: error.to_string(),
+                },
+            }),
+            Err(last) if last.code() == Some(response::TOPIC_NOT_EXIST) => {
+                Err(RouteError::NoTopic { topic: topic.clone(), names: names() })
+            }
+            Err(last) => Err(RouteError::NoNameServer { topic: topic.clone(), names: names(), last }),
+        }
+    }
+
+    /// Asks each in turn. That a topic does not exist is an answer, and the best one only if nobody knows better.
+    async fn call(&self, command: &Command) -> Result<Command, CallError> {
+        let first = self.last_good.load(Ordering::Relaxed);
+        let mut failed = None;
+        for step in 0..self.addresses.len() {
+            let at = (first + step) % self.addresses.len();
+            match self.ask(&self.addresses[at], command.clone()).await {
+                Ok(answer) => {
+                    self.last_good.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => failed = Some(worse(failed, error)),
+            }
+        }
+        Err(failed.expect("there is at least one name server"))
+    }
+
+    async fn ask(&self, address: &ByteString, command: Command) -> Result<Command, CallError> {
+        let connection = self.pool.get(address, Patience::Fail).await?;
+        let answer = connection.call(command, self.timeout).await;
+        if matches!(answer, Err(CallError::Request(_))) {
+            connection.close();
+        }
+        answer
+    }
+}
+
+/// An answer says more than silence.
+fn worse(before: Option<CallError>, now: CallError) -> CallError {
+    match before {
+        Some(answered) if answered.code().is_some() && now.code().is_none() => answered,
+        _ => now,
+    }
+}
+
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// Name servers ask nothing of us, and want no heartbeat.
+struct Silent;
+
+impl Inbound for Silent {
+    fn request(&self, connection: &Connection, command: Command) {
+        if !command.is_oneway() {
+            connection.reply(&command.error(response::REQUEST_CODE_NOT_SUPPORTED, "this is a client"));
+        }
+    }
+    fn greet(&self, _: Connection) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+    fn closed(&self, _: &ByteString) {}
+}

@@ -1,0 +1,96 @@
+//! Putting a producer together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ByteString;
+use mq_protocol::topic;
+
+use super::check::Checks;
+use super::fault::FaultTable;
+use super::{Producer, ProducerOptions, Shared, TransactionChecker};
+use crate::client::{Client, ClientOptions, RegisteredProducer};
+use crate::error::ClientError;
+
+const DEFAULT_GROUP: &str = "DEFAULT_PRODUCER";
+
+pub struct ProducerBuilder {
+    client_options: ClientOptions,
+    client: Option<Client>,
+    group: ByteString,
+    options: ProducerOptions,
+    topics: Vec<ByteString>,
+    checks: Option<Arc<Checks>>,
+}
+
+impl ProducerBuilder {
+    pub(super) fn new(name_servers: String) -> Self {
+        Self {
+            client_options: ClientOptions::new(name_servers),
+            client: None,
+            group: ByteString::from_static(DEFAULT_GROUP),
+            options: ProducerOptions::default(),
+            topics: Vec::new(),
+            checks: None,
+        }
+    }
+
+    #[must_use]
+    pub fn group(mut self, group: impl Into<ByteString>) -> Self {
+        self.group = group.into();
+        self
+    }
+
+    /// Shares the connections of this client instead of making its own. One client holds one producer of a group.
+    #[must_use]
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    #[must_use]
+    pub fn client_options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
+        change(&mut self.client_options);
+        self
+    }
+
+    #[must_use]
+    pub fn options(mut self, change: impl FnOnce(&mut ProducerOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    #[must_use]
+    pub fn send_timeout(self, send_timeout: Duration) -> Self {
+        self.options(|options| options.send_timeout = send_timeout)
+    }
+
+    /// Topics whose brokers are connected to at once, and again whenever they were lost, so that they can ask this
+    /// client about its group's half messages.
+    #[must_use]
+    pub fn topics<T: Into<ByteString>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics.extend(topics.into_iter().map(Into::into));
+        self
+    }
+
+    /// Who answers when a broker asks how a half message of this group ends. Needed for [`Producer::send_half`].
+    #[must_use]
+    pub fn checker(mut self, checker: impl TransactionChecker) -> Self {
+        self.checks = Some(Arc::new(Checks::new(checker)));
+        self
+    }
+
+    /// Registers the group (and its topics) with the brokers. Unreachable servers are no error: they are tried again.
+    pub async fn build(self) -> Result<Producer, ClientError> {
+        let invalid = |error: topic::NameError| ClientError::Invalid(error.to_string());
+        topic::check_group(&self.group).map_err(invalid)?;
+        for topic in &self.topics {
+            topic::check_topic(topic).map_err(invalid)?;
+        }
+        let client = self.client.map_or_else(|| Client::new(self.client_options), Ok)?;
+        let registered = RegisteredProducer { topics: self.topics, checks: self.checks };
+        client.0.register_producer(self.group.clone(), registered).await;
+        let faults = FaultTable::default();
+        Ok(Producer(Arc::new(Shared { client, group: self.group, options: self.options, faults })))
+    }
+}
