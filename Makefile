@@ -1,0 +1,64 @@
+# Each target installs what it needs. `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Words behind a target, e.g. make replay ARGS=--json.
+ARGS ?=
+
+java_clients := mq-core/mq-testkit/clients/java
+java_jar := target/java-clients/java-clients.jar
+sudo := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+# $(call need,COMMAND,PACKAGE): installs the Debian package unless the command is there.
+need = command -v $(1) >/dev/null || { echo "installing $(2)"; $(sudo) apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive $(sudo) apt-get install -y -qq $(2) >/dev/null; }
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo}
+	cargo build --release --workspace --bins
+
+.PHONY: test
+test: redis java-clients ## Format, lints, then every test: unit, tables, properties, crashes, official clients
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace $(ARGS)
+
+.PHONY: demo
+demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries all of it and stops
+	target/release/seckill-demo up $(if $(CHECK),--check) $(ARGS)
+
+# Programs that die where they are told to; beside the ordinary ones, so that neither build undoes the other.
+replay_target := target/replay
+
+.PHONY: replay
+replay: redis ## "Paid but no red packet", replayed under kill -9: naive and transactional side by side
+	cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints --target-dir $(replay_target) >&2
+	$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
+
+.PHONY: bench
+bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
+	target/release/mq bench suite $(ARGS)
+
+.PHONY: java-clients
+java-clients: $(java_jar) ## The programs that run the official Java client against our broker
+
+$(java_jar): $(java_clients)/pom.xml $(shell find $(java_clients)/src -name '*.java')
+	@$(call need,javac,openjdk-17-jdk-headless)
+	@$(call need,mvn,maven)
+	mvn --quiet --batch-mode --file $(java_clients)/pom.xml package
+	@touch $@
+
+.PHONY: redis
+redis:
+	@$(call need,redis-server,redis-server)
+
+.PHONY: clean
+clean: ## Removes everything that was built
+	rm -rf target
