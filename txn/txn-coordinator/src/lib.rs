@@ -1,1 +1,11 @@
-//! Half messages, OP records and checkback: a pure engine and the driver that runs it on mq-store.
+//! Half messages, OP records and checkback: a pure engine (`engine`) and the driver that runs it on mq-store.
+//!
+//! A transaction is (producer group, UNIQ_KEY). Its half messages wait in `RMQ_SYS_TRANS_HALF_TOPIC`; an OP record in
+//! `RMQ_SYS_TRANS_OP_HALF_TOPIC` ends them. First verdict wins, for as long as the half is on disk.
+
+pub mod engine;
+mod types;
+mod verdicts;
+
+pub use types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
+pub use verdicts::Verdicts;

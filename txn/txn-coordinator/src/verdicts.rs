@@ -1,0 +1,114 @@
+//! How each half ended, dense: two bits per half, by half queue offset. Knows no files; `verdict_file` keeps its blocks.
+//!
+//! A block holds 16,368 halves in 4,092 bytes, so that block and checksum fill one page of the file.
+
+use std::collections::VecDeque;
+
+use crate::types::{HalfOffset, Outcome};
+
+pub(crate) const BLOCK_BYTES: usize = 4092;
+pub(crate) const HALVES_PER_BLOCK: u64 = BLOCK_BYTES as u64 * 4;
+
+#[derive(Clone, Debug)]
+struct Block {
+    bytes: Box<[u8; BLOCK_BYTES]>,
+    changed: bool,
+}
+
+/// The outcomes of the halves from `first` on; a half without an outcome is open or unknown.
+#[derive(Clone, Debug, Default)]
+pub struct Verdicts {
+    /// Number of the front block.
+    front: u64,
+    blocks: VecDeque<Block>,
+}
+
+impl Verdicts {
+    /// An empty table for halves at and above `first`.
+    #[must_use]
+    pub fn starting_at(first: HalfOffset) -> Self {
+        Self { front: first.0 / HALVES_PER_BLOCK, blocks: VecDeque::new() }
+    }
+
+    #[must_use]
+    pub fn get(&self, half: HalfOffset) -> Option<Outcome> {
+        let (block, byte, shift) = place(half);
+        let index = usize::try_from(block.checked_sub(self.front)?).ok()?;
+        match self.blocks.get(index)?.bytes[byte] >> shift & 0b11 {
+            0 => None,
+            1 => Some(Outcome::Committed),
+            2 => Some(Outcome::RolledBack),
+            _ => Some(Outcome::Parked),
+        }
+    }
+
+    /// Records the first outcome of a half. The caller knows that the half is (or was) in the queue: the table grows up
+    /// to it.
+    pub fn set(&mut self, half: HalfOffset, outcome: Outcome) {
+        assert!(self.get(half).is_none(), "half {half} has ended before: the first outcome stands");
+        let (block, byte, shift) = place(half);
+        let Some(index) = block.checked_sub(self.front) else { return };
+        while self.blocks.len() as u64 <= index {
+            self.blocks.push_back(Block { bytes: Box::new([0; BLOCK_BYTES]), changed: true });
+        }
+        let bits = match outcome {
+            Outcome::Committed => 1,
+            Outcome::RolledBack => 2,
+            Outcome::Parked => 3,
+        };
+        let block = &mut self.blocks[index as usize];
+        block.bytes[byte] |= bits << shift;
+        block.changed = true;
+    }
+
+    /// Forgets halves that are no longer on disk, a whole block at a time.
+    pub fn forget_below(&mut self, half: HalfOffset) {
+        while self.front < half.0 / HALVES_PER_BLOCK {
+            self.front += 1;
+            self.blocks.pop_front();
+        }
+    }
+
+    /// Blocks changed since the last call, with their numbers.
+    pub(crate) fn take_changed(&mut self) -> Vec<(u64, Box<[u8; BLOCK_BYTES]>)> {
+        let numbered = (self.front..).zip(&mut self.blocks);
+        numbered
+            .filter_map(|(number, block)| std::mem::take(&mut block.changed).then(|| (number, block.bytes.clone())))
+            .collect()
+    }
+
+    /// Adds the next block as it was read back.
+    pub(crate) fn restore(&mut self, bytes: Box<[u8; BLOCK_BYTES]>) {
+        self.blocks.push_back(Block { bytes, changed: false });
+    }
+}
+
+fn place(half: HalfOffset) -> (u64, usize, u32) {
+    let within = half.0 % HALVES_PER_BLOCK;
+    (half.0 / HALVES_PER_BLOCK, (within / 4) as usize, (within % 4) as u32 * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_kept_apart_across_blocks_and_forgotten_by_the_block() {
+        let outcomes = [Outcome::Committed, Outcome::RolledBack, Outcome::Parked];
+        let first = 5 * HALVES_PER_BLOCK + 7;
+        let mut table = Verdicts::starting_at(HalfOffset(first));
+        let halves: Vec<_> = (0..3 * HALVES_PER_BLOCK).step_by(997).map(|n| HalfOffset(first + n)).collect();
+        for (half, outcome) in halves.iter().zip(outcomes.iter().cycle()) {
+            assert_eq!(table.get(*half), None);
+            table.set(*half, *outcome);
+            assert_eq!(table.get(HalfOffset(half.0 + 1)), None);
+        }
+        table.forget_below(HalfOffset(7 * HALVES_PER_BLOCK + 3));
+        for (half, outcome) in halves.iter().zip(outcomes.iter().cycle()) {
+            let kept = half.0 >= 7 * HALVES_PER_BLOCK;
+            assert_eq!(table.get(*half), kept.then_some(*outcome), "half {half}");
+        }
+        table.set(HalfOffset(3), Outcome::Committed);
+        assert_eq!(table.get(HalfOffset(3)), None, "below the table: not kept, and not an error");
+    }
+}
