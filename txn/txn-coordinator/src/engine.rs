@@ -119,6 +119,7 @@ pub enum Action {
     Check {
         half: HalfOffset,
         client: Option<ClientId>,
+        attempt: u32,
     },
     /// Answer that it is so: the same verdict was given before.
     Acknowledge(Outcome),
@@ -385,7 +386,7 @@ impl Open {
             (self.checks, self.unasked, self.due) = (half.checks, 0, due);
         } else {
             self.checks = self.checks.max(half.checks);
-            if half.checks >= check_max {
+            if half.checks >= check_max && self.decided.is_none() {
                 self.due = self.due.max(due);
             }
         }
@@ -406,7 +407,7 @@ fn visit(open: &mut Open, rules: &Rules) -> Action {
         return park(ParkReason::NobodyToAsk);
     }
     open.asking = true;
-    Action::Check { half, client: open.client.clone() }
+    Action::Check { half, client: open.client.clone(), attempt: open.checks + 1 }
 }
 
 /// What the driver reads.

@@ -136,8 +136,10 @@ fn print(actions: &[Action]) -> String {
         Action::Park { half, ends, reason, checks } => {
             format!("park {half} after {checks} checks ({reason}), ending {}", list(ends))
         }
-        Action::Check { half, client: None } => format!("check {half}"),
-        Action::Check { half, client: Some(client) } => format!("check {half} at {client}"),
+        Action::Check { half, client: None, attempt } => format!("check {half} (attempt {attempt})"),
+        Action::Check { half, client: Some(client), attempt } => {
+            format!("check {half} at {client} (attempt {attempt})")
+        }
         Action::Acknowledge(outcome) => format!("acknowledge: {outcome}"),
         Action::Refuse(refusal) => format!("refuse: {refusal}"),
     };

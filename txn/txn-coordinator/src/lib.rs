@@ -4,8 +4,11 @@
 //! `RMQ_SYS_TRANS_OP_HALF_TOPIC` ends them. First verdict wins, for as long as the half is on disk.
 
 pub mod engine;
+mod half;
+mod op;
 mod types;
 mod verdicts;
 
+pub use half::{HalfError, half_of};
 pub use types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
 pub use verdicts::Verdicts;

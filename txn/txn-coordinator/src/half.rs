@@ -1,0 +1,171 @@
+//! The half message: how a prepared message becomes one, and what one says about its transaction. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mq_protocol::codes::response;
+use mq_protocol::header::CheckTransactionState;
+use mq_protocol::ids::{LogOffset, QueueId};
+use mq_protocol::message_id::offset_id;
+use mq_protocol::properties::{MAX_PROPERTIES_BYTES, Properties, name};
+use mq_protocol::record::{self, Message, StoredMessage};
+use mq_protocol::{ByteString, codes, command::Command, sys_flag, topic};
+
+use crate::engine::Half;
+use crate::types::{ClientId, HalfOffset, TransactionKey};
+
+/// All halves and all OP records lie in queue 0 of their topics.
+pub(crate) const QUEUE: QueueId = QueueId(0);
+/// An immunity longer than the time that Apache keeps messages would never be checked at all.
+const MAX_IMMUNITY: Duration = Duration::from_secs(72 * 3600);
+
+/// Why a message cannot be a half.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HalfError {
+    #[error("a transactional message needs the property {0}")]
+    Missing(&'static str),
+    #[error("a transactional message cannot be delayed: remove the property {0}")]
+    Delayed(&'static str),
+    #[error("the properties take {0} bytes with the transaction's own, the limit is {MAX_PROPERTIES_BYTES}")]
+    Properties(usize),
+    #[error("{0} half messages wait for their verdict, which is the limit")]
+    TooManyPending(usize),
+    #[error("this transaction has {0} half messages already, which is the limit")]
+    TooManySiblings(usize),
+}
+
+impl HalfError {
+    /// The response code: the message is at fault, or the broker is busy (clients try another one).
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Missing(_) | Self::Delayed(_) | Self::Properties(_) => response::MESSAGE_ILLEGAL,
+            Self::TooManyPending(_) | Self::TooManySiblings(_) => response::SYSTEM_BUSY,
+        }
+    }
+}
+
+/// Turns a prepared message into the half that is stored: hidden in the half topic, with the way back in its properties.
+///
+/// A delay is refused, not stripped: its consumers would see the message at once, and nobody would know why.
+pub fn half_of(message: Message) -> Result<Message, HalfError> {
+    let mut properties = message.parsed_properties();
+    transaction_of(&properties)?;
+    for delay in [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC] {
+        // Level zero or below means "no delay"; clients send it so.
+        if properties.remove(delay).is_some_and(|value| !value.parse::<i64>().is_ok_and(|value| value <= 0)) {
+            return Err(HalfError::Delayed(delay));
+        }
+    }
+    // The broker's own marks: a client that sends them must not count its checks or pair itself with another half.
+    properties.remove(name::TRANSACTION_CHECK_TIMES);
+    properties.remove(name::TRAN_PREPARED_QUEUE_OFFSET);
+    let id = properties.get(name::UNIQ_KEY).cloned().unwrap_or_default();
+    properties.set(name::TRANSACTION_ID, id);
+    properties.set(name::REAL_TOPIC, message.topic);
+    properties.set(name::REAL_QUEUE_ID, message.queue_id.to_string());
+    Ok(Message {
+        topic: ByteString::from_static(topic::HALF),
+        queue_id: QUEUE,
+        sys_flag: sys_flag::with_transaction_bits(message.sys_flag, sys_flag::TRANSACTION_NONE),
+        prepared_transaction_offset: LogOffset::ZERO,
+        properties: encode(&properties)?,
+        ..message
+    })
+}
+
+fn encode(properties: &Properties) -> Result<ByteString, HalfError> {
+    let text = properties.encode();
+    if text.len() > MAX_PROPERTIES_BYTES { Err(HalfError::Properties(text.len())) } else { Ok(text) }
+}
+
+fn transaction_of(properties: &Properties) -> Result<TransactionKey, HalfError> {
+    let get = |name| properties.get(name).ok_or(HalfError::Missing(name));
+    Ok(TransactionKey::new(get(name::PRODUCER_GROUP)?, get(name::UNIQ_KEY)?))
+}
+
+/// The transaction that a record belongs to: a half, a committed message or a parked copy.
+#[must_use]
+pub(crate) fn transaction_in(message: &Message) -> Option<TransactionKey> {
+    transaction_of(&message.parsed_properties()).ok()
+}
+
+/// What the engine needs to know of a half on disk. `None`: not a half that could ever be ended.
+#[must_use]
+pub(crate) fn read_half(stored: &StoredMessage, client: Option<ClientId>) -> Option<Half> {
+    let properties = stored.message.parsed_properties();
+    let number = |name| properties.get(name).and_then(|value| value.parse::<i64>().ok());
+    properties.get(name::REAL_TOPIC)?;
+    Some(Half {
+        offset: HalfOffset::from(stored.queue_offset),
+        transaction: transaction_of(&properties).ok()?,
+        stored_at: stored.store_timestamp,
+        immunity: number(name::CHECK_IMMUNITY_SECONDS)
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY)),
+        checks: number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok()).unwrap_or(0),
+        client,
+    })
+}
+
+/// The message that consumers see. `None` when the half does not say where it belongs.
+#[must_use]
+pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
+    let mut properties = half.message.parsed_properties();
+    let real_topic = properties.remove(name::REAL_TOPIC)?;
+    let queue_id = properties.remove(name::REAL_QUEUE_ID)?.parse().ok()?;
+    Some(Message {
+        topic: real_topic,
+        queue_id,
+        sys_flag: sys_flag::with_transaction_bits(half.message.sys_flag, sys_flag::TRANSACTION_COMMIT),
+        prepared_transaction_offset: half.log_offset,
+        properties: properties.encode(),
+        ..half.message.clone()
+    })
+}
+
+/// The copy that an operator finds: the half as it is, in the topic of given-up halves.
+#[must_use]
+pub(crate) fn parked_copy(half: &StoredMessage, checks: u32) -> Message {
+    let mut properties = half.message.parsed_properties();
+    properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
+    Message {
+        topic: ByteString::from_static(topic::CHECK_MAX_TIME),
+        queue_id: QUEUE,
+        prepared_transaction_offset: half.log_offset,
+        properties: properties.encode(),
+        ..half.message.clone()
+    }
+}
+
+/// The question to a producer (code 39): the half as its client knew it, with topic and queue set back.
+#[must_use]
+pub(crate) fn check_request(half: &StoredMessage, attempt: u32, broker_name: &ByteString) -> Option<Command> {
+    let mut properties = half.message.parsed_properties();
+    properties.set(name::TRANSACTION_CHECK_TIMES, attempt.to_string());
+    let id = properties.get(name::UNIQ_KEY).cloned();
+    let asked = Message {
+        topic: properties.get(name::REAL_TOPIC)?.clone(),
+        queue_id: properties.get(name::REAL_QUEUE_ID)?.parse().ok()?,
+        properties: properties.encode(),
+        ..half.message.clone()
+    };
+    let mut body = Vec::with_capacity(asked.record_bytes());
+    asked.encode(&mut body).ok()?;
+    record::stamp(&mut body, half.queue_offset, half.log_offset, half.store_timestamp);
+    let header = CheckTransactionState {
+        topic: Some(ByteString::from_static(topic::HALF)),
+        tran_state_table_offset: half.queue_offset,
+        commit_log_offset: half.log_offset,
+        msg_id: id.clone(),
+        transaction_id: id,
+        offset_msg_id: Some(offset_id(half.message.store_host, half.log_offset).into()),
+        bname: Some(broker_name.clone()),
+    };
+    let request = Command::request_with(codes::request::CHECK_TRANSACTION_STATE, &header);
+    Some(request.with_body(Bytes::from(body)).oneway())
+}
+
+#[cfg(test)]
+#[path = "half_tests.rs"]
+mod tests;
