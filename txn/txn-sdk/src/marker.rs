@@ -1,0 +1,194 @@
+//! The marker table: one row per transaction, written inside it, and the fence that answers checkbacks from it.
+//! Knows no broker and no message.
+
+use std::time::{Duration, SystemTime};
+
+use crate::Verdict;
+use mq_protocol::ids::UnixMillis;
+use sqlx::{Row as _, SqlitePool, sqlite::SqlitePoolOptions};
+
+use crate::{
+    database::{self, Database, DatabaseError, Value},
+    decision::{self, Row, Sight, Step},
+    id::TransactionId,
+    schema,
+};
+
+/// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
+const CHECK_CONNECTIONS: u32 = 3;
+/// Rows of one clean-up statement, so that it holds the write lock for a moment only.
+const CLEAN_BATCH: i64 = 500;
+
+/// Inserts nothing when the key is taken, when the transaction was born before the horizon (its tombstone may have been
+/// cleaned), or when the commit would not be durable.
+const INSERT_MARKER: &str = "
+    INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6
+    WHERE ?6 >= (SELECT horizon_ms FROM checkback_horizon)
+      AND (SELECT synchronous FROM pragma_synchronous) >= 2
+    ON CONFLICT (tx_id) DO NOTHING";
+const LOOK: &str = "
+    SELECT h.horizon_ms, m.state, m.mode
+    FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1";
+const RAISE_HORIZON: &str = "UPDATE checkback_horizon SET horizon_ms = max(horizon_ms, ?1)";
+const CLEAN_MARKERS: &str = "
+    DELETE FROM checkback_marker
+    WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)";
+const CLEAN_INBOX: &str = "
+    DELETE FROM checkback_inbox
+    WHERE rowid IN (SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
+
+#[derive(Clone, Copy, Debug)]
+pub struct MarkerOptions {
+    /// The age from which a checkback fences off a transaction that has no row yet. Correctness does not depend on it,
+    /// only how long a crashed transaction stays undecided and how long a slow one may take.
+    pub deadline: Duration,
+    /// How long a checkback waits for a database lock before it answers "unknown".
+    pub lock_timeout: Duration,
+    /// How long rows are kept: more than twice the time that the broker keeps a half message.
+    pub keep: Duration,
+}
+
+impl Default for MarkerOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(60),
+            lock_timeout: Duration::from_millis(500),
+            keep: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// Whose transaction a marker belongs to. For people who read the table; the id alone is the key.
+#[derive(Clone, Copy, Debug)]
+pub struct MarkerOwner<'o> {
+    pub group: &'o str,
+    pub topic: &'o str,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// A checkback has already answered ROLLBACK for this transaction. It must not commit any more.
+    #[error("fenced: a checkback has given this transaction up; it took longer than the deadline")]
+    Fenced,
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// The markers of one database: what [`TxnProducer`](crate::TxnProducer) writes and what its checkbacks read.
+#[derive(Clone, Debug)]
+pub struct Markers<D> {
+    database: D,
+    checks: SqlitePool,
+    options: MarkerOptions,
+}
+
+impl<D: Database> Markers<D> {
+    /// Creates or migrates the tables; refuses a database whose commits would not survive a power cut.
+    pub async fn open(database: D, options: MarkerOptions) -> Result<Self, DatabaseError> {
+        schema::prepare(&database).await?;
+        let connect = (*database.sqlite_pool()?.connect_options()).clone().busy_timeout(options.lock_timeout);
+        let checks = SqlitePoolOptions::new()
+            .max_connections(CHECK_CONNECTIONS)
+            .acquire_timeout(options.lock_timeout)
+            .connect_lazy_with(connect);
+        Ok(Self { database, checks, options })
+    }
+
+    pub fn database(&self) -> &D {
+        &self.database
+    }
+
+    /// The first statement of a transaction.
+    pub async fn mark(tx: &mut D::Tx, id: TransactionId, owner: MarkerOwner<'_>) -> Result<(), MarkError> {
+        if D::execute(tx, INSERT_MARKER, &row_values(&id, owner, Row::COMMITTED)).await? == 1 {
+            return Ok(());
+        }
+        match schema::synchronous::<D>(tx).await? {
+            durable if durable >= 2 => Err(MarkError::Fenced),
+            weak => Err(DatabaseError::NotDurable(weak).into()),
+        }
+    }
+
+    /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
+    pub async fn verdict(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Verdict {
+        // Dropping the work when time is up is harmless: the tombstone stands or it does not, and nothing was promised.
+        match tokio::time::timeout(self.options.lock_timeout * 4, self.decide(id, owner)).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(error)) => {
+                tracing::warn!(%id, %error, "checkback answered unknown: the database did not answer");
+                Verdict::Unknown
+            }
+            Err(_) => {
+                tracing::warn!(%id, "checkback answered unknown: the database took too long");
+                Verdict::Unknown
+            }
+        }
+    }
+
+    async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, sqlx::Error> {
+        let (row, horizon) = self.look(id).await?;
+        let sight = Sight { row, horizon, born: id.born(), now: now(), deadline: self.options.deadline };
+        match decision::first_look(&sight) {
+            Step::Answer(verdict) => Ok(verdict),
+            Step::Fence if self.fence(id, owner).await? => Ok(Verdict::Rollback),
+            Step::Fence => Ok(decision::second_look(self.look(id).await?.0)),
+        }
+    }
+
+    async fn look(&self, id: TransactionId) -> Result<(Option<Row>, UnixMillis), sqlx::Error> {
+        let found = sqlx::query(LOOK).bind(id.as_bytes().to_vec()).fetch_one(&self.checks).await?;
+        let state: Option<i64> = found.try_get(1)?;
+        let row = match state {
+            Some(state) => Some(Row { state, mode: found.try_get(2)? }),
+            None => None,
+        };
+        Ok((row, UnixMillis(found.try_get(0)?)))
+    }
+
+    /// Whether the tombstone was written, durably.
+    async fn fence(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<bool, sqlx::Error> {
+        let values = row_values(&id, owner, Row::TOMBSTONE);
+        Ok(database::bind(INSERT_MARKER, &values).execute(&self.checks).await?.rows_affected() == 1)
+    }
+
+    /// Deletes what nobody can ask about any more, in small batches, and says how many rows went. The horizon rises
+    /// before the first row goes: from then on a missing row proves nothing, and is answered so.
+    pub async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
+        let keep = i64::try_from(self.options.keep.as_millis()).unwrap_or(i64::MAX);
+        let horizon = UnixMillis(now.0.saturating_sub(keep));
+        sqlx::query(RAISE_HORIZON).bind(horizon.0).execute(&self.checks).await?;
+        let bound = TransactionId::lower_bound(horizon);
+        let mut gone = self.clean_table(CLEAN_MARKERS, Value::Bytes(&bound)).await?;
+        gone += self.clean_table(CLEAN_INBOX, Value::Number(horizon.0)).await?;
+        Ok(gone)
+    }
+
+    async fn clean_table(&self, sql: &'static str, below: Value<'_>) -> Result<u64, DatabaseError> {
+        let mut gone = 0;
+        loop {
+            let batch = database::bind(sql, &[below, Value::Number(CLEAN_BATCH)]).execute(&self.checks).await?;
+            gone += batch.rows_affected();
+            if batch.rows_affected() < CLEAN_BATCH.unsigned_abs() {
+                return Ok(gone);
+            }
+        }
+    }
+}
+
+fn row_values<'v>(id: &'v TransactionId, owner: MarkerOwner<'v>, row: Row) -> [Value<'v>; 6] {
+    [
+        Value::Bytes(id.as_bytes()),
+        Value::Text(owner.group),
+        Value::Text(owner.topic),
+        Value::Number(row.state),
+        Value::Number(row.mode),
+        Value::Number(id.born().0),
+    ]
+}
+
+/// Only decides how soon a slow transaction is fenced off and old rows go.
+pub(crate) fn now() -> UnixMillis {
+    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,4 @@
+//! Integration tests of the SDK: each suite runs on sqlx and on sea-orm, over a SQLite file of its own.
+
+mod databases;
+mod markers;

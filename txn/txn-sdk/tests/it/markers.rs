@@ -1,0 +1,199 @@
+//! The marker table and its fence, driven as the producer and its checkbacks drive them.
+
+use std::time::{Duration, SystemTime};
+
+use mq_protocol::ids::UnixMillis;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use sea_orm::DatabaseConnection;
+use sqlx::SqlitePool;
+use txn_sdk::{DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, TransactionId, Verdict};
+
+use crate::databases::{File, TestDatabase, on_both_databases};
+
+const OWNER: MarkerOwner<'static> = MarkerOwner { group: "order-service", topic: "ORDER_PAID" };
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('paid')";
+
+on_both_databases!(
+    checkback_answers_what_the_table_shows,
+    fence_and_commit_never_both_win,
+    locked_database_is_unknown_and_promises_nothing,
+    fresh_instance_answers_for_a_dead_one,
+    cleaned_rows_are_unknown_never_rollback,
+    weak_durability_is_refused,
+    instances_may_start_at_once,
+);
+
+fn now() -> UnixMillis {
+    UnixMillis(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64)
+}
+
+fn born(ago: Duration) -> TransactionId {
+    TransactionId::born_at(UnixMillis(now().0 - ago.as_millis() as i64))
+}
+
+fn options() -> MarkerOptions {
+    MarkerOptions { deadline: Duration::from_secs(10), lock_timeout: Duration::from_millis(200), ..Default::default() }
+}
+
+async fn markers<D: TestDatabase>(file: &File) -> Markers<D> {
+    Markers::open(file.open::<D>().await, options()).await.unwrap()
+}
+
+/// One transaction as the producer runs it: marker first, then the business, then the commit.
+async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: bool) -> Result<(), MarkError> {
+    let mut tx = database.begin().await?;
+    Markers::<D>::mark(&mut tx, id, OWNER).await?;
+    D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
+    if commits { D::commit(tx).await.unwrap() } else { D::rollback(tx).await? }
+    Ok(())
+}
+
+async fn checkback_answers_what_the_table_shows<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let markers = markers::<D>(&file).await;
+    let database = markers.database();
+    for (case, age, commits, expected) in [
+        ("committed", 0, Some(true), Verdict::Commit),
+        ("committed long ago", 3600, Some(true), Verdict::Commit),
+        ("rolled back just now", 0, Some(false), Verdict::Unknown),
+        ("rolled back, past the deadline", 60, Some(false), Verdict::Rollback),
+        ("never begun, young", 0, None, Verdict::Unknown),
+        ("never begun, past the deadline", 60, None, Verdict::Rollback),
+    ] {
+        let id = born(Duration::from_secs(age));
+        if let Some(commits) = commits {
+            transaction(database, id, commits).await.unwrap();
+        }
+        assert_eq!(markers.verdict(id, OWNER).await, expected, "{case}");
+        assert_eq!(markers.verdict(id, OWNER).await, expected, "{case}, asked again");
+        if expected == Verdict::Rollback {
+            let late = transaction(database, id, true).await;
+            assert!(matches!(late, Err(MarkError::Fenced)), "{case}: a late transaction got past the tombstone");
+        }
+    }
+    assert_eq!(file.orders().await, 2);
+}
+
+/// A transaction at its deadline races with a checkback that fences it: whoever wins, the table, the orders and every
+/// later answer agree.
+async fn fence_and_commit_never_both_win<D: TestDatabase>() {
+    const ROUNDS: u64 = 150;
+    let file = File::with_orders().await;
+    let markers = markers::<D>(&file).await;
+    let (mut committed, mut fenced) = (0, 0);
+    for seed in 0..ROUNDS {
+        let id = born(Duration::from_secs(60));
+        let mut rng = StdRng::seed_from_u64(seed);
+        let delays: [u64; 3] = std::array::from_fn(|_| rng.random_range(0..1_500));
+        let worker = {
+            let database = markers.database().clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_micros(delays[0])).await;
+                transaction(&database, id, true).await
+            })
+        };
+        let checks = [delays[1], delays[2]].map(|delay| {
+            let markers = markers.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_micros(delay)).await;
+                markers.verdict(id, OWNER).await
+            })
+        });
+        let done = match worker.await.unwrap() {
+            Ok(()) => Verdict::Commit,
+            Err(MarkError::Fenced) => Verdict::Rollback,
+            Err(MarkError::Database(error)) => panic!("seed {seed}: {error}"),
+        };
+        for check in checks {
+            let answer = check.await.unwrap();
+            assert!(answer == done || answer == Verdict::Unknown, "seed {seed}: {done:?}, but a check said {answer:?}");
+        }
+        assert_eq!(markers.verdict(id, OWNER).await, done, "seed {seed}: asked at the end");
+        if done == Verdict::Commit { committed += 1 } else { fenced += 1 }
+        assert_eq!(file.orders().await, committed, "seed {seed}");
+    }
+    assert!(committed > 0 && fenced > 0, "the race went one way only: {committed} committed, {fenced} fenced");
+}
+
+async fn locked_database_is_unknown_and_promises_nothing<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let markers = markers::<D>(&file).await;
+    let running = born(Duration::from_secs(60));
+    let mut tx = markers.database().begin().await.unwrap();
+    Markers::<D>::mark(&mut tx, running, OWNER).await.unwrap();
+    for id in [running, born(Duration::from_secs(60))] {
+        assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "a writer holds the lock");
+    }
+    D::commit(tx).await.unwrap();
+    assert_eq!(markers.verdict(running, OWNER).await, Verdict::Commit, "slow is not dead: the row decides");
+}
+
+async fn fresh_instance_answers_for_a_dead_one<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let (done, dead) = (born(Duration::from_secs(60)), born(Duration::from_secs(60)));
+    {
+        let first = markers::<D>(&file).await;
+        transaction(first.database(), done, true).await.unwrap();
+        let mut tx = first.database().begin().await.unwrap();
+        Markers::<D>::mark(&mut tx, dead, OWNER).await.unwrap();
+        drop(tx); // the process dies with the transaction open
+    }
+    let fresh = markers::<D>(&file).await;
+    assert_eq!(fresh.verdict(done, OWNER).await, Verdict::Commit);
+    assert_eq!(fresh.verdict(dead, OWNER).await, Verdict::Rollback);
+}
+
+async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let markers = markers::<D>(&file).await;
+    let database = markers.database();
+    let (old, young) = (born(8 * DAY), born(DAY));
+    transaction(database, old, true).await.unwrap();
+    transaction(database, young, true).await.unwrap();
+    assert_eq!(markers.verdict(old, OWNER).await, Verdict::Commit, "still there");
+
+    assert_eq!(markers.clean(now()).await.unwrap(), 1);
+    assert_eq!(markers.verdict(young, OWNER).await, Verdict::Commit, "younger than the horizon");
+    for id in [old, born(8 * DAY)] {
+        assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "its row may have been cleaned");
+        let late = transaction(database, id, true).await;
+        assert!(matches!(late, Err(MarkError::Fenced)), "its tombstone may have been cleaned");
+    }
+    assert_eq!(markers.clean(UnixMillis(0)).await.unwrap(), 0);
+    assert_eq!(markers.verdict(old, OWNER).await, Verdict::Unknown, "a clock that falls back lowers no horizon");
+}
+
+async fn weak_durability_is_refused<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let weak = D::from_pool(file.weak_pool().await);
+    let opened = Markers::open(weak.clone(), options()).await.map(drop);
+    assert!(matches!(opened, Err(DatabaseError::NotDurable(1))), "{opened:?}");
+    let mut tx = weak.begin().await.unwrap();
+    let marked = Markers::<D>::mark(&mut tx, TransactionId::fresh(), OWNER).await;
+    assert!(matches!(marked, Err(MarkError::Database(DatabaseError::NotDurable(1)))), "{marked:?}");
+
+    let memory = D::from_pool(SqlitePool::connect("sqlite::memory:").await.unwrap());
+    let opened = Markers::open(memory, options()).await.map(drop);
+    assert!(matches!(&opened, Err(DatabaseError::NotWal(mode)) if mode == "memory"), "{opened:?}");
+}
+
+async fn instances_may_start_at_once<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let mut starts = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let database = file.open::<D>().await;
+        starts.spawn(async move { Markers::open(database, options()).await });
+    }
+    for started in starts.join_all().await {
+        started.unwrap();
+    }
+    assert!(file.path().join("shop.db-wal").exists());
+    assert_eq!(file.count("SELECT count(*) FROM checkback_horizon").await, 1);
+}
+
+#[tokio::test]
+async fn disconnected_sea_orm_is_refused() {
+    let opened = Markers::open(DatabaseConnection::default(), options()).await;
+    assert!(matches!(opened, Err(DatabaseError::Unsupported(_))));
+}
