@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::Verdict;
+use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
 
 /// A row of the marker table, as its numbers.

@@ -1,23 +1,23 @@
 //! The marker table: one row per transaction, written inside it, and the fence that answers checkbacks from it.
 //! Knows no broker and no message.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::Verdict;
+use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
 use sqlx::{Row as _, SqlitePool, sqlite::SqlitePoolOptions};
 
 use crate::{
+    clock,
     database::{self, Database, DatabaseError, Value},
     decision::{self, Row, Sight, Step},
+    housekeeping::Housekeeper,
     id::TransactionId,
     schema,
 };
 
 /// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
 const CHECK_CONNECTIONS: u32 = 3;
-/// Rows of one clean-up statement, so that it holds the write lock for a moment only.
-const CLEAN_BATCH: i64 = 500;
 
 /// Inserts nothing when the key is taken, when the transaction was born before the horizon (its tombstone may have been
 /// cleaned), or when the commit would not be durable.
@@ -30,14 +30,6 @@ const INSERT_MARKER: &str = "
 const LOOK: &str = "
     SELECT h.horizon_ms, m.state, m.mode
     FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1";
-const RAISE_HORIZON: &str = "UPDATE checkback_horizon SET horizon_ms = max(horizon_ms, ?1)";
-const CLEAN_MARKERS: &str = "
-    DELETE FROM checkback_marker
-    WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)";
-const CLEAN_INBOX: &str = "
-    DELETE FROM checkback_inbox
-    WHERE rowid IN (SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
-
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
     /// The age from which a checkback fences off a transaction that has no row yet. Correctness does not depend on it,
@@ -128,7 +120,7 @@ impl<D: Database> Markers<D> {
 
     async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, sqlx::Error> {
         let (row, horizon) = self.look(id).await?;
-        let sight = Sight { row, horizon, born: id.born(), now: now(), deadline: self.options.deadline };
+        let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),
             Step::Fence if self.fence(id, owner).await? => Ok(Verdict::Rollback),
@@ -152,27 +144,14 @@ impl<D: Database> Markers<D> {
         Ok(database::bind(INSERT_MARKER, &values).execute(&self.checks).await?.rows_affected() == 1)
     }
 
-    /// Deletes what nobody can ask about any more, in small batches, and says how many rows went. The horizon rises
-    /// before the first row goes: from then on a missing row proves nothing, and is answered so.
+    /// Deletes what nobody can ask about any more, in small batches, and says how many rows went. The producer does it
+    /// every few minutes.
     pub async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
-        let keep = i64::try_from(self.options.keep.as_millis()).unwrap_or(i64::MAX);
-        let horizon = UnixMillis(now.0.saturating_sub(keep));
-        sqlx::query(RAISE_HORIZON).bind(horizon.0).execute(&self.checks).await?;
-        let bound = TransactionId::lower_bound(horizon);
-        let mut gone = self.clean_table(CLEAN_MARKERS, Value::Bytes(&bound)).await?;
-        gone += self.clean_table(CLEAN_INBOX, Value::Number(horizon.0)).await?;
-        Ok(gone)
+        self.housekeeper().clean(now).await
     }
 
-    async fn clean_table(&self, sql: &'static str, below: Value<'_>) -> Result<u64, DatabaseError> {
-        let mut gone = 0;
-        loop {
-            let batch = database::bind(sql, &[below, Value::Number(CLEAN_BATCH)]).execute(&self.checks).await?;
-            gone += batch.rows_affected();
-            if batch.rows_affected() < CLEAN_BATCH.unsigned_abs() {
-                return Ok(gone);
-            }
-        }
+    pub(crate) fn housekeeper(&self) -> Housekeeper {
+        Housekeeper { pool: self.checks.clone(), keep: self.options.keep }
     }
 }
 
@@ -185,10 +164,4 @@ fn row_values<'v>(id: &'v TransactionId, owner: MarkerOwner<'v>, row: Row) -> [V
         Value::Number(row.mode),
         Value::Number(id.born().0),
     ]
-}
-
-/// Only decides how soon a slow transaction is fenced off and old rows go.
-pub(crate) fn now() -> UnixMillis {
-    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

@@ -81,17 +81,22 @@ async fn switch_to_wal(options: &sqlx::sqlite::SqliteConnectOptions) -> Result<S
 
 async fn run_migrations(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::query("CREATE TABLE IF NOT EXISTS checkback_schema (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER)")
-        .execute(&mut *tx)
-        .await?;
-    let version: Option<i64> = sqlx::query_scalar("SELECT version FROM checkback_schema").fetch_optional(&mut *tx).await?;
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS checkback_schema (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let version: Option<i64> =
+        sqlx::query_scalar("SELECT version FROM checkback_schema").fetch_optional(&mut *tx).await?;
     let done = usize::try_from(version.unwrap_or(0)).unwrap_or(0);
     for migration in MIGRATIONS.iter().skip(done) {
         sqlx::query(*migration).execute(&mut *tx).await?;
     }
-    sqlx::query("INSERT INTO checkback_schema VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)")
-        .bind(i64::try_from(MIGRATIONS.len()).expect("a handful"))
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO checkback_schema VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)",
+    )
+    .bind(i64::try_from(MIGRATIONS.len()).expect("a handful"))
+    .execute(&mut *tx)
+    .await?;
     tx.commit().await
 }

@@ -69,7 +69,9 @@ pub enum DatabaseError {
     SeaOrm(#[from] ::sea_orm::DbErr),
     #[error("{0} is not supported: messages are tied to SQLite databases in a file")]
     Unsupported(String),
-    #[error("the connections of this pool set synchronous={0}; a commit must be durable before it is announced: use FULL")]
+    #[error(
+        "the connections of this pool set synchronous={0}; a commit must be durable before it is announced: use FULL"
+    )]
     NotDurable(i64),
     #[error("the journal mode is {0}, and could not be set to WAL")]
     NotWal(String),

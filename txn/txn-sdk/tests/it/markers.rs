@@ -45,7 +45,11 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     let mut tx = database.begin().await?;
     Markers::<D>::mark(&mut tx, id, OWNER).await?;
     D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
-    if commits { D::commit(tx).await.unwrap() } else { D::rollback(tx).await? }
+    if commits {
+        D::commit(tx).await.unwrap()
+    } else {
+        D::rollback(tx).await?
+    }
     Ok(())
 }
 
@@ -110,7 +114,11 @@ async fn fence_and_commit_never_both_win<D: TestDatabase>() {
             assert!(answer == done || answer == Verdict::Unknown, "seed {seed}: {done:?}, but a check said {answer:?}");
         }
         assert_eq!(markers.verdict(id, OWNER).await, done, "seed {seed}: asked at the end");
-        if done == Verdict::Commit { committed += 1 } else { fenced += 1 }
+        if done == Verdict::Commit {
+            committed += 1
+        } else {
+            fenced += 1
+        }
         assert_eq!(file.orders().await, committed, "seed {seed}");
     }
     assert!(committed > 0 && fenced > 0, "the race went one way only: {committed} committed, {fenced} fenced");

@@ -1,0 +1,10 @@
+//! The wall clock. It only decides how soon a slow transaction is fenced off and old rows go, never who is right.
+
+use std::time::SystemTime;
+
+use mq_protocol::ids::UnixMillis;
+
+pub(crate) fn now() -> UnixMillis {
+    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

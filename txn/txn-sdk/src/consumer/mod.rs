@@ -1,0 +1,150 @@
+//! The consumer whose effect on a database happens exactly once: inbox row and effect share a transaction.
+
+mod handlers;
+mod inbox;
+
+use std::{marker::PhantomData, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use mq_client::ReceivedMessage;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    counters::{Counters, Sample},
+    database::{CommitError, Database, DatabaseError},
+    failpoints::reach,
+};
+pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic};
+pub use inbox::{Inbox, InboxError, Key};
+
+/// Before it is said where the effects go.
+#[derive(Debug)]
+#[must_use]
+pub struct ConsumerBuilder {
+    name_servers: String,
+    group: String,
+}
+
+impl ConsumerBuilder {
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = group.into();
+        self
+    }
+
+    /// Effects go to the inbox's database, each message's once.
+    pub fn inbox<D: Database>(self, inbox: Inbox<D>) -> Consumer<D, NoHandler> {
+        let counters = Arc::default();
+        Consumer { name_servers: self.name_servers, group: self.group, inbox, handlers: NoHandler, counters }
+    }
+}
+
+/// Consumes topics into a database. The effect there happens exactly once per message; what a handler does outside the
+/// transaction (an e-mail, an HTTP call) happens at least once.
+#[must_use = "it consumes when it runs"]
+pub struct Consumer<D, H> {
+    name_servers: String,
+    group: String,
+    inbox: Inbox<D>,
+    handlers: H,
+    counters: Arc<Counters>,
+}
+
+/// What became of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Its effect is committed.
+    Done,
+    /// Its effect was here before; the handler did not run.
+    Duplicate,
+    /// Nothing was written: deliver it again later. Why, in words.
+    Later(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DeliveryError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
+    #[error("the commit was not confirmed: {0}")]
+    Commit(DatabaseError),
+    #[error("the handler panicked")]
+    Panic,
+}
+
+impl Consumer<(), NoHandler> {
+    /// `name_servers` as in `NAMESRV_ADDR`; of Checkback or of an Apache RocketMQ cluster.
+    pub fn builder(name_servers: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder { name_servers: name_servers.into(), group: String::new() }
+    }
+}
+
+impl<D: Database, H: Handlers<D>> Consumer<D, H> {
+    /// Handles the messages of a topic. `handler` gets the open transaction and the message; when it returns `Ok` its
+    /// effect is committed together with the inbox row and the message is acknowledged. On an error nothing is written,
+    /// and the message comes again after a growing delay, at last (after 16 times) to the dead-letter topic.
+    pub fn on<F, T, E>(self, topic: impl Into<String>, handler: F) -> Consumer<D, OnTopic<F, (T, E), H>>
+    where
+        F: for<'t> AsyncFn(D::Handle<'t>, Msg<T>) -> Result<(), E>,
+        T: DeserializeOwned,
+        E: std::fmt::Display,
+    {
+        let Self { name_servers, group, inbox, handlers, counters } = self;
+        let handlers = OnTopic { topic: topic.into(), handler, rest: handlers, body: PhantomData };
+        Consumer { name_servers, group, inbox, handlers, counters }
+    }
+
+    /// `inbox_handled_total`, `inbox_duplicate_total`, `inbox_failed_total`.
+    #[must_use]
+    pub fn counters(&self) -> Vec<Sample> {
+        self.counters.of_consumer()
+    }
+
+    /// Creates or migrates the inbox table. [`Consumer::run_until`] does it too.
+    pub async fn prepare(&self) -> Result<(), DatabaseError> {
+        self.inbox.prepare().await
+    }
+
+    /// Takes one delivery to its end; never fails, never panics. For deliveries by other ways than a broker's.
+    pub async fn deliver(&self, message: ReceivedMessage) -> Delivered {
+        let span = (message.topic.clone(), message.message_id.clone());
+        let taken = AssertUnwindSafe(self.take(message)).catch_unwind().await.unwrap_or(Err(DeliveryError::Panic));
+        match taken {
+            Ok(true) => {
+                self.counters.inbox_handled.add_one();
+                Delivered::Done
+            }
+            Ok(false) => {
+                self.counters.inbox_duplicate.add_one();
+                Delivered::Duplicate
+            }
+            Err(error) => {
+                self.counters.inbox_failed.add_one();
+                tracing::warn!(topic = %span.0, message_id = %span.1, %error, "delivery failed; the message will come again");
+                Delivered::Later(error.to_string())
+            }
+        }
+    }
+
+    /// Whether the message was new.
+    async fn take(&self, message: ReceivedMessage) -> Result<bool, DeliveryError> {
+        reach("inbox-before-row");
+        let mut tx = self.inbox.database().begin().await?;
+        if !self.inbox.admit(&mut tx, &self.group, &message).await? {
+            D::rollback(tx).await?;
+            return Ok(false);
+        }
+        reach("inbox-after-row");
+        self.handlers.handle(&mut tx, message).await?;
+        match D::commit(tx).await {
+            Ok(()) => {
+                reach("inbox-before-ack");
+                Ok(true)
+            }
+            // If it did commit, the redelivery meets its row.
+            Err(CommitError::Refused(error) | CommitError::Unknown(error)) => Err(DeliveryError::Commit(error)),
+        }
+    }
+}

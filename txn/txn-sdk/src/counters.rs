@@ -1,0 +1,103 @@
+//! What the SDK counts, under the names that a scrape shows. Plain numbers: how they are exported is the service's choice.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use mq_client::Verdict;
+use parking_lot::Mutex;
+
+use crate::id::TransactionId;
+
+/// Transactions in doubt that are remembered until a checkback settles them here. Beyond it the gauge stands still.
+const MAX_IN_DOUBT: usize = 10_000;
+
+/// Counters of one producer or consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) committed: Counter,
+    pub(crate) rolled_back: Counter,
+    pub(crate) in_doubt: Counter,
+    unsettled: Mutex<HashSet<TransactionId>>,
+    pub(crate) refused: Counter,
+    pub(crate) end_lost: Counter,
+    pub(crate) check_commit: Counter,
+    pub(crate) check_rollback: Counter,
+    pub(crate) check_unknown: Counter,
+    pub(crate) inbox_handled: Counter,
+    pub(crate) inbox_duplicate: Counter,
+    pub(crate) inbox_failed: Counter,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn checked(&self, answer: Verdict) {
+        match answer {
+            Verdict::Commit => &self.check_commit,
+            Verdict::Rollback => &self.check_rollback,
+            Verdict::Unknown => &self.check_unknown,
+        }
+        .add_one();
+    }
+
+    pub(crate) fn left_in_doubt(&self, id: TransactionId) {
+        self.in_doubt.add_one();
+        let mut unsettled = self.unsettled.lock();
+        if unsettled.len() < MAX_IN_DOUBT {
+            unsettled.insert(id);
+        }
+    }
+
+    pub(crate) fn settled(&self, id: TransactionId) {
+        self.unsettled.lock().remove(&id);
+    }
+
+    pub(crate) fn of_producer(&self) -> Vec<Sample> {
+        vec![
+            Sample::new("txn_outcome_total", Some(("outcome", "committed")), &self.committed),
+            Sample::new("txn_outcome_total", Some(("outcome", "rolled_back")), &self.rolled_back),
+            Sample::new("txn_outcome_total", Some(("outcome", "in_doubt")), &self.in_doubt),
+            Sample::new("txn_outcome_total", Some(("outcome", "refused")), &self.refused),
+            Sample { name: "txn_in_doubt", label: None, value: self.unsettled.lock().len() as u64 },
+            Sample::new("txn_end_lost_total", None, &self.end_lost),
+            Sample::new("txn_check_total", Some(("answer", "commit")), &self.check_commit),
+            Sample::new("txn_check_total", Some(("answer", "rollback")), &self.check_rollback),
+            Sample::new("txn_check_total", Some(("answer", "unknown")), &self.check_unknown),
+        ]
+    }
+
+    pub(crate) fn of_consumer(&self) -> Vec<Sample> {
+        vec![
+            Sample::new("inbox_handled_total", None, &self.inbox_handled),
+            Sample::new("inbox_duplicate_total", None, &self.inbox_duplicate),
+            Sample::new("inbox_failed_total", None, &self.inbox_failed),
+        ]
+    }
+}
+
+/// One number of a snapshot, as a metrics exporter wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    pub name: &'static str,
+    pub label: Option<(&'static str, &'static str)>,
+    pub value: u64,
+}
+
+impl Sample {
+    fn new(name: &'static str, label: Option<(&'static str, &'static str)>, counter: &Counter) -> Self {
+        Self { name, label, value: counter.get() }
+    }
+}

@@ -1,0 +1,47 @@
+//! Crash points of the protocol, for replays and crash tests: the process aborts at the very spot.
+//!
+//! Built only with the feature `failpoints`, and then armed by the variable `FAILPOINTS` in the syntax of the crate
+//! `fail`: `txn-between-commit-and-end=return` dies at the first visit, `txn-after-half=5*off->return` at the sixth,
+//! `inbox-before-ack=10%return` at one visit in ten. `return` and `panic` both mean "abort here"; `sleep(ms)`, `pause`
+//! and `off` are as in `fail`.
+
+/// The spots, in the order that a transaction and a delivery pass them.
+pub const POINTS: [&str; 8] = [
+    "txn-before-half",
+    "txn-after-half",
+    "txn-after-rows",
+    "txn-between-commit-and-end",
+    "txn-after-end",
+    "inbox-before-row",
+    "inbox-after-row",
+    "inbox-before-ack",
+];
+
+/// Arms the points that `FAILPOINTS` names, here and in every crate of this process that uses `fail`. Call it once, at
+/// the start of `main`. In a binary without the feature it only says that the variable has no effect.
+pub fn arm() {
+    #[cfg(feature = "failpoints")]
+    std::mem::forget(fail::FailScenario::setup());
+    #[cfg(not(feature = "failpoints"))]
+    if std::env::var_os("FAILPOINTS").is_some() {
+        tracing::warn!("FAILPOINTS is set, but this binary was built without crash points");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+pub(crate) fn reach(point: &'static str) {
+    let visit = || fail::fail_point!(point, |_| abort(point));
+    if std::panic::catch_unwind(visit).is_err() {
+        abort(point);
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn reach(_point: &'static str) {}
+
+#[cfg(feature = "failpoints")]
+fn abort(point: &str) {
+    eprintln!("crash point {point}: aborting");
+    std::process::abort();
+}

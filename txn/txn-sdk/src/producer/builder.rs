@@ -1,0 +1,198 @@
+//! Putting a transactional producer together.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use mq_client::{CheckedHalf, ClientError, Producer, Verdict};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use super::{
+    TxnProducer, Verdicts,
+    half::Link,
+    own::{Asked, Own},
+};
+use crate::{
+    counters::Counters,
+    database::{Database, DatabaseError},
+    id::TRANSACTION_ID_PROPERTY,
+    marker::{MarkerOptions, Markers},
+};
+
+/// After so many unanswered checks a broker parks the half message (`transactionCheckMax`).
+const CHECKS: u32 = 15;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("name a group, and the topics that are sent to: without them no broker can ask how a transaction ended")]
+    Nameless,
+    #[error(
+        "a deadline of {deadline:?} outlasts the broker's {CHECKS} checks (one every {every:?}): crashed transactions \
+         would be parked undecided. Shorten the deadline, or say with checks_every what the broker is set to"
+    )]
+    DeadlineOutlastsChecks { deadline: Duration, every: Duration },
+}
+
+/// Before it is said where the truth about a transaction is.
+#[derive(Debug)]
+pub struct Unsourced;
+
+#[derive(Debug)]
+#[must_use]
+pub struct TxnProducerBuilder<S> {
+    name_servers: String,
+    group: String,
+    topics: Vec<String>,
+    options: MarkerOptions,
+    checks_every: Duration,
+    send_timeout: Duration,
+    source: S,
+}
+
+impl TxnProducerBuilder<Unsourced> {
+    pub(super) fn new(name_servers: String) -> Self {
+        Self {
+            name_servers,
+            group: String::new(),
+            topics: Vec::new(),
+            options: MarkerOptions::default(),
+            checks_every: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(3),
+            source: Unsourced,
+        }
+    }
+
+    /// Ties messages to transactions of this database, and answers checkbacks from it.
+    pub fn database<D: Database>(self, database: D) -> TxnProducerBuilder<D> {
+        self.with(database)
+    }
+
+    /// Checkbacks are answered by the service itself: [`Own`] says by which rules.
+    pub fn verdicts<C, A>(self, check: C) -> TxnProducerBuilder<Own>
+    where
+        C: Fn(Asked) -> A + Send + Sync + 'static,
+        A: Future<Output = Verdict> + Send + 'static,
+    {
+        self.with(Own::new(check))
+    }
+
+    fn with<S>(self, source: S) -> TxnProducerBuilder<S> {
+        let Self { name_servers, group, topics, options, checks_every, send_timeout, source: Unsourced } = self;
+        TxnProducerBuilder { name_servers, group, topics, options, checks_every, send_timeout, source }
+    }
+}
+
+impl<S> TxnProducerBuilder<S> {
+    /// The producer group. Instances of one service share it: any of them can answer for the others.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = group.into();
+        self
+    }
+
+    /// All topics that will be sent to. Registered for checkback at the start and on every reconnect.
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics.extend(topics.into_iter().map(Into::into));
+        self
+    }
+
+    /// For each of the half message and its end.
+    pub fn send_timeout(mut self, send_timeout: Duration) -> Self {
+        self.send_timeout = send_timeout;
+        self
+    }
+
+    /// The broker's `transactionCheckInterval`, 30 s unless it was changed.
+    pub fn checks_every(mut self, every: Duration) -> Self {
+        self.checks_every = every;
+        self
+    }
+
+    async fn link<V: Verdicts>(self, verdicts: &V) -> Result<Arc<Link>, BuildError> {
+        let counters = Arc::new(Counters::default());
+        let (checking, asked) = (verdicts.clone(), counters.clone());
+        let producer = Producer::builder(self.name_servers)
+            .group(self.group)
+            .topics(self.topics.clone())
+            .send_timeout(self.send_timeout)
+            .checker(move |half| answer(checking.clone(), asked.clone(), half))
+            .build()
+            .await?;
+        Ok(Arc::new(Link {
+            producer,
+            topics: self.topics.into_iter().collect(),
+            counters,
+            running: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+        }))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        if self.group.is_empty() || self.topics.is_empty() { Err(BuildError::Nameless) } else { Ok(()) }
+    }
+}
+
+impl<D: Database> TxnProducerBuilder<D> {
+    /// How long a transaction may take before a checkback gives it up. A slower one fails with
+    /// [`TxnError::Fenced`](crate::TxnError::Fenced) when it is only begun then, and is waited for when it is running.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.deadline = deadline;
+        self
+    }
+
+    /// How long a checkback waits for a database lock before it answers "ask again later".
+    pub fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
+        self.options.lock_timeout = lock_timeout;
+        self
+    }
+
+    /// How long settled rows are kept: more than twice the broker's `fileReservedTime`.
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.options.keep = keep;
+        self
+    }
+
+    /// Creates or migrates the tables, connects, and registers the group and its topics for checkback: from now on this
+    /// instance also answers for the ones before it.
+    pub async fn build(self) -> Result<TxnProducer<D>, BuildError> {
+        self.check()?;
+        let (deadline, every) = (self.options.deadline, self.checks_every);
+        if deadline >= every * (CHECKS - 1) {
+            return Err(BuildError::DeadlineOutlastsChecks { deadline, every });
+        }
+        let verdicts = Markers::open(self.source.clone(), self.options).await?;
+        let link = self.link(&verdicts).await?;
+        tokio::spawn(verdicts.housekeeper().run_until(link.stopped.clone()));
+        Ok(TxnProducer { link, verdicts })
+    }
+}
+
+impl TxnProducerBuilder<Own> {
+    /// Connects, and registers the group and its topics for checkback.
+    pub async fn build(self) -> Result<TxnProducer<Own>, BuildError> {
+        self.check()?;
+        let verdicts = self.source.clone();
+        let link = self.link(&verdicts).await?;
+        Ok(TxnProducer { link, verdicts })
+    }
+}
+
+async fn answer<V: Verdicts>(verdicts: V, counters: Arc<Counters>, half: CheckedHalf) -> Verdict {
+    let id = half.message.property(TRANSACTION_ID_PROPERTY).unwrap_or_default();
+    let Ok(transaction_id) = id.parse() else {
+        tracing::warn!(id, message_id = %half.half.message_id, "asked about a message that no transaction of ours sent");
+        counters.checked(Verdict::Unknown);
+        return Verdict::Unknown;
+    };
+    let span = tracing::info_span!("txn.check", id = %transaction_id, times = half.checked_times);
+    let group = half.half.group.clone();
+    let asked = Asked { transaction_id, message: half.message, checked_times: half.checked_times };
+    let verdict = verdicts.verdict(&group, asked).instrument(span).await;
+    counters.checked(verdict);
+    if verdict != Verdict::Unknown {
+        counters.settled(transaction_id);
+    }
+    verdict
+}
