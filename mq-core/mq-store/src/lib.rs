@@ -1,1 +1,37 @@
 //! Commit log, consume queues, recovery, in Apache RocketMQ's disk format. Synchronous; knows no socket.
+//!
+//! [`Store::append`] writes groups of messages to the log and returns where they went; they are acknowledged when the
+//! durable mark ([`Store::durable`], [`Listener::durable`]) has passed their end, and readable when the visible mark
+//! has. The store knows records and queues but no topic's rules: what a record means for its queue entry comes in as
+//! [`RecordRules`]. `docs/FORMAT.md` draws the files.
+
+mod append;
+mod atomic_file;
+pub mod backend;
+mod checkpoint;
+mod clock;
+mod core;
+mod error;
+mod failpoints;
+mod marks;
+mod options;
+mod pull;
+mod queue;
+mod record_reader;
+mod recovery;
+mod segments;
+mod store;
+
+pub use append::Appended;
+pub use atomic_file::write_file_atomically;
+pub use backend::{Backend, FileBackend, MemoryBackend};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use core::{Arrival, Listener};
+pub use error::{
+    AppendError, CloseError, DiskError, DiskFull, OpenError, Poisoned, ReadError, TruncateError, WaitError,
+};
+pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};
+pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled};
+pub use queue::QueueEntry;
+pub use recovery::RecoveryReport;
+pub use store::{Records, Store};

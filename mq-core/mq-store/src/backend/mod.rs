@@ -1,0 +1,107 @@
+//! The few file operations that the store is built on, and the places they can go to: real files, memory, and a memory
+//! that forgets what was not synced. Knows nothing of logs, queues or records.
+//!
+//! Paths are relative to the store's root and use `/`.
+
+mod file;
+mod image;
+mod memory;
+mod mmap;
+mod sparse;
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use file::FileBackend;
+pub use memory::MemoryBackend;
+
+/// Whether a file owns the blocks of its whole length from the start, or only those that were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    Reserved,
+    Sparse,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub is_directory: bool,
+}
+
+/// How full the device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub used_bytes: u64,
+    pub limit_bytes: u64,
+}
+
+/// Holds the store's lock until it is dropped.
+pub type LockGuard = Box<dyn Any + Send + Sync>;
+
+pub trait Backend: Send + Sync {
+    /// An existing file, for reading and writing.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
+    /// A new file of `bytes` zeros and its missing directories. An existing file is an error.
+    fn create(&self, path: &str, bytes: u64, space: Space) -> io::Result<Arc<dyn File>>;
+    /// Sorted by name. A directory that does not exist is empty.
+    fn list(&self, directory: &str) -> io::Result<Vec<Entry>>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals in the directory outlive a power cut.
+    fn sync_directory(&self, directory: &str) -> io::Result<()>;
+    /// Excludes other processes. An error of kind `WouldBlock` if one is there already.
+    fn lock(&self, path: &str) -> io::Result<LockGuard>;
+    fn usage(&self) -> io::Result<Usage>;
+    /// The path as a person would look it up.
+    fn locate(&self, path: &str) -> String;
+}
+
+pub trait File: Send + Sync {
+    fn bytes(&self) -> io::Result<u64>;
+    /// New bytes are zeros.
+    fn resize(&self, bytes: u64, space: Space) -> io::Result<()>;
+    /// Fills `into` or fails.
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()>;
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Overwrites with zeros: reserved space stays reserved, sparse space is given back.
+    fn zero(&self, at: u64, bytes: u64, space: Space) -> io::Result<()>;
+    /// Returns when the contents and the length would outlive a power cut.
+    fn sync(&self) -> io::Result<()>;
+    /// A view of the whole file for reading without a copy, where there is one.
+    fn map(&self) -> io::Result<Option<Bytes>>;
+}
+
+/// Syncs the directories above `path`, the innermost first.
+pub(crate) fn sync_parents(backend: &dyn Backend, path: &str) -> io::Result<()> {
+    let mut rest = path;
+    while let Some((parent, _)) = rest.rsplit_once('/') {
+        backend.sync_directory(parent)?;
+        rest = parent;
+    }
+    backend.sync_directory("")
+}
+
+pub(crate) fn open_if_there(backend: &dyn Backend, path: &str) -> io::Result<Option<Arc<dyn File>>> {
+    match backend.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The name of a file that starts at byte `base` of its log or queue.
+pub(crate) fn offset_name(base: u64) -> String {
+    format!("{base:020}")
+}
+
+/// The bases of the data files in a directory, ascending. Other names are not ours and are left alone.
+pub(crate) fn list_bases(backend: &dyn Backend, directory: &str) -> io::Result<Vec<u64>> {
+    let is_base = |entry: &Entry| {
+        !entry.is_directory && entry.name.len() == 20 && entry.name.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let names = backend.list(directory)?;
+    Ok(names.iter().filter(|entry| is_base(entry)).filter_map(|entry| entry.name.parse().ok()).collect())
+}

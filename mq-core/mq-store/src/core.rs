@@ -1,0 +1,256 @@
+//! What the store's handle and its threads share, and the three motions of the marks: flush, publish, settle.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytestring::ByteString;
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use parking_lot::{Mutex, RwLock};
+
+use crate::append::{Appender, Pending};
+use crate::checkpoint::Checkpoints;
+use crate::error::{AppendError, DiskError, Poisoned};
+use crate::failpoints;
+use crate::marks::Marks;
+use crate::options::{FlushMode, TAIL_ENTRIES_HARD, TAIL_ENTRIES_SOFT};
+use crate::queue::Queues;
+use crate::segments::Segments;
+
+/// A message that became visible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    pub topic: ByteString,
+    pub queue_id: QueueId,
+    /// The offset behind this message.
+    pub next: QueueOffset,
+    pub tags_code: i64,
+    pub log_offset: LogOffset,
+    pub store_timestamp: UnixMillis,
+}
+
+/// Told on the store's own thread after the marks moved: has to be quick and must not append.
+pub trait Listener: Send + Sync {
+    /// Everything below is durable and, unless it waits to be committed, already visible.
+    fn durable(&self, up_to: LogOffset) {
+        let _ = up_to;
+    }
+    fn visible(&self, arrivals: &[Arrival]) {
+        let _ = arrivals;
+    }
+    /// A sync failed. Nothing is acknowledged any more.
+    fn failed(&self, error: &Poisoned) {
+        let _ = error;
+    }
+}
+
+pub(crate) struct Core {
+    pub(crate) flush_mode: FlushMode,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) queues: Queues,
+    pub(crate) appender: Appender,
+    pub(crate) marks: Marks,
+    /// Its lock is the sync lock: one sync of the log at a time.
+    pub(crate) checkpoints: Mutex<Checkpoints>,
+    pub(crate) poison: OnceLock<Poisoned>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) listeners: RwLock<Vec<Arc<dyn Listener>>>,
+    publishing: Mutex<Publishing>,
+    /// Store time of the last visible message.
+    visible_until: AtomicI64,
+    /// Its lock lets one thread settle at a time.
+    settling: Mutex<Settling>,
+}
+
+/// Buffers of [`Core::publish`], kept from one time to the next.
+#[derive(Default)]
+struct Publishing {
+    told_durable: LogOffset,
+    pending: Vec<Pending>,
+    arrivals: Vec<Arrival>,
+}
+
+#[derive(Default)]
+struct Settling {
+    /// A queue file could not be synced: what it holds is unknown, so the next start derives it from the log again.
+    queues_suspect: bool,
+    /// Why queue entries wait in memory.
+    write_error: Option<DiskError>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        flush_mode: FlushMode,
+        segments: Arc<Segments>,
+        queues: Queues,
+        appender: Appender,
+        checkpoints: Checkpoints,
+        end: LogOffset,
+        until: UnixMillis,
+    ) -> Self {
+        Self {
+            flush_mode,
+            segments,
+            queues,
+            appender,
+            marks: Marks::at(end),
+            checkpoints: Mutex::new(checkpoints),
+            poison: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            listeners: RwLock::default(),
+            publishing: Mutex::new(Publishing { told_durable: end, ..Publishing::default() }),
+            visible_until: AtomicI64::new(until.0),
+            settling: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+        if let Some(poisoned) = self.poison.get() {
+            return Err(poisoned.clone().into());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(AppendError::Closed);
+        }
+        if self.queues.waiting_entries() > TAIL_ENTRIES_HARD
+            && let Some(error) = &self.settling.lock().write_error
+        {
+            return Err(error.clone().into());
+        }
+        Ok(())
+    }
+
+    /// Group commit: one sync covers everything written before it.
+    pub(crate) fn flush(&self) -> Result<(), Poisoned> {
+        failpoints::hit("store-before-flush", self);
+        let moved = self.sync_log()?;
+        if moved {
+            failpoints::hit("store-after-flush", self);
+        }
+        self.publish();
+        if moved {
+            self.marks.announce();
+        }
+        Ok(())
+    }
+
+    fn sync_log(&self) -> Result<bool, Poisoned> {
+        let mut checkpoints = self.checkpoints.lock();
+        if let Some(poisoned) = self.poison.get() {
+            return Err(poisoned.clone());
+        }
+        let (from, to) = (self.marks.durable(), self.marks.written());
+        if from == to {
+            return Ok(false);
+        }
+        if let Err(error) = self.segments.sync(from.0, to.0) {
+            let poisoned = self.poison.get_or_init(|| Poisoned(error)).clone();
+            drop(checkpoints);
+            tracing::error!(%poisoned, "the store is fenced");
+            self.marks.announce();
+            self.listeners.read().iter().for_each(|listener| listener.failed(&poisoned));
+            return Err(poisoned);
+        }
+        self.marks.set_durable(to);
+        checkpoints.durable(to);
+        Ok(true)
+    }
+
+    /// Gives the queues what may be seen, and tells the listeners.
+    pub(crate) fn publish(&self) {
+        let mut publishing = self.publishing.lock();
+        let Publishing { told_durable, pending, arrivals } = &mut *publishing;
+        let durable = self.marks.durable();
+        let reached = if matches!(self.flush_mode, FlushMode::Async { .. }) { self.marks.written() } else { durable };
+        let visible = reached.min(self.marks.committed()).max(self.marks.visible());
+        {
+            let mut waiting = self.appender.pending.lock();
+            let count = waiting.partition_point(|pending| pending.entry.end() <= visible);
+            pending.extend(waiting.drain(..count));
+        }
+        let listeners = self.listeners.read();
+        if let Some(last) = pending.last() {
+            self.visible_until.store(last.store_timestamp.0, Ordering::Release);
+        }
+        for Pending { queue, offset, entry, store_timestamp } in pending.drain(..) {
+            self.queues.publish(&queue, offset, entry);
+            if !listeners.is_empty() {
+                arrivals.push(Arrival {
+                    topic: queue.topic.clone(),
+                    queue_id: queue.id,
+                    next: offset.plus(1),
+                    tags_code: entry.tags_code,
+                    log_offset: entry.log_offset,
+                    store_timestamp,
+                });
+            }
+        }
+        self.marks.set_visible(visible);
+        if *told_durable != durable {
+            *told_durable = durable;
+            listeners.iter().for_each(|listener| listener.durable(durable));
+        }
+        if !arrivals.is_empty() {
+            listeners.iter().for_each(|listener| listener.visible(arrivals));
+            arrivals.clear();
+        }
+    }
+
+    pub(crate) fn wants_write_out(&self) -> bool {
+        self.queues.waiting_entries() > TAIL_ENTRIES_SOFT
+    }
+
+    /// Queue entries go from memory to their files.
+    pub(crate) fn write_out(&self) -> Result<(), DiskError> {
+        let mut settling = self.settling.lock();
+        let written = self.queues.write_out();
+        settling.write_error = written.as_ref().err().cloned();
+        written
+    }
+
+    /// Makes the queue files durable and moves the checkpoint. False when a queue file is suspect.
+    pub(crate) fn settle(&self) -> Result<bool, DiskError> {
+        let (visible, until) = {
+            let _steady = self.publishing.lock();
+            (self.marks.visible(), UnixMillis(self.visible_until.load(Ordering::Acquire)))
+        };
+        if self.flush().is_err() {
+            return Ok(false);
+        }
+        self.write_out()?;
+        let mut settling = self.settling.lock();
+        if let Err(error) = self.queues.sync() {
+            tracing::error!(%error, "a queue file could not be synced; the next start derives the queues again");
+            settling.queues_suspect = true;
+        }
+        if settling.queues_suspect {
+            return Ok(false);
+        }
+        self.checkpoints.lock().settle(visible, until)?;
+        Ok(true)
+    }
+
+    pub(crate) fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {
+        self.appender.while_stopped(|_| {
+            let _steady = self.publishing.lock();
+            self.appender.pending.lock().retain(|pending| pending.queue.topic != topic);
+            self.queues.of_topic(topic).iter().try_for_each(|queue| self.queues.clear(queue))
+        })
+    }
+
+    /// The next segment is made ahead once this one is half full.
+    pub(crate) fn wants_spare(&self) -> bool {
+        let used = self.marks.written().0 % self.segments.segment_bytes;
+        used > self.segments.segment_bytes / 2 && !self.segments.has_spare()
+    }
+
+    /// Undoes, on disk, everything that a power cut could undo.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn drop_unsynced(&self) {
+        self.appender.while_stopped(|_| {
+            let _no_sync = self.checkpoints.lock();
+            let _no_publish = self.publishing.lock();
+            self.queues.drop_unsynced().expect("the failpoint can cut the queues");
+            self.segments.cut(self.marks.durable().0).expect("the failpoint can cut the log");
+            std::process::abort();
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! What can go wrong, one struct per fact and one enum per operation.
+
+use std::io;
+use std::sync::Arc;
+
+use mq_protocol::ids::LogOffset;
+use mq_protocol::record::{EncodeError, RecordError};
+
+use crate::backend::Backend;
+
+/// Not the end: writes resume when space is freed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the disk is full at {path}: {used_bytes} of {limit_bytes} bytes are used")]
+pub struct DiskFull {
+    pub path: String,
+    pub used_bytes: u64,
+    pub limit_bytes: u64,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error(transparent)]
+    Full(#[from] DiskFull),
+    #[error("{path}: {error}")]
+    Io { path: String, error: Arc<io::Error> },
+}
+
+impl DiskError {
+    pub(crate) fn new(backend: &dyn Backend, path: &str, error: io::Error) -> Self {
+        let path = backend.locate(path);
+        match (error.kind(), backend.usage()) {
+            (io::ErrorKind::StorageFull, Ok(usage)) => {
+                DiskFull { path, used_bytes: usage.used_bytes, limit_bytes: usage.limit_bytes }.into()
+            }
+            _ => Self::Io { path, error: Arc::new(error) },
+        }
+    }
+}
+
+/// Puts the path beside what the system said.
+pub(crate) trait AtPath<T> {
+    fn at_path(self, backend: &dyn Backend, path: &str) -> Result<T, DiskError>;
+}
+
+impl<T> AtPath<T> for io::Result<T> {
+    fn at_path(self, backend: &dyn Backend, path: &str) -> Result<T, DiskError> {
+        self.map_err(|error| DiskError::new(backend, path, error))
+    }
+}
+
+/// The first failed sync. What the kernel did with the unsynced pages is unknown, so nothing is acknowledged after it
+/// and the same file is never synced again: the process has to end and recover.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("a sync of the commit log failed, nothing more is acknowledged: {0}")]
+pub struct Poisoned(pub DiskError);
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("{path}: another process has this store open")]
+    Locked { path: String },
+    #[error("{path} has {found} bytes, the configured file size is {configured}")]
+    FileSize { path: String, found: u64, configured: u64 },
+    #[error("{path} is missing: the files of the commit log are not contiguous")]
+    Gap { path: String },
+    #[error(
+        "{path} is damaged at log offset {at} ({reason}), below offset {durable} that was durable; \
+         nothing was cut: restore the file or repair it from a replica"
+    )]
+    Damaged { path: String, at: LogOffset, durable: LogOffset, reason: String },
+    #[error("{path}: {reason}")]
+    Unsupported { path: String, reason: &'static str },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error("record {record} of group {group}: {source}")]
+    Encode { group: usize, record: usize, source: EncodeError },
+    #[error("record {record} of group {group} takes {bytes} bytes, the limit is {limit}")]
+    RecordTooLarge { group: usize, record: usize, bytes: usize, limit: usize },
+    #[error("group {group} takes {bytes} bytes, a segment has room for {limit}")]
+    GroupTooLarge { group: usize, bytes: u64, limit: u64 },
+    #[error("group {group}: {topic:?} cannot name a directory")]
+    TopicName { group: usize, topic: String },
+    #[error("the store is closed")]
+    Closed,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("no readable record at log offset {at}: {reason}")]
+    NotARecord { at: LogOffset, reason: RecordError },
+    #[error("the record at log offset {at} says that it stands at {stated}")]
+    Misplaced { at: LogOffset, stated: LogOffset },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WaitError {
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error("log offset {0} is not durable yet")]
+    TimedOut(LogOffset),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TruncateError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error("log offset {at} is not between the visible mark {visible} and the end {end}")]
+    OutOfRange { at: LogOffset, visible: LogOffset, end: LogOffset },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CloseError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}

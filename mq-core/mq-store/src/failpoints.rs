@@ -1,0 +1,64 @@
+//! Places where a test kills the process, by the feature `failpoints` only; nothing is left of them without it.
+//!
+//! Armed by `FAILPOINTS="store-before-flush=return(kill)"`. `return(kill)` ends the process at the point;
+//! `return(power-cut)` first drops every byte above the durable mark, as if power had failed. Counts of the crate `fail`
+//! apply: `3*off->return(kill)` spares the first three.
+//!
+//! | point | where |
+//! |---|---|
+//! | `store-after-append` | the group is written, neither synced nor answered |
+//! | `store-before-flush` | the flusher is about to sync |
+//! | `store-after-flush` | synced, the durable mark has moved, nobody was told |
+//! | `store-torn-group` | of a group of several records only the first is on disk; both modes do the same |
+
+use crate::append::Appended;
+use crate::core::Core;
+use crate::segments::Segments;
+
+#[cfg(not(feature = "failpoints"))]
+mod points {
+    use super::{Appended, Core, Segments};
+
+    pub(crate) fn hit(_name: &str, _core: &Core) {}
+    pub(crate) fn torn_group(_segments: &Segments, _from: u64, _end: u64, _groups: &[Appended]) {}
+}
+
+#[cfg(feature = "failpoints")]
+mod points {
+    use super::{Appended, Core, Segments};
+
+    enum Mode {
+        Kill,
+        PowerCut,
+    }
+
+    fn armed(name: &str) -> Option<Mode> {
+        fail::fail_point!(name, |mode| Some(match mode.as_deref() {
+            Some("power-cut") => Mode::PowerCut,
+            _ => Mode::Kill,
+        }));
+        None
+    }
+
+    pub(crate) fn hit(name: &str, core: &Core) {
+        match armed(name) {
+            None => return,
+            Some(Mode::Kill) => {}
+            Some(Mode::PowerCut) => core.drop_unsynced(),
+        }
+        std::process::abort();
+    }
+
+    /// Called under the append lock, so that nothing follows in the log.
+    pub(crate) fn torn_group(segments: &Segments, from: u64, end: u64, groups: &[Appended]) {
+        let Some(group) = groups.iter().find(|group| group.records.len() > 1) else { return };
+        if armed("store-torn-group").is_some() {
+            let second = group.records[1].0.0;
+            segments.zero(second, end).expect("the failpoint can cut the log");
+            segments.sync(from, end).expect("the failpoint can sync the log");
+            std::process::abort();
+        }
+    }
+}
+
+pub(crate) use points::{hit, torn_group};

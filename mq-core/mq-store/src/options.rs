@@ -1,0 +1,78 @@
+//! What a store can be told, and the limits it keeps by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::record::{Message, StoredMessage};
+
+/// One entry of a consume-queue file: log offset u64, record size u32, tags code i64.
+pub const QUEUE_ENTRY_BYTES: u64 = 20;
+/// What a record may hold beside its body: Apache's allowance for topic and properties.
+pub const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
+/// Descriptors of queue files that stay open: far below the process's limit, enough for the busy ones.
+pub(crate) const OPEN_QUEUE_FILES: usize = 256;
+/// Queue entries that wait in memory for their file before the keeper is woken: a few MiB.
+pub(crate) const TAIL_ENTRIES_SOFT: usize = 64 * 1024;
+/// Queue entries in memory beyond which appends are refused, because their files cannot be written.
+pub(crate) const TAIL_ENTRIES_HARD: usize = 1024 * 1024;
+/// How often waiting queue entries go to their files.
+pub(crate) const WRITE_OUT_EVERY: Duration = Duration::from_secs(1);
+/// How often queue files are synced and the checkpoint moves; bounds what an unclean start reads again.
+pub(crate) const SETTLE_EVERY: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushMode {
+    /// The durable mark moves after fdatasync; messages are visible once durable. One sync covers all that arrived
+    /// during the one before.
+    Sync,
+    /// Synced at this interval; messages are visible once appended, and lost when power fails in between.
+    Async { every: Duration },
+    /// No threads: nothing moves but in [`crate::Store::flush`] and [`crate::Store::settle`]. For simulations, which
+    /// need the same calls in the same order each time.
+    Manual,
+}
+
+#[derive(Clone)]
+pub struct Options {
+    pub segment_bytes: u64,
+    pub queue_file_entries: u64,
+    pub flush: FlushMode,
+    /// Limit of a message's body. A record may be [`RECORD_OVERHEAD_BYTES`] longer.
+    pub max_message_bytes: usize,
+    pub rules: Arc<dyn RecordRules>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            queue_file_entries: 300_000,
+            flush: FlushMode::Sync,
+            max_message_bytes: 4 << 20,
+            rules: Arc::new(PlainRules),
+        }
+    }
+}
+
+/// What a record's meaning decides and the store does not know. Pure: recovery asks again and must get the same answers.
+pub trait RecordRules: Send + Sync {
+    /// The tags code of the record's queue entry (for delayed messages the time of delivery).
+    fn tags_code(&self, message: &Message, store_timestamp: UnixMillis) -> i64 {
+        let _ = store_timestamp;
+        message.tags_code()
+    }
+
+    /// How many records directly behind this one belong to the same append. Recovery cuts a group that is not whole at
+    /// its first byte.
+    fn followers(&self, record: &StoredMessage) -> usize {
+        let _ = record;
+        0
+    }
+}
+
+/// The hash of the tags; no groups.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainRules;
+
+impl RecordRules for PlainRules {}

@@ -1,0 +1,199 @@
+//! Reading a queue: entries up to the visible mark, filtered by tags code, as slices of the log.
+
+use bytes::Bytes;
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+
+use crate::core::Core;
+use crate::error::ReadError;
+use crate::queue::{ConsumeQueue, QueueEntry};
+
+/// Entries that one pull looks at, at most, when the filter accepts few: Apache's 16,000 bytes.
+const SCAN_ENTRIES: u64 = 800;
+
+#[derive(Clone, Copy, Debug)]
+pub struct PullLimits {
+    pub messages: usize,
+    /// The first message is answered even if it is longer.
+    pub bytes: usize,
+}
+
+/// Apache's `GetMessageStatus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullStatus {
+    Found,
+    /// There are messages, the filter accepts none of those looked at.
+    NoMatchedMessage,
+    /// The entries point to a part of the log that was deleted.
+    MessageWasRemoving,
+    OffsetOverflowOne,
+    OffsetOverflowBadly,
+    OffsetTooSmall,
+    NoMatchedLogicQueue,
+    NoMessageInQueue,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    pub status: PullStatus,
+    /// Where to go on.
+    pub next: QueueOffset,
+    pub min: QueueOffset,
+    pub max: QueueOffset,
+    /// The records, in queue order. Neighbours in the log share a slice. No bytes are copied where the log is mapped.
+    pub slices: Vec<Bytes>,
+    pub messages: usize,
+    pub bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub min: QueueOffset,
+    pub max: QueueOffset,
+}
+
+/// Which of the messages around a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// The first at or after it.
+    Lower,
+    /// The last at or before it.
+    Upper,
+}
+
+impl Core {
+    pub(crate) fn pull(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        from: QueueOffset,
+        limits: PullLimits,
+        accepts: &dyn Fn(i64) -> bool,
+    ) -> Result<Pulled, ReadError> {
+        let Some(queue) = self.queues.get(topic, queue_id) else {
+            return Ok(Pulled::empty(PullStatus::NoMatchedLogicQueue, QueueOffset::ZERO, Bounds::NONE));
+        };
+        let (min, max) = queue.bounds();
+        let bounds = Bounds { min, max };
+        let refused = match from {
+            _ if max == QueueOffset::ZERO => Some((PullStatus::NoMessageInQueue, QueueOffset::ZERO)),
+            _ if from < min => Some((PullStatus::OffsetTooSmall, min)),
+            _ if from == max => Some((PullStatus::OffsetOverflowOne, from)),
+            _ if from > max => Some((PullStatus::OffsetOverflowBadly, max)),
+            _ => None,
+        };
+        match refused {
+            Some((status, next)) => Ok(Pulled::empty(status, next, bounds)),
+            None => self.collect(&queue, from, bounds, limits, accepts),
+        }
+    }
+
+    fn collect(
+        &self,
+        queue: &ConsumeQueue,
+        from: QueueOffset,
+        bounds: Bounds,
+        limits: PullLimits,
+        accepts: &dyn Fn(i64) -> bool,
+    ) -> Result<Pulled, ReadError> {
+        let log_min = self.segments.min();
+        let last = from.plus(SCAN_ENTRIES.max(limits.messages as u64)).min(bounds.max);
+        let mut taken = Taken { limits, messages: 0, bytes: 0, runs: Vec::new() };
+        let mut status = PullStatus::NoMatchedMessage;
+        let (mut next, mut full) = (from, false);
+        while next < last && !full {
+            let mut looked_at = 0;
+            let count = (last.0 - next.0) as usize;
+            let scanned = queue.scan(next, count.min(limits.messages.max(16)), |entry| {
+                if full {
+                    return;
+                }
+                if entry.log_offset < log_min {
+                    status = PullStatus::MessageWasRemoving;
+                } else if accepts(entry.tags_code) {
+                    full = !taken.take(entry);
+                }
+                looked_at += u64::from(!full);
+            })?;
+            next = next.plus(looked_at);
+            full |= scanned == 0 || taken.messages == limits.messages;
+        }
+        if taken.messages > 0 {
+            status = PullStatus::Found;
+        }
+        let mut pulled = Pulled::empty(status, next, bounds);
+        (pulled.messages, pulled.bytes) = (taken.messages, taken.bytes);
+        for (at, bytes) in taken.runs {
+            let gone =
+                ReadError::NotARecord { at, reason: mq_protocol::record::RecordError::Short { have: 0, need: bytes } };
+            pulled.slices.push(self.segments.bytes(at.0, bytes)?.ok_or(gone)?);
+        }
+        Ok(pulled)
+    }
+
+    pub(crate) fn bounds(&self, topic: &str, queue_id: QueueId) -> Bounds {
+        self.queues.get(topic, queue_id).map_or(Bounds::NONE, |queue| {
+            let (min, max) = queue.bounds();
+            Bounds { min, max }
+        })
+    }
+
+    pub(crate) fn offset_by_time(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        time: UnixMillis,
+        boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError> {
+        let Some(queue) = self.queues.get(topic, queue_id) else { return Ok(QueueOffset::ZERO) };
+        let (min, max) = queue.bounds();
+        let before = |index: u64| {
+            let Some(entry) = queue.entry(QueueOffset(index))? else { return Ok(true) };
+            let stored = self.read(entry.log_offset)?.map(|record| record.store_timestamp);
+            Ok::<_, ReadError>(stored.is_none_or(|stored| match boundary {
+                Boundary::Lower => stored < time,
+                Boundary::Upper => stored <= time,
+            }))
+        };
+        let found = crate::queue::partition_point(min.0, max.0, before)?;
+        Ok(QueueOffset(match boundary {
+            Boundary::Lower => found,
+            Boundary::Upper => found.saturating_sub(1).max(min.0),
+        }))
+    }
+}
+
+/// Accepted entries, merged where they are neighbours in the log.
+struct Taken {
+    limits: PullLimits,
+    messages: usize,
+    bytes: usize,
+    runs: Vec<(LogOffset, usize)>,
+}
+
+impl Taken {
+    /// False if the entry does not fit any more.
+    fn take(&mut self, entry: QueueEntry) -> bool {
+        let size = entry.size as usize;
+        let full = self.messages >= self.limits.messages || self.bytes + size > self.limits.bytes;
+        if full && self.messages > 0 {
+            return false;
+        }
+        self.messages += 1;
+        self.bytes += size;
+        match self.runs.last_mut() {
+            Some((at, bytes)) if at.plus(*bytes as u64) == entry.log_offset => *bytes += size,
+            _ => self.runs.push((entry.log_offset, size)),
+        }
+        true
+    }
+}
+
+impl Pulled {
+    fn empty(status: PullStatus, next: QueueOffset, bounds: Bounds) -> Self {
+        Self { status, next, min: bounds.min, max: bounds.max, slices: Vec::new(), messages: 0, bytes: 0 }
+    }
+}
+
+impl Bounds {
+    const NONE: Self = Self { min: QueueOffset::ZERO, max: QueueOffset::ZERO };
+}

@@ -1,0 +1,143 @@
+//! All consume queues by topic and number, and which of them wait to be written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytestring::ByteString;
+use mq_protocol::ids::{QueueId, QueueOffset};
+use parking_lot::{Mutex, RwLock};
+
+use super::consume_queue::ConsumeQueue;
+use super::entry::QueueEntry;
+use super::files::QueueFiles;
+use crate::error::{AtPath, DiskError, OpenError};
+
+pub(crate) struct Queues {
+    files: Arc<QueueFiles>,
+    by_topic: RwLock<HashMap<ByteString, HashMap<QueueId, Arc<ConsumeQueue>>>>,
+    /// Queues with entries that are in memory only.
+    waiting: Mutex<Vec<Arc<ConsumeQueue>>>,
+    waiting_entries: AtomicUsize,
+    /// Queues with files that were written since the last sync.
+    unsynced: Mutex<Vec<Arc<ConsumeQueue>>>,
+}
+
+impl Queues {
+    pub(crate) fn new(files: QueueFiles) -> Self {
+        Self {
+            files: Arc::new(files),
+            by_topic: RwLock::default(),
+            waiting: Mutex::default(),
+            waiting_entries: AtomicUsize::new(0),
+            unsynced: Mutex::default(),
+        }
+    }
+
+    /// Finds the queues on disk. See [`ConsumeQueue::load`].
+    pub(crate) fn load(&self, settled: u64, log_min: u64) -> Result<(), OpenError> {
+        let backend = self.files.backend();
+        let list = |directory: &str| backend.list(directory).at_path(backend, directory);
+        for topic in list(super::DIRECTORY)?.into_iter().filter(|entry| entry.is_directory) {
+            for queue in list(&format!("{}/{}", super::DIRECTORY, topic.name))? {
+                let Ok(id) = queue.name.parse() else { continue };
+                self.get_or_create(&topic.name.as_str().into(), id).load(settled, log_min)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, topic: &str, id: QueueId) -> Option<Arc<ConsumeQueue>> {
+        self.by_topic.read().get(topic)?.get(&id).cloned()
+    }
+
+    pub(crate) fn get_or_create(&self, topic: &ByteString, id: QueueId) -> Arc<ConsumeQueue> {
+        if let Some(queue) = self.get(topic, id) {
+            return queue;
+        }
+        // A topic that was cut from a frame would keep the whole frame alive.
+        let own_topic = ByteString::from(topic.to_string());
+        let mut by_topic = self.by_topic.write();
+        let queues = by_topic.entry(own_topic.clone()).or_default();
+        let make = || Arc::new(ConsumeQueue::new(own_topic, id, self.files.clone()));
+        queues.entry(id).or_insert_with(make).clone()
+    }
+
+    pub(crate) fn of_topic(&self, topic: &str) -> Vec<Arc<ConsumeQueue>> {
+        self.by_topic.read().get(topic).map(|queues| queues.values().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<ConsumeQueue>> {
+        self.by_topic.read().values().flat_map(|queues| queues.values().cloned()).collect()
+    }
+
+    pub(crate) fn publish(&self, queue: &Arc<ConsumeQueue>, offset: QueueOffset, entry: QueueEntry) {
+        let first = queue.publish(offset, entry);
+        self.note_waiting(queue, first);
+    }
+
+    pub(crate) fn restore(
+        &self,
+        queue: &Arc<ConsumeQueue>,
+        offset: QueueOffset,
+        entry: QueueEntry,
+    ) -> Result<(), DiskError> {
+        let next = queue.next();
+        let first = queue.restore(offset, entry)?;
+        if queue.next() != next {
+            self.note_waiting(queue, first);
+        }
+        Ok(())
+    }
+
+    fn note_waiting(&self, queue: &Arc<ConsumeQueue>, first: bool) {
+        self.waiting_entries.fetch_add(1, Ordering::Relaxed);
+        if first {
+            self.waiting.lock().push(queue.clone());
+        }
+    }
+
+    /// Entries that are in memory only.
+    pub(crate) fn waiting_entries(&self) -> usize {
+        self.waiting_entries.load(Ordering::Relaxed)
+    }
+
+    /// Writes the waiting entries of all queues to their files. What cannot be written goes on waiting.
+    pub(crate) fn write_out(&self) -> Result<(), DiskError> {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        while let Some(queue) = waiting.pop() {
+            match queue.write_out() {
+                Ok(written) => {
+                    self.waiting_entries.fetch_sub(written, Ordering::Relaxed);
+                    self.unsynced.lock().push(queue);
+                }
+                Err(error) => {
+                    waiting.push(queue);
+                    self.waiting.lock().append(&mut waiting);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs every file that was written. After an error the files are of unknown worth until the next start.
+    pub(crate) fn sync(&self) -> Result<(), DiskError> {
+        let unsynced = std::mem::take(&mut *self.unsynced.lock());
+        unsynced.iter().try_for_each(|queue| queue.sync())
+    }
+
+    pub(crate) fn cut_all(&self) -> Result<(), DiskError> {
+        for queue in self.all() {
+            queue.cut()?;
+            self.unsynced.lock().push(queue);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clear(&self, queue: &ConsumeQueue) -> Result<(), DiskError> {
+        let dropped = queue.clear()?;
+        self.waiting_entries.fetch_sub(dropped, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! Steps through the records of the commit log. Knows segments and records; not which of them anyone may see.
+
+use mq_protocol::ids::LogOffset;
+use mq_protocol::record::{self, RecordError, StoredMessage};
+
+use crate::error::{DiskError, ReadError};
+use crate::segments::Segments;
+
+/// Size and magic.
+pub(crate) const HEAD_BYTES: u64 = 8;
+
+pub(crate) enum Step {
+    Record(StoredMessage),
+    /// The rest of the segment is empty on purpose; the log goes on here.
+    Blank(LogOffset),
+    /// No record stands here, and why it could not be one.
+    Nothing(ReadError),
+}
+
+/// What stands at `at`, of which `limit` is the first byte that does not count any more.
+pub(crate) fn step(segments: &Segments, at: LogOffset, limit: u64) -> Result<Step, DiskError> {
+    let not_a_record = |reason| Ok(Step::Nothing(ReadError::NotARecord { at, reason }));
+    let segment_end = segments.base_of(at.0) + segments.segment_bytes;
+    let room = segment_end.min(limit).saturating_sub(at.0);
+    let short = |need| RecordError::Short { have: room as usize, need };
+    if room < HEAD_BYTES {
+        return not_a_record(short(HEAD_BYTES as usize));
+    }
+    let Some(head) = segments.bytes(at.0, HEAD_BYTES as usize)? else {
+        return not_a_record(short(HEAD_BYTES as usize));
+    };
+    let word = |from: usize| u32::from_be_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
+    let (size, magic) = (u64::from(word(0)), word(4));
+    if magic == record::MAGIC_BLANK && size == segment_end - at.0 {
+        return Ok(Step::Blank(LogOffset(segment_end)));
+    }
+    if magic != record::MAGIC_V1 && magic != record::MAGIC_V2 {
+        return not_a_record(RecordError::Magic(magic));
+    }
+    if size > room {
+        return not_a_record(short(size as usize));
+    }
+    let Some(bytes) = segments.bytes(at.0, size as usize)? else { return not_a_record(short(size as usize)) };
+    Ok(match StoredMessage::decode(&bytes) {
+        Err(reason) => Step::Nothing(ReadError::NotARecord { at, reason }),
+        Ok(message) if message.log_offset != at => {
+            Step::Nothing(ReadError::Misplaced { at, stated: message.log_offset })
+        }
+        Ok(message) => Step::Record(message),
+    })
+}

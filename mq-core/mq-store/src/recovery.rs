@@ -1,0 +1,170 @@
+//! Starting: find where the log really ends, refuse damage, derive the queues again, and make all of it durable before
+//! anyone may see it.
+
+use std::sync::Arc;
+
+use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::record::StoredMessage;
+
+use crate::append::{has_entry, names_a_directory};
+use crate::backend::Backend;
+use crate::checkpoint::{Checkpoints, LastRun};
+use crate::error::{AtPath, DiskError, OpenError};
+use crate::options::{Options, RecordRules, TAIL_ENTRIES_SOFT};
+use crate::queue::{self, QueueEntry, QueueFiles, Queues};
+use crate::record_reader::{Step, step};
+use crate::segments::{self, Segments};
+
+/// What a start found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The last run ended with [`crate::Store::close`] (or Apache's clean shutdown).
+    pub clean: bool,
+    /// Where reading began: at the start of a segment, so that it covers the last one.
+    pub scanned_from: LogOffset,
+    pub scanned_records: u64,
+    pub end: LogOffset,
+    /// How far the log was known to be durable; `None` if the mark is missing or Apache ran in between.
+    pub durable_mark: Option<LogOffset>,
+    /// First byte of a group of records that was not whole and was cut.
+    pub torn_group: Option<LogOffset>,
+}
+
+pub(crate) struct Recovered {
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) queues: Queues,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) last_timestamp: UnixMillis,
+    pub(crate) report: RecoveryReport,
+}
+
+pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<Recovered, OpenError> {
+    refuse_unsupported(&**backend)?;
+    let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes)?);
+    let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries));
+    let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
+    let from = first_to_scan(&segments, &last_run)?;
+    queues.load(from.0, segments.min().0)?;
+    let scan = Scan::run(&segments, &queues, &*options.rules, from, last_run.marks.map(|(durable, _)| durable))?;
+    let durable_mark = last_run.marks.map(|(durable, _)| durable);
+    if let Some(durable) = durable_mark.filter(|durable| scan.end < *durable) {
+        let path = backend.locate(&segments::path_of(segments.base_of(scan.end.0)));
+        return Err(OpenError::Damaged { path, at: scan.end, durable, reason: scan.stopped_by });
+    }
+    let intact = last_run.clean && durable_mark == Some(scan.end);
+    if !intact {
+        segments.cut(scan.end.0)?;
+    }
+    // A killed process leaves bytes that only the page cache has; they become visible below.
+    segments.sync(from.0, scan.end.0)?;
+    queues.write_out()?;
+    if !intact {
+        queues.cut_all()?;
+    }
+    queues.sync()?;
+    let last_timestamp = scan.last_timestamp.max(last_run.checkpoint.settled_until());
+    checkpoints.start(scan.end, last_timestamp)?;
+    let report = RecoveryReport {
+        clean: last_run.clean,
+        scanned_from: from,
+        scanned_records: scan.records,
+        end: scan.end,
+        durable_mark,
+        torn_group: scan.torn_group,
+    };
+    Ok(Recovered { segments, queues, checkpoints, last_timestamp, report })
+}
+
+/// Forms of the directory that Apache can write and this store cannot continue.
+fn refuse_unsupported(backend: &dyn Backend) -> Result<(), OpenError> {
+    let list = |directory: &str| backend.list(directory).at_path(backend, directory);
+    let unsupported = |path: &str, reason| Err(OpenError::Unsupported { path: backend.locate(path), reason });
+    if let Some(entry) = list("")?.iter().find(|entry| entry.name.starts_with("dledger-")) {
+        return unsupported(&entry.name, "a DLedger log cannot be continued");
+    }
+    if list(queue::DIRECTORY)?.iter().any(|entry| entry.name == "CURRENT") {
+        return unsupported(queue::DIRECTORY, "consume queues in RocksDB cannot be read");
+    }
+    Ok(())
+}
+
+/// The start of a segment such that the queue files hold the entries of all records before it.
+fn first_to_scan(segments: &Segments, last_run: &LastRun) -> Result<LogOffset, OpenError> {
+    if let Some((_, settled)) = last_run.marks {
+        let from = segments.base_of(settled.0.min(segments.limit()));
+        return Ok(LogOffset(from).max(segments.min()));
+    }
+    for base in segments.bases().into_iter().rev() {
+        if let Step::Record(first) = step(segments, LogOffset(base), u64::MAX)?
+            && first.store_timestamp <= last_run.checkpoint.settled_until()
+        {
+            return Ok(LogOffset(base));
+        }
+    }
+    Ok(segments.min())
+}
+
+struct Scan {
+    end: LogOffset,
+    records: u64,
+    last_timestamp: UnixMillis,
+    stopped_by: String,
+    torn_group: Option<LogOffset>,
+}
+
+impl Scan {
+    /// Reads records until one is not whole, and gives the queues their entries, group by group.
+    fn run(
+        segments: &Segments,
+        queues: &Queues,
+        rules: &dyn RecordRules,
+        from: LogOffset,
+        durable: Option<LogOffset>,
+    ) -> Result<Self, DiskError> {
+        let mut scan =
+            Self { end: from, records: 0, last_timestamp: UnixMillis(0), stopped_by: String::new(), torn_group: None };
+        // The records of the group that is being read, and how many more it needs.
+        let (mut group, mut missing) = (Vec::new(), 0);
+        loop {
+            match step(segments, scan.end, u64::MAX)? {
+                Step::Blank(next) => scan.end = next,
+                Step::Nothing(reason) => {
+                    scan.stopped_by = reason.to_string();
+                    break;
+                }
+                Step::Record(record) => {
+                    missing = if group.is_empty() { rules.followers(&record) } else { missing - 1 };
+                    scan.end = record.log_offset.plus(u64::from(record.size));
+                    scan.records += 1;
+                    scan.last_timestamp = scan.last_timestamp.max(record.store_timestamp);
+                    group.push(record);
+                    if missing == 0 {
+                        group.drain(..).try_for_each(|record| restore(queues, rules, &record))?;
+                    }
+                }
+            }
+        }
+        // Below the mark every group was written whole: there, a group that seems torn is another record's claim.
+        match group.first().map(|record| record.log_offset) {
+            Some(start) if durable.is_none_or(|durable| start >= durable) => {
+                scan.records -= group.len() as u64;
+                scan.end = start;
+                scan.torn_group = Some(start);
+            }
+            _ => group.iter().try_for_each(|record| restore(queues, rules, record))?,
+        }
+        Ok(scan)
+    }
+}
+
+fn restore(queues: &Queues, rules: &dyn RecordRules, record: &StoredMessage) -> Result<(), DiskError> {
+    let message = &record.message;
+    if !has_entry(message.sys_flag) || !names_a_directory(&message.topic) {
+        return Ok(());
+    }
+    let tags_code = rules.tags_code(message, record.store_timestamp);
+    let entry = QueueEntry { log_offset: record.log_offset, size: record.size, tags_code };
+    let queue = queues.get_or_create(&message.topic, message.queue_id);
+    queues.restore(&queue, record.queue_offset, entry)?;
+    if queues.waiting_entries() > TAIL_ENTRIES_SOFT { queues.write_out() } else { Ok(()) }
+}

@@ -1,0 +1,386 @@
+//! The store as its users see it, and the threads that move its marks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::record::{Message, StoredMessage};
+use parking_lot::Mutex;
+
+use crate::append::{Appended, Appender};
+use crate::backend::{Backend, LockGuard};
+use crate::clock::Clock;
+use crate::core::{Core, Listener};
+use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
+use crate::failpoints;
+use crate::options::{FlushMode, Options, SETTLE_EVERY, WRITE_OUT_EVERY};
+use crate::pull::{Boundary, Bounds, PullLimits, Pulled};
+use crate::queue::QueueEntry;
+use crate::record_reader::{Step, step};
+use crate::recovery::{self, RecoveryReport};
+
+/// A store of messages in one directory. Clones are handles to the same store.
+///
+/// Dropping the last handle stops the threads and leaves the files as a crash would; [`Store::close`] ends it clean.
+#[derive(Clone)]
+pub struct Store(Arc<Running>);
+
+struct Running {
+    core: Arc<Core>,
+    /// Woken by each append: flushes, or publishes when flushing is asynchronous.
+    mover: Option<Thread>,
+    threads: Mutex<Threads>,
+    lock: Mutex<Option<LockGuard>>,
+}
+
+#[derive(Default)]
+struct Threads {
+    stop: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Locks, recovers and starts. Everything that recovery found is durable and visible when this returns.
+    pub fn open(
+        backend: Arc<dyn Backend>,
+        options: Options,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let lock = backend.lock("lock").map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => OpenError::Locked { path: backend.locate("lock") },
+            _ => DiskError::new(&*backend, "lock", error).into(),
+        })?;
+        let recovered = recovery::recover(&backend, &options)?;
+        let (end, until) = (recovered.report.end, recovered.last_timestamp);
+        let appender = Appender::new(recovered.segments.clone(), &options, clock, end, until);
+        let core = Arc::new(Core::new(
+            options.flush,
+            recovered.segments,
+            recovered.queues,
+            appender,
+            recovered.checkpoints,
+            end,
+            until,
+        ));
+        let (threads, mover) = Threads::start(&core);
+        let running = Running { core, mover, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) };
+        Ok((Self(Arc::new(running)), recovered.report))
+    }
+
+    /// One lock and one contiguous write for all groups (one more when the segment ends). All or none are written; a
+    /// group is contiguous in the log. They are acknowledged by [`Store::durable`] reaching [`Appended::end`].
+    pub fn append<G: AsRef<[Message]>>(&self, groups: &[G]) -> Result<Vec<Appended>, AppendError> {
+        let core = &self.0.core;
+        core.check_open()?;
+        let appended = core.appender.append(groups, &core.queues, |end| core.marks.set_written(end))?;
+        failpoints::hit("store-after-append", core);
+        self.0.wake();
+        Ok(appended)
+    }
+
+    /// Everything below is durable.
+    #[must_use]
+    pub fn durable(&self) -> LogOffset {
+        self.0.core.marks.durable()
+    }
+
+    /// Everything below may be read: what is durable and committed, or with asynchronous flushing what is written.
+    #[must_use]
+    pub fn visible(&self) -> LogOffset {
+        self.0.core.marks.visible()
+    }
+
+    /// The first byte behind the last record.
+    #[must_use]
+    pub fn end(&self) -> LogOffset {
+        self.0.core.marks.written()
+    }
+
+    /// The first offset that the log still has.
+    #[must_use]
+    pub fn min(&self) -> LogOffset {
+        self.0.core.segments.min()
+    }
+
+    pub fn wait_durable(&self, up_to: LogOffset, timeout: Duration) -> Result<(), WaitError> {
+        let core = &self.0.core;
+        let reached = || core.marks.durable() >= up_to && core.marks.visible() >= up_to.min(core.marks.committed());
+        core.marks.wait_until(timeout, || reached() || core.poison.get().is_some());
+        match core.poison.get() {
+            _ if core.marks.durable() >= up_to => Ok(()),
+            Some(poisoned) => Err(poisoned.clone().into()),
+            None => Err(WaitError::TimedOut(up_to)),
+        }
+    }
+
+    /// Called after each move of the marks from now on.
+    pub fn subscribe(&self, listener: Arc<dyn Listener>) {
+        self.0.core.listeners.write().push(listener);
+    }
+
+    /// Why nothing is acknowledged any more, if a sync failed.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<Poisoned> {
+        self.0.core.poison.get().cloned()
+    }
+
+    /// Messages of a queue from `from` on, as far as they are visible and `accepts` their tags code.
+    pub fn pull(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        from: QueueOffset,
+        limits: PullLimits,
+        accepts: &dyn Fn(i64) -> bool,
+    ) -> Result<Pulled, ReadError> {
+        self.0.core.pull(topic, queue_id, from, limits, accepts)
+    }
+
+    /// The visible record at `at`; `None` outside of the visible log. An error if no record starts there.
+    pub fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
+        self.0.core.read(at)
+    }
+
+    /// All visible records from `from` on, in log order.
+    #[must_use]
+    pub fn scan(&self, from: LogOffset) -> Records {
+        Records { core: self.0.core.clone(), at: Some(from.max(self.min())) }
+    }
+
+    /// The visible entry of one message.
+    pub fn entry(&self, topic: &str, queue_id: QueueId, offset: QueueOffset) -> Result<Option<QueueEntry>, ReadError> {
+        let Some(queue) = self.0.core.queues.get(topic, queue_id) else { return Ok(None) };
+        Ok(queue.entry(offset)?)
+    }
+
+    /// Offsets of the first and behind the last visible message; both 0 for an unknown queue.
+    #[must_use]
+    pub fn queue_bounds(&self, topic: &str, queue_id: QueueId) -> Bounds {
+        self.0.core.bounds(topic, queue_id)
+    }
+
+    /// The message around `time` in store order, within the queue's bounds.
+    pub fn offset_by_time(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        time: UnixMillis,
+        boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError> {
+        self.0.core.offset_by_time(topic, queue_id, time, boundary)
+    }
+
+    /// Forgets the topic's messages. The numbering of its queues goes on if the topic is used again.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {
+        self.0.core.delete_topic(topic)
+    }
+
+    /// Replication: nothing at or above `up_to` is visible. Without a call the whole log is committed.
+    pub fn set_committed(&self, up_to: LogOffset) {
+        self.0.core.marks.set_committed(up_to);
+        self.0.core.publish();
+    }
+
+    /// Replication: takes back records that were never visible. `at` is the start of a group.
+    pub fn truncate_to(&self, at: LogOffset) -> Result<(), TruncateError> {
+        self.0.core.truncate_to(at)
+    }
+
+    /// Makes everything that was appended durable, on the caller's thread.
+    pub fn flush(&self) -> Result<(), Poisoned> {
+        self.0.core.flush()
+    }
+
+    /// Makes the queue files durable and moves the checkpoint: a start reads only what was appended later, from the
+    /// start of its segment.
+    pub fn settle(&self) -> Result<(), DiskError> {
+        self.0.core.settle().map(drop)
+    }
+
+    /// Flushes everything, ends the threads and removes `abort`. Later appends are refused; reads go on.
+    pub fn close(&self) -> Result<(), CloseError> {
+        let core = &self.0.core;
+        if core.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.0.threads.lock().stop();
+        // Appends that were on their way have ended when the append lock is free.
+        core.appender.while_stopped(|_| ());
+        core.flush()?;
+        let settled = core.settle()?;
+        core.segments.drop_spare()?;
+        if settled && core.marks.visible() == core.marks.written() {
+            core.checkpoints.lock().finish()?;
+        }
+        self.0.lock.lock().take();
+        Ok(())
+    }
+}
+
+impl Core {
+    pub(crate) fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
+        let visible = self.marks.visible();
+        if at >= visible || at < self.segments.min() {
+            return Ok(None);
+        }
+        match step(&self.segments, at, visible.0)? {
+            Step::Record(record) => Ok(Some(record)),
+            Step::Blank(_) => Ok(None),
+            Step::Nothing(error) => Err(error),
+        }
+    }
+
+    fn truncate_to(&self, at: LogOffset) -> Result<(), TruncateError> {
+        self.appender.while_stopped(|end| {
+            let mut checkpoints = self.checkpoints.lock();
+            if let Some(poisoned) = self.poison.get() {
+                return Err(poisoned.clone().into());
+            }
+            let (visible, old_end) = (self.marks.visible(), LogOffset(*end));
+            if at < visible || at > old_end {
+                return Err(TruncateError::OutOfRange { at, visible, end: old_end });
+            }
+            checkpoints.lower(at)?;
+            self.appender.take_back(at);
+            *end = at.0;
+            self.marks.set_written(at);
+            self.marks.set_durable(self.marks.durable().min(at));
+            self.segments.cut(at.0)?;
+            self.marks.set_durable(at);
+            checkpoints.durable(at);
+            Ok(())
+        })
+    }
+}
+
+/// See [`Store::scan`].
+pub struct Records {
+    core: Arc<Core>,
+    at: Option<LogOffset>,
+}
+
+impl Iterator for Records {
+    type Item = Result<StoredMessage, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.at?;
+            let visible = self.core.marks.visible();
+            if at >= visible {
+                return None;
+            }
+            // After an error there is no telling where the next record starts.
+            self.at = None;
+            match step(&self.core.segments, at, visible.0) {
+                Ok(Step::Blank(next)) => self.at = Some(next),
+                Ok(Step::Nothing(error)) => return Some(Err(error)),
+                Err(error) => return Some(Err(error.into())),
+                Ok(Step::Record(record)) => {
+                    self.at = Some(at.plus(u64::from(record.size)));
+                    return Some(Ok(record));
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    fn wake(&self) {
+        if let Some(thread) = &self.mover {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.threads.lock().stop();
+    }
+}
+
+impl Threads {
+    /// And the one that appends wake.
+    fn start(core: &Arc<Core>) -> (Self, Option<Thread>) {
+        let mut threads = Self::default();
+        let mover = match core.flush_mode {
+            FlushMode::Manual => return (threads, None),
+            FlushMode::Sync => threads.spawn("store-flush", core, flush_on_append),
+            FlushMode::Async { every } => {
+                threads.spawn("store-flush", core, move |core, stop| flush_every(every, core, stop));
+                threads.spawn("store-publish", core, publish_on_append)
+            }
+        };
+        threads.spawn("store-keep", core, keep);
+        (threads, Some(mover))
+    }
+
+    fn spawn(&mut self, name: &str, core: &Arc<Core>, run: impl FnOnce(&Core, &AtomicBool) + Send + 'static) -> Thread {
+        let (core, stop) = (core.clone(), self.stop.clone());
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || run(&core, &stop));
+        let handle = spawned.expect("the system gives a thread at start");
+        let thread = handle.thread().clone();
+        self.handles.push(handle);
+        thread
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for handle in self.handles.drain(..) {
+            handle.thread().unpark();
+            // The last handle may be dropped by a listener, on one of these threads.
+            if handle.thread().id() != thread::current().id() && handle.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+fn flush_on_append(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if core.marks.written() == core.marks.durable() {
+            thread::park();
+        } else if core.flush().is_err() {
+            return;
+        }
+    }
+}
+
+fn publish_on_append(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if core.marks.written().min(core.marks.committed()) <= core.marks.visible() {
+            thread::park();
+        } else {
+            core.publish();
+        }
+    }
+}
+
+fn flush_every(every: Duration, core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        thread::park_timeout(every);
+        if core.flush().is_err() {
+            return;
+        }
+    }
+}
+
+/// Queue files, the checkpoint and the next segment. What fails is tried again: these are derived, or merely early.
+fn keep(core: &Core, stop: &AtomicBool) {
+    let mut settle_at = Instant::now() + SETTLE_EVERY;
+    while !stop.load(Ordering::Acquire) {
+        thread::park_timeout(WRITE_OUT_EVERY);
+        let mut work = core.write_out();
+        if core.wants_spare() {
+            work = work.and(core.segments.prepare_spare());
+        }
+        if Instant::now() >= settle_at {
+            work = work.and(core.settle().map(drop));
+            settle_at = Instant::now() + SETTLE_EVERY;
+        }
+        if let Err(error) = work {
+            tracing::warn!(%error, "the store's upkeep failed and is tried again");
+        }
+    }
+}
