@@ -1,1 +1,12 @@
-//! The route table: brokers register, clients ask where a topic lives.
+//! The name server: brokers register their topics, clients ask where a topic lives.
+//!
+//! `routes` and `kv` are plain tables that are told the time; `requests` translates the wire; `connection` owns a socket.
+
+mod connection;
+mod kv;
+mod registration;
+mod requests;
+mod routes;
+mod server;
+
+pub use server::{NameServer, NamesrvConfig, SharedClock};

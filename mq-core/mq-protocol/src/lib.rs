@@ -3,6 +3,7 @@
 //! Reads from slices and says "need more" as a value; sockets live in `mq-broker`, `mq-namesrv` and `mq-client` only.
 //! Formats follow Apache RocketMQ 5.x (`remoting`, `common` and `store` modules).
 
+pub mod batch;
 pub mod body;
 pub mod codes;
 pub mod command;

@@ -20,7 +20,8 @@ headers! {
         consumer_group: ByteString = "consumerGroup",
         topic: ByteString = "topic",
         queue_id: QueueId = "queueId",
-        commit_offset: QueueOffset = "commitOffset",
+        /// Signed: Go's client commits -1 for a queue that it has not read from yet.
+        commit_offset: i64 = "commitOffset",
         bname: Option<ByteString> = "bname",
     }
 

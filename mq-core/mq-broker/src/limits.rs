@@ -1,0 +1,36 @@
+//! The limits that keep one client from taking the broker down. Each is a named error to that client, never an OOM.
+
+use std::time::Duration;
+
+/// Connections at once. Beyond it a new one is closed at once; 15,000 clients are planned for.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Silence after which a connection is closed; clients send a heartbeat every 30 s.
+pub const IDLE: Duration = Duration::from_secs(120);
+/// Replies of one connection that wait for the disk. When reached, its socket is not read until some are out.
+pub const MAX_REPLIES_IN_FLIGHT: usize = 4096;
+/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read until it takes them.
+pub const MAX_UNSENT_BYTES: usize = 4 << 20;
+/// Requests and answers posted to a connection from elsewhere. When reached, requests to that client are refused.
+pub const MAX_POSTED: usize = 4096;
+/// Requests of one connection on the blocking lane; the socket is not read while all are taken.
+pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;
+/// Bytes of the smallest read, and so about what an idle connection costs.
+pub const MIN_READ_BYTES: usize = 4 << 10;
+/// Bytes of the largest read, and so the size of an append's batch.
+pub const MAX_READ_BYTES: usize = 256 << 10;
+/// Bodies of one message; RocketMQ's `maxMessageSize` may lower it.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+/// Messages of one batch request: the queue offsets of all of them are reserved at once.
+pub const MAX_BATCH_MESSAGES: usize = 4096;
+/// Messages of one pull answer. Apache caps an answer at 32; more saves round trips when the reader asks for more.
+pub const MAX_PULL_MESSAGES: usize = 1024;
+/// Bytes of one pull answer, the first message excepted: as Apache.
+pub const MAX_PULL_BYTES: usize = 256 << 10;
+/// Pulls that wait for a message at once, over all connections.
+pub const MAX_HELD_PULLS: usize = 100_000;
+/// The longest hold; clients give up on a pull after 30 s.
+pub const MAX_HOLD: Duration = Duration::from_secs(20);
+/// How long a stop waits for answers on their way.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// How long accepting rests after an error of the listener, so that a full descriptor table does not spin a core.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,253 @@
+//! One connection's life: read frames, hand them to the handlers, write what is ready.
+//!
+//! All of it happens on the connection's own task, without a lock or a hop per message. It keeps reading while replies
+//! wait for the disk, until a limit is reached; then the peer feels it through TCP.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use mq_protocol::command::Command;
+use mq_protocol::frame::{self, FrameError, MAX_FRAME_BYTES};
+use mq_protocol::ids::LogOffset;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::broker::Broker;
+use crate::connection::{Connection, Mail};
+use crate::handlers::{self, Handled, Reply};
+use crate::limits;
+use crate::output::Output;
+
+pub(crate) struct Session {
+    broker: Arc<Broker>,
+    socket: TcpStream,
+    connection: Connection,
+    shutdown: CancellationToken,
+    input: BytesMut,
+    /// Grows while reads fill it, shrinks when they do not: an idle connection keeps little.
+    read_bytes: usize,
+    output: Output,
+    /// Replies that wait for the durable mark, in the order of their marks.
+    waiting: VecDeque<Waiting>,
+    waiting_replies: usize,
+    /// Requests on the blocking lane.
+    lane: usize,
+    heard: Instant,
+}
+
+struct Waiting {
+    at: LogOffset,
+    replies: BytesMut,
+    count: usize,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    #[error("closed by the broker")]
+    Closed,
+    #[error("nothing was heard for {} s", limits::IDLE.as_secs())]
+    Idle,
+    #[error("stopping")]
+    Stopping,
+    #[error("the stream cannot be trusted: {0}")]
+    Malformed(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Session {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        socket: TcpStream,
+        connection: Connection,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            broker,
+            socket,
+            connection,
+            shutdown,
+            input: BytesMut::new(),
+            read_bytes: limits::MIN_READ_BYTES,
+            output: Output::default(),
+            waiting: VecDeque::new(),
+            waiting_replies: 0,
+            lane: 0,
+            heard: Instant::now(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let end = self.live().await;
+        match end {
+            End::Malformed(_) => info!(connection = ?self.connection, "closed: {end}"),
+            _ => debug!(connection = ?self.connection, "closed: {end}"),
+        }
+    }
+
+    async fn live(&mut self) -> End {
+        let mut durable = self.broker.durable.subscribe();
+        let stop = self.shutdown.clone();
+        let timer = sleep_until(self.heard + limits::IDLE);
+        tokio::pin!(timer);
+        let mut stopping = false;
+        loop {
+            self.release(*durable.borrow_and_update());
+            if let Err(error) = self.output.write_to(&self.socket) {
+                return error.into();
+            }
+            if self.connection.is_closed() {
+                return End::Closed;
+            }
+            if stopping && self.is_settled() {
+                return End::Stopping;
+            }
+            let outcome = tokio::select! {
+                ready = self.socket.readable(), if !stopping && self.may_read() => {
+                    ready.map_err(End::from).and_then(|()| self.read())
+                }
+                ready = self.socket.writable(), if !self.output.is_empty() => ready.map_err(End::from),
+                _ = durable.changed(), if !self.waiting.is_empty() => Ok(()),
+                () = self.connection.changed() => {
+                    self.take_posted();
+                    Ok(())
+                }
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    timer.as_mut().reset(Instant::now() + limits::DRAIN);
+                    Ok(())
+                }
+                () = &mut timer => {
+                    let quiet_until = self.heard + limits::IDLE;
+                    if stopping {
+                        Err(End::Stopping)
+                    } else if Instant::now() >= quiet_until {
+                        Err(End::Idle)
+                    } else {
+                        timer.as_mut().reset(quiet_until);
+                        Ok(())
+                    }
+                }
+            };
+            if let Err(end) = outcome {
+                // What was answered before a malformed frame still goes out, if the socket takes it at once.
+                let _ = self.output.write_to(&self.socket);
+                return end;
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.waiting_replies < limits::MAX_REPLIES_IN_FLIGHT
+            && self.output.bytes() < limits::MAX_UNSENT_BYTES
+            && self.lane < limits::MAX_BLOCKING_PER_CONNECTION
+    }
+
+    fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.output.is_empty() && self.lane == 0
+    }
+
+    fn read(&mut self) -> Result<(), End> {
+        self.input.reserve(self.read_bytes);
+        match self.socket.try_read_buf(&mut self.input) {
+            Ok(0) => return Err(End::PeerClosed),
+            Ok(read) => self.adapt_read_size(read),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        self.heard = Instant::now();
+        while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
+            self.take(Command::decode(frame)?);
+        }
+        if self.input.is_empty() && self.read_bytes == limits::MIN_READ_BYTES {
+            // Nothing half read and little traffic: an idle connection keeps no buffer.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn adapt_read_size(&mut self, read: usize) {
+        if read >= self.read_bytes {
+            self.read_bytes = (self.read_bytes * 2).min(limits::MAX_READ_BYTES);
+        } else if read < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(limits::MIN_READ_BYTES);
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        if command.is_response() {
+            debug!(connection = ?self.connection, code = command.code, "an answer that nobody waits for");
+            return;
+        }
+        let handled = handlers::dispatch(&self.broker, &self.connection, &command);
+        self.reply(command, handled);
+    }
+
+    fn reply(&mut self, request: Command, handled: Handled) {
+        let reply = handled.unwrap_or_else(|refusal| Reply::Now(refusal.answer(&request)));
+        match reply {
+            Reply::Blocking(job) => self.start_on_lane(job, request),
+            Reply::None => {}
+            _ if request.is_oneway() => {}
+            Reply::Now(answer) => self.output.push(&answer),
+            Reply::Durable { at, answer } => self.wait_for(at, &answer),
+            Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
+        }
+    }
+
+    fn start_on_lane(&mut self, job: handlers::Job, request: Command) {
+        self.lane += 1;
+        let (broker, connection) = (self.broker.clone(), self.connection.clone());
+        tokio::task::spawn_blocking(move || {
+            let handled = job(&broker);
+            connection.answer(Mail::FromLane(request, handled));
+        });
+    }
+
+    fn take_posted(&mut self) {
+        for mail in self.connection.take_posted() {
+            match mail {
+                Mail::Command(command) => self.output.push(&command),
+                Mail::FromLane(request, handled) => {
+                    self.lane -= 1;
+                    self.reply(request, handled);
+                }
+            }
+        }
+    }
+
+    /// Keeps the answer until the log is durable up to `at`. Marks of one connection do not go back, so the queue is
+    /// in order; an older mark may wait with a newer one.
+    fn wait_for(&mut self, at: LogOffset, answer: &Command) {
+        self.waiting_replies += 1;
+        match self.waiting.back_mut() {
+            Some(last) if last.at >= at => {
+                answer.encode(&mut last.replies);
+                last.count += 1;
+            }
+            _ => {
+                let mut replies = BytesMut::new();
+                answer.encode(&mut replies);
+                self.waiting.push_back(Waiting { at, replies, count: 1 });
+            }
+        }
+    }
+
+    /// Moves the replies that became true to the output.
+    fn release(&mut self, durable: LogOffset) {
+        while let Some(first) = self.waiting.front()
+            && first.at <= durable
+        {
+            let first = self.waiting.pop_front().expect("looked at above");
+            self.waiting_replies -= first.count;
+            self.output.push_encoded(first.replies);
+        }
+    }
+}
