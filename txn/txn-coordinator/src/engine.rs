@@ -205,7 +205,13 @@ impl Engine {
     }
 
     fn stored(&mut self, half: Half, now: UnixMillis, steady: UnixMillis) {
-        if self.halves.contains_key(&half.offset) || self.verdicts.get(half.offset).is_some() {
+        if self.verdicts.get(half.offset).is_some() {
+            return;
+        }
+        if let Some(known) = self.halves.get(&half.offset) {
+            // Learnt before (from its record, say), now from the one who knows its client.
+            let open = self.open.get_mut(known).expect("an open half has its transaction");
+            open.client = half.client.or(open.client.take());
             return;
         }
         self.halves.insert(half.offset, half.transaction.clone());
@@ -340,6 +346,9 @@ impl Engine {
                     Outcome::RolledBack => self.counters.rolled_back += 1,
                     Outcome::Parked => self.counters.parked += 1,
                 }
+            } else if outcome == Outcome::Parked {
+                // A park ends what its OP record names; a half that is left was stored by an operator to resume.
+                self.open.get_mut(&transaction).expect("it has a half left").decided = None;
             } else {
                 self.close_soon(&transaction, outcome, steady);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mq_protocol::codes::response;
 use mq_protocol::header::CheckTransactionState;
-use mq_protocol::ids::{LogOffset, QueueId};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::message_id::offset_id;
 use mq_protocol::properties::{MAX_PROPERTIES_BYTES, Properties, name};
 use mq_protocol::record::{self, Message, StoredMessage};
@@ -90,22 +90,33 @@ pub(crate) fn transaction_in(message: &Message) -> Option<TransactionKey> {
     transaction_of(&message.parsed_properties()).ok()
 }
 
-/// What the engine needs to know of a half on disk. `None`: not a half that could ever be ended.
+/// What the engine needs to know of a half. `None`: not a half that could ever be ended.
 #[must_use]
-pub(crate) fn read_half(stored: &StoredMessage, client: Option<ClientId>) -> Option<Half> {
-    let properties = stored.message.parsed_properties();
+pub(crate) fn facts(
+    message: &Message,
+    at: QueueOffset,
+    stored_at: UnixMillis,
+    client: Option<ClientId>,
+) -> Option<Half> {
+    let properties = message.parsed_properties();
     let number = |name| properties.get(name).and_then(|value| value.parse::<i64>().ok());
     properties.get(name::REAL_TOPIC)?;
     Some(Half {
-        offset: HalfOffset::from(stored.queue_offset),
+        offset: HalfOffset::from(at),
         transaction: transaction_of(&properties).ok()?,
-        stored_at: stored.store_timestamp,
+        stored_at,
         immunity: number(name::CHECK_IMMUNITY_SECONDS)
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY)),
         checks: number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok()).unwrap_or(0),
         client,
     })
+}
+
+/// The same, of a half that was read back; its client is not known.
+#[must_use]
+pub(crate) fn read_half(stored: &StoredMessage) -> Option<Half> {
+    facts(&stored.message, stored.queue_offset, stored.store_timestamp, None)
 }
 
 /// The message that consumers see. `None` when the half does not say where it belongs.

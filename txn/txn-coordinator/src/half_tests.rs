@@ -1,7 +1,5 @@
 //! The shapes of half, real message, parked copy and check, against what Apache stored and sent.
 
-use mq_protocol::ids::{QueueOffset, UnixMillis};
-
 use super::*;
 
 fn prepared(properties: &[(&str, &str)]) -> Message {
@@ -86,13 +84,13 @@ fn the_engine_learns_immunity_and_apaches_count() {
         let properties = half.parsed_properties();
         let pairs = properties.iter().map(|(name, value)| (&**name, &**value)).chain(extra.iter().copied());
         half.properties = pairs.collect::<Properties>().encode();
-        read_half(&stored(half), None).map(|half| (half.immunity.as_secs(), half.checks))
+        read_half(&stored(half)).map(|half| (half.immunity.as_secs(), half.checks))
     };
     for (immunity, seconds) in [("60", 60), ("-1", 0), ("x", 0), ("99999999999", 259_200)] {
         assert_eq!(read(&[("CHECK_IMMUNITY_TIME_IN_SECONDS", immunity)]), Some((seconds, 0)), "{immunity}");
     }
     assert_eq!(read(&[("TRANSACTION_CHECK_TIMES", "7")]), Some((0, 7)));
-    assert_eq!(read_half(&stored(with(&[])), None), None, "a plain message in the half topic is no half");
+    assert_eq!(read_half(&stored(with(&[]))), None, "a plain message in the half topic is no half");
 }
 
 #[test]

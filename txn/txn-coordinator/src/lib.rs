@@ -3,12 +3,22 @@
 //! A transaction is (producer group, UNIQ_KEY). Its half messages wait in `RMQ_SYS_TRANS_HALF_TOPIC`; an OP record in
 //! `RMQ_SYS_TRANS_OP_HALF_TOPIC` ends them. First verdict wins, for as long as the half is on disk.
 
+mod coordinator;
+mod driver;
+mod end;
 pub mod engine;
 mod half;
 mod op;
+mod progress;
+mod recovery;
 mod types;
+mod verdict_file;
 mod verdicts;
 
+pub use coordinator::{Check, CheckpointError, Coordinator, OpenError, Stats, StoredHalf, TransactionOptions};
+pub use end::{Answer, EndError, EndRequest, Ended};
+pub use engine::{Counters, Rules};
 pub use half::{HalfError, half_of};
+pub use progress::Progress;
 pub use types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
 pub use verdicts::Verdicts;

@@ -1,0 +1,179 @@
+//! What the broker sees of transactions. How they are driven is `driver`'s; how they are decided, the engine's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mq_protocol::ByteString;
+use mq_protocol::command::Command;
+use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_protocol::record::Message;
+use mq_store::{Backend, Clock, ReadError, Store};
+use parking_lot::Mutex;
+
+use crate::driver::{Inner, State};
+use crate::end::{EndError, EndRequest, Ended};
+use crate::engine::{Counters, Half, Input, Rules};
+use crate::half::{self, HalfError};
+use crate::progress::Progress;
+use crate::recovery;
+use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
+use crate::verdict_file::VerdictFile;
+
+#[derive(Clone, Debug)]
+pub struct TransactionOptions {
+    pub rules: Rules,
+    /// Named in checks, as clients address their answers by it.
+    pub broker_name: ByteString,
+    /// The origin of OP records.
+    pub store_host: SocketAddr,
+    /// Halves without a verdict; more are refused. Each takes about 300 bytes of memory.
+    pub max_pending: usize,
+    /// Halves of one transaction: a client sends its half again a few times, not more. Bounds the OP record too.
+    pub max_siblings: usize,
+}
+
+impl TransactionOptions {
+    #[must_use]
+    pub fn new(broker_name: impl Into<ByteString>, store_host: SocketAddr) -> Self {
+        let rules = Rules::default();
+        Self { rules, broker_name: broker_name.into(), store_host, max_pending: 1_000_000, max_siblings: 64 }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the log cannot be read: {0}")]
+    Read(#[from] ReadError),
+    #[error("{path}: {error}", path = crate::verdict_file::PATH)]
+    VerdictFile { error: std::io::Error },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error(transparent)]
+    Wait(#[from] mq_store::WaitError),
+    #[error("{path}: {0}", path = crate::verdict_file::PATH)]
+    Write(#[from] std::io::Error),
+}
+
+/// A half that the broker has appended, to be told once it is durable.
+#[derive(Clone, Debug)]
+pub struct StoredHalf(Half);
+
+impl StoredHalf {
+    /// `message` is what [`half_of`](crate::half_of) returned; the rest is what the log assigned. `client` will be the
+    /// first to be asked. `None`: not a half.
+    #[must_use]
+    pub fn new(message: &Message, at: QueueOffset, stored_at: UnixMillis, client: Option<ClientId>) -> Option<Self> {
+        half::facts(message, at, stored_at, client).map(Self)
+    }
+}
+
+/// A question to a producer, ready to be sent. Tell [`Coordinator::check_result`] what became of it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub half: HalfOffset,
+    pub producer_group: ByteString,
+    /// The topic that the message would be published in.
+    pub topic: ByteString,
+    /// Who sent the half; any other client of the group may answer as well.
+    pub prefer_client: Option<ClientId>,
+    pub attempt: u32,
+    pub request: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    pub pending_halves: usize,
+    pub counters: Counters,
+}
+
+/// Cheap to clone; every clone is the same coordinator.
+#[derive(Clone)]
+pub struct Coordinator(Arc<Inner>);
+
+impl Coordinator {
+    /// Rebuilds what is pending from the log. The first [`Coordinator::tick`] appends OP records that a crash tore off.
+    /// `backend` is the store's: the verdict file lies beside the log.
+    pub fn open(
+        store: Store,
+        backend: &dyn Backend,
+        options: TransactionOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let on_file = |error| OpenError::VerdictFile { error };
+        let verdict_file = VerdictFile::open(backend).map_err(on_file)?;
+        let saved = verdict_file.load().map_err(on_file)?;
+        let rebuilt = recovery::rebuild(&store, saved, options.rules.clone(), clock.now())?;
+        let state = State::new(rebuilt, &store, clock.now());
+        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, state: Mutex::new(state) })))
+    }
+
+    /// Turns a prepared message into the half to append, if there is room for one more.
+    pub fn admit(&self, message: Message) -> Result<Message, HalfError> {
+        let half = half::half_of(message)?;
+        let (state, options) = (self.0.state.lock(), &self.0.options);
+        if state.engine.pending() >= options.max_pending {
+            return Err(HalfError::TooManyPending(options.max_pending));
+        }
+        let siblings = half::transaction_in(&half).map_or(0, |of| state.engine.halves_of(&of).len());
+        if siblings >= options.max_siblings {
+            return Err(HalfError::TooManySiblings(options.max_siblings));
+        }
+        Ok(half)
+    }
+
+    /// These halves are durable: their time runs, and they can be ended. To be told before their senders are answered.
+    pub fn stored(&self, halves: impl IntoIterator<Item = StoredHalf>) {
+        let (now, mut state) = (self.0.clock.now(), self.0.state.lock());
+        for StoredHalf(half) in halves {
+            state.tell(now, Input::Stored(half));
+        }
+    }
+
+    pub fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
+        self.0.end(request)
+    }
+
+    /// Does what is due at `now`: appends what is to be parked or closed, and returns the checks to send.
+    #[must_use]
+    pub fn tick(&self, now: UnixMillis) -> Vec<Check> {
+        self.0.tick(now)
+    }
+
+    /// What became of a check that [`Coordinator::tick`] returned.
+    pub fn check_result(&self, half: HalfOffset, result: CheckResult) {
+        self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
+    }
+
+    /// When the next [`Coordinator::tick`] has something to do.
+    #[must_use]
+    pub fn next_due(&self) -> Option<UnixMillis> {
+        self.0.state.lock().engine.next_due()
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.0.state.lock();
+        Stats { pending_halves: state.engine.pending(), counters: state.engine.counters() }
+    }
+
+    #[must_use]
+    pub fn outcome(&self, half: HalfOffset) -> Option<Outcome> {
+        self.0.state.lock().engine.outcome(half)
+    }
+
+    /// The consumer offsets of `CID_RMQ_SYS_TRANS` to persist, for an Apache broker that opens this directory next.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let (now, mut state) = (self.0.clock.now(), self.0.state.lock());
+        let current = state.progress(&self.0.store, now);
+        state.published.next(current, self.0.store.end(), self.0.store.durable())
+    }
+
+    /// Saves the verdicts, so that the next start reads only the log behind this point. Waits for the disk: call it
+    /// every few seconds off the hot path, and before closing the store.
+    pub fn checkpoint(&self) -> Result<(), CheckpointError> {
+        self.0.checkpoint()
+    }
+}

@@ -1,0 +1,285 @@
+//! Runs the engine on the store: reads halves, appends what the engine decides, and tells it what is written.
+//!
+//! One lock covers deciding, appending and telling, so two verdicts cannot both be first. Nothing waits for the disk
+//! under it: callers get the log offset that has to be durable before they answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::properties::name;
+use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::topic;
+use mq_store::{AppendError, Clock, ReadError, Store};
+use parking_lot::Mutex;
+
+use crate::coordinator::{Check, CheckpointError, TransactionOptions};
+use crate::end::{Answer, EndError, EndRequest, Ended};
+use crate::engine::{Action, End, Engine, Input};
+use crate::half::{self, QUEUE};
+use crate::op::op_record;
+use crate::progress::{OpRecords, Progress, Published};
+use crate::recovery::{Rebuilt, half_at, place_of};
+use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal};
+use crate::verdict_file::{Covered, VerdictFile};
+
+/// How long a checkpoint waits for the log below it.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: TransactionOptions,
+    pub(crate) verdict_file: VerdictFile,
+    pub(crate) state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) engine: Engine,
+    pub(crate) published: Published,
+    ops: OpRecords,
+    /// Every half below has ended.
+    finished: HalfOffset,
+    /// Behind the last record that ended a half.
+    written_to: LogOffset,
+}
+
+/// Something to append: what stands before the OP record, if anything, and what the OP record ends.
+struct Plan {
+    first: Option<Message>,
+    ends: Vec<HalfOffset>,
+    outcome: Outcome,
+}
+
+/// A check that the engine wants sent.
+struct Ask {
+    half: HalfOffset,
+    client: Option<ClientId>,
+    attempt: u32,
+}
+
+impl Inner {
+    pub(crate) fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
+        let found = self.find(request)?;
+        let (now, mut state) = (self.clock.now(), self.state.lock());
+        let on_disk = found.as_ref().map_err(|refusal| *refusal).and_then(|half| {
+            state.learn(half, now);
+            half::transaction_in(&half.message).ok_or(Refusal::NoSuchHalf)
+        });
+        let action = state.engine.step(
+            now,
+            Input::End(End {
+                half: request.half,
+                group: request.producer_group.to_string(),
+                transaction_id: request.transaction_id.as_ref().map(ToString::to_string),
+                verdict: request.verdict,
+                on_disk,
+            }),
+        );
+        let plan = match action.into_iter().next() {
+            None => return Ok(Ended { durable_at: LogOffset::ZERO, answer: Answer::Unknown }),
+            Some(Action::Acknowledge(outcome)) => {
+                return Ok(Ended { durable_at: state.written_to, answer: Answer::Before(outcome) });
+            }
+            Some(Action::Refuse(refusal)) => return Err(refusal.into()),
+            Some(Action::Rollback { ends }) => Plan { first: None, ends, outcome: Outcome::RolledBack },
+            Some(Action::Commit { half, ends }) => {
+                let named = found.ok().filter(|found| found.queue_offset == half.into());
+                let record = named.map_or_else(|| half_at(&self.store, half), |named| Ok(Some(named)))?;
+                let real = record.as_ref().and_then(half::real_message).ok_or(EndError::NoRealTopic)?;
+                Plan { first: Some(real), ends, outcome: Outcome::Committed }
+            }
+            Some(other) => unreachable!("a verdict leads to no {other:?}"),
+        };
+        let answer = Answer::Now(plan.outcome);
+        let durable_at = self.write(&mut state, vec![plan], now)?;
+        Ok(Ended { durable_at, answer })
+    }
+
+    /// The half that the request names, if it lies where the request says and is durable.
+    fn find(&self, request: &EndRequest) -> Result<Result<StoredMessage, Refusal>, ReadError> {
+        match place_of(&self.store, request.half)? {
+            None => Ok(Err(Refusal::NoSuchHalf)),
+            Some(at) if at != request.log_offset => Ok(Err(Refusal::WrongLogOffset)),
+            Some(at) => Ok(match self.store.read(at)? {
+                None => Err(Refusal::NoSuchHalf),
+                Some(half) if !is_durable(&self.store, &half) => Err(Refusal::NotDurable),
+                Some(half) => Ok(half),
+            }),
+        }
+    }
+
+    pub(crate) fn tick(&self, now: UnixMillis) -> Vec<Check> {
+        let mut asks = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let mut plans = Vec::new();
+            for action in state.engine.step(now, Input::Due) {
+                match action {
+                    Action::Check { half, client, attempt } => asks.push(Ask { half, client, attempt }),
+                    Action::Close { ends, outcome } => plans.push(Plan { first: None, ends, outcome }),
+                    Action::Park { half, ends, reason, checks } => {
+                        plans.extend(self.park(&mut state, half, ends, reason, checks, now));
+                    }
+                    other => unreachable!("time leads to no {other:?}"),
+                }
+            }
+            if let Err(error) = self.write(&mut state, plans, now) {
+                tracing::error!(%error, "due transactions could not be closed; they are tried again");
+            }
+        }
+        asks.into_iter().filter_map(|ask| self.check(ask, now)).collect()
+    }
+
+    fn park(
+        &self,
+        state: &mut State,
+        half: HalfOffset,
+        ends: Vec<HalfOffset>,
+        reason: ParkReason,
+        checks: u32,
+        now: UnixMillis,
+    ) -> Option<Plan> {
+        let record = self.read(state, half, now)?;
+        let group = record.message.property(name::PRODUCER_GROUP);
+        let transaction = record.message.property(name::UNIQ_KEY);
+        tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
+        Some(Plan { first: Some(half::parked_copy(&record, checks)), ends, outcome: Outcome::Parked })
+    }
+
+    fn check(&self, ask: Ask, now: UnixMillis) -> Option<Check> {
+        let record = self.read(&mut self.state.lock(), ask.half, now)?;
+        if !is_durable(&self.store, &record) {
+            return None;
+        }
+        let request = half::check_request(&record, ask.attempt, &self.options.broker_name)?;
+        let property = |name| record.message.property(name).unwrap_or_default().into();
+        Some(Check {
+            half: ask.half,
+            producer_group: property(name::PRODUCER_GROUP),
+            topic: property(name::REAL_TOPIC),
+            prefer_client: ask.client,
+            attempt: ask.attempt,
+            request,
+        })
+    }
+
+    /// A half that is due. One that is gone, or damaged, is given up and named; it holds up nobody else.
+    fn read(&self, state: &mut State, half: HalfOffset, now: UnixMillis) -> Option<StoredMessage> {
+        let lost = match half_at(&self.store, half) {
+            Ok(Some(record)) => return Some(record),
+            Ok(None) => "it is no longer on disk".to_owned(),
+            Err(error @ ReadError::Disk(_)) => {
+                tracing::error!(half = half.0, %error, "a due half message cannot be read now; it is tried again");
+                return None;
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(half = half.0, reason = lost, "a half message is lost without a verdict");
+        state.tell(now, Input::Gone(half));
+        None
+    }
+
+    /// Appends the plans, each as one group, and tells the engine. Returns where the log has to be durable to.
+    fn write(&self, state: &mut State, plans: Vec<Plan>, now: UnixMillis) -> Result<LogOffset, AppendError> {
+        if plans.is_empty() {
+            return Ok(state.written_to);
+        }
+        let (groups, ends): (Vec<_>, Vec<_>) = plans
+            .into_iter()
+            .map(|Plan { first, ends, outcome }| {
+                let op = op_record(&ends, now, self.options.store_host);
+                (first.into_iter().chain([op]).collect::<Vec<_>>(), (ends, outcome))
+            })
+            .unzip();
+        let appended = self.store.append(&groups)?;
+        for (group, (ends, outcome)) in appended.iter().zip(ends) {
+            let (_, op) = group.records.last().expect("every group ends with its OP record");
+            state.ops.note(*op, &ends);
+            state.written_to = group.end;
+            state.tell(now, Input::Written(ends, Some(outcome)));
+        }
+        Ok(state.written_to)
+    }
+
+    pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
+        let (covered, blocks, end) = {
+            let mut state = self.state.lock();
+            let (covered, blocks) = state.cover(&self.store, self.clock.now());
+            (covered, blocks, state.written_to)
+        };
+        // The blocks hold verdicts up to there: the file must not know more than the log.
+        self.store.wait_durable(end, CHECKPOINT_PATIENCE)?;
+        Ok(self.verdict_file.save(&covered, &blocks)?)
+    }
+}
+
+impl State {
+    pub(crate) fn new(rebuilt: Rebuilt, store: &Store, now: UnixMillis) -> Self {
+        let Rebuilt { engine, ops, finished } = rebuilt;
+        let mut state = Self { engine, ops, finished, published: Published::default(), written_to: store.end() };
+        state.published = Published::at(state.progress(store, now));
+        state
+    }
+
+    pub(crate) fn tell(&mut self, now: UnixMillis, fact: Input) {
+        let actions = self.engine.step(now, fact);
+        assert!(actions.is_empty(), "facts lead to no actions: {actions:?}");
+    }
+
+    /// A durable half that nobody told: its sender asks before the broker could, or the broker ended in between.
+    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) {
+        if let Some(half) = half::read_half(record).filter(|half| !self.engine.is_open(half.offset)) {
+            self.tell(now, Input::Stored(half));
+        }
+    }
+
+    /// What an Apache broker may skip, as things are written now.
+    pub(crate) fn progress(&mut self, store: &Store, now: UnixMillis) -> Progress {
+        let halves = store.queue_bounds(topic::HALF, QUEUE);
+        self.finished = self.finished.max(halves.min.into());
+        while self.finished < halves.max.into() && self.has_ended(store, now) {
+            self.finished.0 += 1;
+        }
+        Progress { half: self.finished.into(), op: self.ops.first_needed(self.finished) }
+    }
+
+    /// Whether the half at `finished` needs no more attention: it has ended, or it is not a half at all.
+    fn has_ended(&mut self, store: &Store, now: UnixMillis) -> bool {
+        if self.engine.outcome(self.finished).is_some() {
+            return true;
+        }
+        if !self.engine.is_open(self.finished) {
+            match half_at(store, self.finished) {
+                Ok(Some(record)) if !is_durable(store, &record) => return false,
+                Ok(Some(record)) => self.learn(&record, now),
+                // Not on disk any more; or just about to be visible.
+                Ok(None) => return matches!(place_of(store, self.finished), Ok(Some(at)) if at < store.min()),
+                Err(error) => return !matches!(error, ReadError::Disk(_)),
+            }
+        }
+        !self.engine.is_open(self.finished)
+    }
+
+    /// What the verdict file is to say once the log is durable up to `covered.log`.
+    fn cover(&mut self, store: &Store, now: UnixMillis) -> (Covered, Vec<crate::verdict_file::Block>) {
+        // In this order: a half in the visible log is below the queue's end as well.
+        let log = store.visible();
+        let halves = store.queue_bounds(topic::HALF, QUEUE);
+        let (first, half) = (HalfOffset::from(halves.min), HalfOffset::from(halves.max));
+        while let Some(gone) = self.engine.first_open().filter(|open| *open < first) {
+            tracing::error!(half = gone.0, "a half message expired from disk without a verdict");
+            self.tell(now, Input::Gone(gone));
+        }
+        let Progress { op, .. } = self.progress(store, now);
+        let last_half_at =
+            half.0.checked_sub(1).and_then(|last| place_of(store, HalfOffset(last)).ok()?).unwrap_or_default();
+        let covered = Covered { log, half, last_half_at, op, finished: self.finished, first };
+        self.engine.verdicts_mut().forget_below(first);
+        (covered, self.engine.verdicts_mut().take_changed())
+    }
+}
+
+fn is_durable(store: &Store, record: &StoredMessage) -> bool {
+    record.log_offset.plus(u64::from(record.size)) <= store.durable()
+}
