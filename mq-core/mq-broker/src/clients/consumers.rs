@@ -1,0 +1,137 @@
+//! Consumer groups: their members, and what they subscribe to together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use mq_protocol::body::{ConsumeFromWhere, ConsumeType, ConsumerData, HeartbeatData, MessageModel, Subscription};
+
+use super::{Changed, Client};
+use crate::connection::ConnectionId;
+
+#[derive(Default)]
+pub(super) struct Consumers(HashMap<String, ConsumerGroup>);
+
+/// The connected part of a consumer group.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerGroup {
+    pub(crate) consume_type: ConsumeType,
+    pub(crate) model: MessageModel,
+    pub(crate) from_where: ConsumeFromWhere,
+    members: BTreeMap<ConnectionId, Member>,
+    subscriptions: HashMap<String, Arc<Subscription>>,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    client: Client,
+    /// Of the heartbeat that last brought the subscriptions.
+    fingerprint: i32,
+}
+
+impl Consumers {
+    /// True: the group's members are to be told.
+    pub(super) fn register(&mut self, client: Client, consumer: &ConsumerData, heartbeat: &HeartbeatData) -> bool {
+        let group = self.0.entry(consumer.group_name.clone()).or_insert_with(|| ConsumerGroup::new(consumer));
+        group.consume_type = consumer.consume_type;
+        group.model = consumer.message_model;
+        group.from_where = consumer.consume_from_where;
+        let known = group.members.get(&client.connection.id()).map(|member| member.fingerprint);
+        let (fingerprint, subscribed) = if heartbeat.without_sub {
+            (known.unwrap_or(0), false)
+        } else {
+            (heartbeat.heartbeat_fingerprint, group.subscribe(&consumer.subscription_data_set))
+        };
+        group.members.insert(client.connection.id(), Member { client, fingerprint });
+        // Broadcast consumers read every queue: nothing is shared between them.
+        (known.is_none() || subscribed) && group.model == MessageModel::Clustering
+    }
+
+    pub(super) fn get(&self, group: &str) -> Option<&ConsumerGroup> {
+        self.0.get(group)
+    }
+
+    pub(super) fn fingerprint(&self, group: &str, connection: ConnectionId) -> Option<i32> {
+        Some(self.0.get(group)?.members.get(&connection)?.fingerprint)
+    }
+
+    pub(super) fn remove(&mut self, group: &str, connection: ConnectionId) -> bool {
+        let Some(held) = self.0.get_mut(group) else { return false };
+        let removed = held.members.remove(&connection).is_some();
+        let clustering = held.model == MessageModel::Clustering;
+        if held.members.is_empty() {
+            self.0.remove(group);
+        }
+        removed && clustering
+    }
+
+    pub(super) fn remove_where(&mut self, gone: impl Fn(&Client) -> bool) -> Changed {
+        let mut changed = Changed::new();
+        self.0.retain(|name, group| {
+            let before = group.members.len();
+            group.members.retain(|_, member| !gone(&member.client));
+            if group.members.len() < before && group.model == MessageModel::Clustering {
+                changed.push(name.clone());
+            }
+            !group.members.is_empty()
+        });
+        changed
+    }
+
+    pub(super) fn subscribed_to(&self, topic: &str) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|(_, group)| group.subscriptions.contains_key(topic))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+impl ConsumerGroup {
+    fn new(consumer: &ConsumerData) -> Self {
+        Self {
+            consume_type: consumer.consume_type,
+            model: consumer.message_model,
+            from_where: consumer.consume_from_where,
+            members: BTreeMap::new(),
+            subscriptions: HashMap::new(),
+        }
+    }
+
+    /// The newest version of a subscription wins; topics that are not named any more go. True: something changed.
+    fn subscribe(&mut self, subscriptions: &[Subscription]) -> bool {
+        let named: HashSet<_> = subscriptions.iter().map(|subscription| subscription.topic.as_str()).collect();
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|topic, _| named.contains(topic.as_str()));
+        let mut changed = self.subscriptions.len() < before;
+        for subscription in subscriptions {
+            let held = self.subscriptions.get(&subscription.topic);
+            if held.is_none_or(|held| held.sub_version < subscription.sub_version) {
+                self.subscriptions.insert(subscription.topic.clone(), Arc::new(subscription.clone()));
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    pub(crate) fn subscription(&self, topic: &str) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(topic).cloned()
+    }
+
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
+        self.subscriptions.values().map(|subscription| &**subscription)
+    }
+
+    pub(crate) fn members(&self) -> Vec<Client> {
+        self.members.values().map(|member| member.client.clone()).collect()
+    }
+
+    /// Client ids in the order of their connections, each once.
+    pub(crate) fn client_ids(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        self.members.values().map(|member| &member.client.id).filter(|id| seen.insert(*id)).cloned().collect()
+    }
+
+    pub(crate) fn has(&self, connection: ConnectionId) -> bool {
+        self.members.contains_key(&connection)
+    }
+}

@@ -1,0 +1,191 @@
+//! Heartbeats, departures and expiry on the bare registry: connections without sockets, time as a number.
+
+use mq_protocol::body::{ConsumerData, MessageModel, Subscription};
+
+use super::*;
+use crate::connection::Mail;
+
+fn connection(id: u64) -> Connection {
+    Connection::new(ConnectionId(id), "127.0.0.1:1".parse().expect("an address"))
+}
+
+fn seconds(seconds: i64) -> UnixMillis {
+    UnixMillis(seconds * 1000)
+}
+
+fn consumer(client: &str, group: &str, topics: &[&str], sub_version: i64) -> HeartbeatData {
+    let subscriptions = topics.iter().map(|topic| Subscription::tags(topic, "*", sub_version)).collect();
+    HeartbeatData {
+        client_id: client.into(),
+        consumer_data_set: vec![ConsumerData {
+            group_name: group.into(),
+            subscription_data_set: subscriptions,
+            ..ConsumerData::default()
+        }],
+        ..HeartbeatData::default()
+    }
+}
+
+fn producer(client: &str, group: &str, topics: &[&str]) -> HeartbeatData {
+    let checkback_topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+    HeartbeatData {
+        client_id: client.into(),
+        producer_data_set: vec![ProducerData { group_name: group.into(), checkback_topics }],
+        ..HeartbeatData::default()
+    }
+}
+
+fn beat(clients: &Clients, connection: &Connection, data: &HeartbeatData, at: i64) -> Changed {
+    let heartbeat = Heartbeat { connection, language: Language::JAVA, version: 493, data, now: seconds(at) };
+    clients.heartbeat(&heartbeat).expect("valid")
+}
+
+fn ids(clients: &Clients, group: &str) -> Vec<String> {
+    clients.consumer(group, ConsumerGroup::client_ids).unwrap_or_default()
+}
+
+#[test]
+fn a_group_changes_when_members_or_subscriptions_do_and_not_otherwise() {
+    let clients = Clients::default();
+    let (one, two) = (connection(1), connection(2));
+    for (connection, client, topics, version, changed) in [
+        (&one, "c1", &["t"][..], 1, true),
+        (&one, "c1", &["t"], 1, false),
+        (&two, "c2", &["t"], 1, true),
+        (&two, "c2", &["t"], 2, true),
+        (&one, "c1", &["t"], 1, false),
+        (&one, "c1", &["t", "u"], 1, true),
+        (&one, "c1", &["u"], 1, true),
+    ] {
+        let groups = beat(&clients, connection, &consumer(client, "g", topics, version), 0);
+        assert_eq!(!groups.is_empty(), changed, "{client} {topics:?} {version}");
+    }
+    assert_eq!(ids(&clients, "g"), ["c1", "c2"]);
+    assert!(clients.subscription("g", "t").is_none());
+    assert_eq!(clients.groups_of_topic("u"), ["g"]);
+}
+
+#[test]
+fn an_older_subscription_does_not_replace_a_newer_one() {
+    let clients = Clients::default();
+    beat(&clients, &connection(1), &consumer("c1", "g", &["t"], 7), 0);
+    beat(&clients, &connection(2), &consumer("c2", "g", &["t"], 3), 0);
+    let held = clients.subscription("g", "t").expect("held");
+    assert_eq!(held.sub_version, 7);
+}
+
+#[test]
+fn broadcast_groups_are_not_told_of_changes() {
+    let clients = Clients::default();
+    let mut data = consumer("c1", "g", &["t"], 1);
+    data.consumer_data_set[0].message_model = MessageModel::Broadcasting;
+    assert!(beat(&clients, &connection(1), &data, 0).is_empty());
+    assert!(clients.connection_closed(ConnectionId(1)).is_empty());
+    assert!(ids(&clients, "g").is_empty());
+}
+
+#[test]
+fn a_closed_connection_takes_all_of_its_clients_along() {
+    let clients = Clients::default();
+    beat(&clients, &connection(1), &consumer("c1", "g", &["t"], 1), 0);
+    beat(&clients, &connection(2), &consumer("c2", "g", &["t"], 1), 0);
+    beat(&clients, &connection(1), &consumer("c1", "h", &["t"], 1), 0);
+    beat(&clients, &connection(1), &producer("c1", "p", &[]), 0);
+    let mut changed = clients.connection_closed(ConnectionId(1));
+    changed.sort();
+    assert_eq!(changed, ["g", "h"]);
+    assert_eq!(ids(&clients, "g"), ["c2"]);
+    assert!(clients.producers("p").is_empty());
+    assert!(clients.connection_closed(ConnectionId(1)).is_empty());
+}
+
+#[test]
+fn silent_clients_are_dropped_and_disconnected_after_two_minutes() {
+    let clients = Clients::default();
+    let (silent, lively) = (connection(1), connection(2));
+    beat(&clients, &silent, &consumer("c1", "g", &["t"], 1), 0);
+    beat(&clients, &silent, &producer("c1", "p", &[]), 0);
+    beat(&clients, &lively, &consumer("c2", "g", &["t"], 1), 30);
+    assert!(clients.expire(seconds(120)).is_empty());
+    assert_eq!(clients.expire(seconds(121)), ["g"]);
+    assert_eq!(ids(&clients, "g"), ["c2"]);
+    assert!(clients.producers("p").is_empty());
+    assert!(silent.is_closed());
+    assert!(!lively.is_closed());
+}
+
+#[test]
+fn members_are_told_by_a_oneway_request() {
+    let clients = Clients::default();
+    let (one, two, other) = (connection(1), connection(2), connection(3));
+    beat(&clients, &one, &consumer("c1", "g", &["t"], 1), 0);
+    beat(&clients, &two, &consumer("c2", "g", &["t"], 1), 0);
+    beat(&clients, &other, &consumer("c3", "h", &["t"], 1), 0);
+    two.close();
+    clients.notify(&["g".into(), "nobody".into()]);
+    let posted = one.take_posted();
+    let [Mail::Command(told)] = &posted[..] else { panic!("one request") };
+    assert!(told.is_oneway());
+    assert_eq!((told.code, told.ext.get("consumerGroup").map(|group| &**group)), (40, Some("g")));
+    assert!(other.take_posted().is_empty());
+}
+
+#[test]
+fn a_heartbeat_without_subscriptions_keeps_those_that_are_known() {
+    let clients = Clients::default();
+    let one = connection(1);
+    let full = HeartbeatData { heartbeat_fingerprint: 77, ..consumer("c1", "g", &["t"], 1) };
+    let mut light = HeartbeatData { without_sub: true, ..full.clone() };
+    light.consumer_data_set[0].subscription_data_set.clear();
+    assert!(!clients.knows_subscriptions(one.id(), &light), "a broker that restarted asks for them");
+    beat(&clients, &one, &full, 0);
+    assert!(clients.knows_subscriptions(one.id(), &light));
+    assert!(beat(&clients, &one, &light, 100).is_empty());
+    assert!(clients.subscription("g", "t").is_some());
+    assert!(clients.expire(seconds(200)).is_empty(), "it is a sign of life");
+    assert!(!clients.knows_subscriptions(one.id(), &HeartbeatData { heartbeat_fingerprint: 78, ..light }));
+}
+
+#[test]
+fn the_sender_is_asked_first_then_who_declared_the_topic_then_the_others_in_turn() {
+    let clients = Clients::default();
+    let connections: Vec<_> = (0..4).map(connection).collect();
+    for (connection, (client, topics)) in connections.iter().zip([
+        ("plain", &[][..]),
+        ("declared", &["orders"][..]),
+        ("sender", &[]),
+        ("plain2", &["other"]),
+    ]) {
+        beat(&clients, connection, &producer(client, "p", topics), 0);
+    }
+    let order = |sender: Option<&str>| -> Vec<u64> {
+        clients.producers_to_ask("p", "orders", sender).iter().map(|connection| connection.id().0).collect()
+    };
+    let asked = order(Some("sender"));
+    assert_eq!(asked[..2], [2, 1]);
+    let firsts: HashSet<_> = (0..12).map(|_| order(Some("gone"))[1]).collect();
+    assert_eq!(firsts, HashSet::from([0, 2, 3]), "after the one that declared the topic, all take turns");
+    connections[2].close();
+    assert_eq!(order(Some("sender"))[0], 1);
+    assert!(clients.producers_to_ask("nobody", "orders", None).is_empty());
+}
+
+#[test]
+fn heartbeats_that_cannot_be_taken_are_named() {
+    let clients = Clients::default();
+    let connection = connection(1);
+    let many: Vec<String> = (0..5_000).map(|n| format!("t{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (data, error) in [
+        (consumer("", "g", &["t"], 1), "the heartbeat has no clientID"),
+        (consumer("c", "g 1", &["t"], 1), "the group name \"g 1\" may only have letters, digits and % | _ -"),
+        (producer("c", "", &[]), "the group name is empty"),
+        (consumer("c", "g", &many, 1), "the heartbeat names 5000 topics of a group, the limit is 4096"),
+        (producer("c", "p", &many), "the heartbeat names 5000 checkback topics, the limit is 4096"),
+    ] {
+        let heartbeat =
+            Heartbeat { connection: &connection, language: Language::JAVA, version: 1, data: &data, now: seconds(0) };
+        assert_eq!(clients.heartbeat(&heartbeat).expect_err(error).to_string(), error);
+    }
+    assert!(clients.consumer("g", |_| ()).is_none());
+}

@@ -1,0 +1,177 @@
+//! The names of RocketMQ's settings: which are known, and which one was probably meant.
+
+use super::ConfigWarning;
+
+/// Settings that have an effect here; `BrokerConfig::set` gives it to them.
+const EFFECTIVE: &[&str] = &[
+    "accessMessageInMemoryMaxRatio",
+    "autoCreateSubscriptionGroup",
+    "autoCreateTopicEnable",
+    "bindAddress",
+    "brokerClusterName",
+    "brokerIP1",
+    "brokerId",
+    "brokerName",
+    "brokerPermission",
+    "brokerRole",
+    "defaultTopicQueueNums",
+    "deleteWhen",
+    "diskMaxUsedSpaceRatio",
+    "enableControllerMode",
+    "enableDLegerCommitLog",
+    "enablePropertyFilter",
+    "fileReservedTime",
+    "flushConsumerOffsetInterval",
+    "flushDelayOffsetInterval",
+    "flushDiskType",
+    "flushIntervalCommitLog",
+    "listenPort",
+    "longPollingEnable",
+    "mappedFileSizeCommitLog",
+    "mappedFileSizeConsumeQueue",
+    "maxMessageSize",
+    "messageDelayLevel",
+    "namesrvAddr",
+    "registerNameServerPeriod",
+    "rejectTransactionMessage",
+    "storePathCommitLog",
+    "storePathRootDir",
+    "storeType",
+    "syncFlushTimeout",
+    "traceTopicEnable",
+    "transactionCheckInterval",
+    "transactionCheckMax",
+    "transactionTimeOut",
+];
+
+/// Settings of RocketMQ that tune what this broker does not have.
+const WITHOUT_EFFECT: &[&str] = &[
+    "adminBrokerThreadPoolNums",
+    "brokerIP2",
+    "brokerTopicEnable",
+    "clientManageThreadPoolNums",
+    "clusterTopicEnable",
+    "commitCommitLogThoroughInterval",
+    "commitIntervalCommitLog",
+    "compressedRegister",
+    "consumerManageThreadPoolNums",
+    "deleteCommitLogFilesInterval",
+    "diskFallRecorded",
+    "enableConsumeQueueExt",
+    "enableLmq",
+    "enableMultiDispatch",
+    "enablePopBufferMerge",
+    "enableSlaveActingMaster",
+    "enabledAppendPropCRC",
+    "endTransactionThreadPoolNums",
+    "fastFailIfNoBufferInStorePool",
+    "fetchNamesrvAddrByAddressServer",
+    "flushCommitLogThoroughInterval",
+    "flushConsumerOffsetHistoryInterval",
+    "flushIntervalConsumeQueue",
+    "forceRegister",
+    "forceVerifyPropCRC",
+    "haHousekeepingInterval",
+    "haListenPort",
+    "haMasterAddress",
+    "haMaxGapNotInSync",
+    "haSendHeartbeatInterval",
+    "haTransferBatchSize",
+    "heartbeatThreadPoolNums",
+    "highSpeedMode",
+    "inSyncReplicas",
+    "maxDelayTime",
+    "maxHashSlotNum",
+    "maxIndexNum",
+    "maxTransferBytesOnMessageInDisk",
+    "maxTransferBytesOnMessageInMemory",
+    "maxTransferCountOnMessageInDisk",
+    "maxTransferCountOnMessageInMemory",
+    "messageIndexEnable",
+    "messageIndexSafe",
+    "minInSyncReplicas",
+    "osPageCacheBusyTimeOutMills",
+    "popConsumerKVServiceEnable",
+    "processReplyMessageThreadPoolNums",
+    "pullMessageThreadPoolNums",
+    "pullThreadPoolQueueCapacity",
+    "queryMessageThreadPoolNums",
+    "readUnCommitted",
+    "redeleteHangedFileInterval",
+    "reviveQueueNum",
+    "rocketmqHome",
+    "sendMessageThreadPoolNums",
+    "sendThreadPoolQueueCapacity",
+    "serverAsyncSemaphoreValue",
+    "serverCallbackExecutorThreads",
+    "serverChannelMaxIdleTimeSeconds",
+    "serverOnewaySemaphoreValue",
+    "serverPooledByteBufAllocatorEnable",
+    "serverSelectorThreads",
+    "serverSocketRcvBufSize",
+    "serverSocketSndBufSize",
+    "serverWorkerThreads",
+    "shortPollingTimeMills",
+    "slaveReadEnable",
+    "slaveTimeout",
+    "timerMaxDelaySec",
+    "timerPrecisionMs",
+    "timerWheelEnable",
+    "totalReplicas",
+    "transactionOpBatchInterval",
+    "transactionOpMsgMaxSize",
+    "transferMsgByHeap",
+    "transientStorePoolEnable",
+    "transientStorePoolSize",
+    "useEpollNativeSelector",
+    "useReentrantLockWhenPutMessage",
+    "useTLS",
+    "waitTimeMillsInPullQueue",
+    "waitTimeMillsInSendQueue",
+    "waitTimeMillsInTransactionQueue",
+    "warmMapedFileEnable",
+];
+
+/// Why a key that nothing was set by is passed over.
+pub(super) fn explain(key: &str) -> ConfigWarning {
+    if WITHOUT_EFFECT.contains(&key) {
+        return ConfigWarning::NoEffect { key: key.into() };
+    }
+    let known = EFFECTIVE.iter().chain(WITHOUT_EFFECT);
+    let nearest = known.map(|name| (distance(key, name), *name)).min();
+    // A third of the letters wrong is another word.
+    let nearest = nearest.filter(|(distance, name)| *distance <= name.len() / 3).map(|(_, name)| name);
+    ConfigWarning::Unknown { key: key.into(), nearest }
+}
+
+/// Levenshtein's, letters in either case.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.to_lowercase().chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, r) in right.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(l != *r)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BrokerConfig;
+
+    #[test]
+    fn every_effective_name_is_one_that_a_setting_has() {
+        for key in EFFECTIVE {
+            let outcome = BrokerConfig::default().set(key, "\u{0}");
+            assert!(!matches!(outcome, Ok(false)), "{key}");
+        }
+        for key in WITHOUT_EFFECT {
+            assert_eq!(BrokerConfig::default().set(key, ""), Ok(false), "{key}");
+        }
+    }
+}

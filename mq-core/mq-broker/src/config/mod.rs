@@ -1,0 +1,379 @@
+//! The broker's settings, read from `broker.conf` under RocketMQ's names.
+//!
+//! Defaults are RocketMQ's, with two exceptions that keep data and machines safe: `flushDiskType` is SYNC_FLUSH and
+//! `bindAddress` is loopback.
+
+pub mod java_properties;
+mod keys;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use mq_protocol::body::perm;
+
+/// When a message counts as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushDiskType {
+    /// Once it is on disk.
+    Sync,
+    /// Once it is in memory: a crash of the machine loses what was acknowledged last.
+    Async,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfig {
+    pub cluster_name: String,
+    pub broker_name: String,
+    /// 0: master.
+    pub broker_id: u64,
+    /// The address that clients are told, when it is not the one that the broker listens on.
+    pub broker_ip: Option<IpAddr>,
+    pub bind_address: IpAddr,
+    pub listen_port: u16,
+    /// `host:port` each.
+    pub name_servers: Vec<String>,
+    pub store_root: PathBuf,
+    pub flush_disk_type: FlushDiskType,
+    pub flush_interval: Duration,
+    pub sync_flush_timeout: Duration,
+    pub commit_log_segment_bytes: u64,
+    pub consume_queue_file_bytes: u64,
+    pub file_reserved_time: Duration,
+    /// The hour of the day at which expired files are deleted.
+    pub delete_when_hour: u8,
+    pub disk_max_used_percent: u8,
+    pub max_message_bytes: usize,
+    /// How much of the machine's memory counts as holding the newest messages.
+    pub memory_hot_percent: u8,
+    pub auto_create_topic: bool,
+    pub auto_create_group: bool,
+    pub default_topic_queues: u32,
+    /// Bits of [`perm`]: what the whole broker allows.
+    pub permission: u32,
+    pub trace_topic: bool,
+    pub property_filter: bool,
+    pub long_polling: bool,
+    /// Eighteen durations like `1s 5s … 2h`, as RocketMQ writes them.
+    pub delay_levels: String,
+    pub transaction_timeout: Duration,
+    pub transaction_check_interval: Duration,
+    pub transaction_check_max: u32,
+    pub reject_transactions: bool,
+    pub flush_offsets_interval: Duration,
+    pub flush_delay_offsets_interval: Duration,
+    pub register_interval: Duration,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        Self {
+            cluster_name: "DefaultCluster".into(),
+            broker_name: host_name(),
+            broker_id: 0,
+            broker_ip: None,
+            bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            listen_port: 10911,
+            name_servers: Vec::new(),
+            store_root: home.join("store"),
+            flush_disk_type: FlushDiskType::Sync,
+            flush_interval: Duration::from_millis(500),
+            sync_flush_timeout: Duration::from_secs(5),
+            commit_log_segment_bytes: 1 << 30,
+            consume_queue_file_bytes: 6_000_000,
+            file_reserved_time: Duration::from_secs(72 * 3600),
+            delete_when_hour: 4,
+            disk_max_used_percent: 75,
+            max_message_bytes: 4 << 20,
+            memory_hot_percent: 40,
+            auto_create_topic: true,
+            auto_create_group: true,
+            default_topic_queues: 8,
+            permission: perm::READ_WRITE,
+            trace_topic: false,
+            property_filter: false,
+            long_polling: true,
+            delay_levels: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
+            transaction_timeout: Duration::from_secs(6),
+            transaction_check_interval: Duration::from_secs(30),
+            transaction_check_max: 15,
+            reject_transactions: false,
+            flush_offsets_interval: Duration::from_secs(5),
+            flush_delay_offsets_interval: Duration::from_secs(10),
+            register_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The machine's name, as far as it may stand in a broker's name (which is a topic's name too).
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let legal = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    Some(name.chars().map(legal).collect())
+        .filter(|name: &String| !name.is_empty())
+        .unwrap_or_else(|| "broker-a".into())
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{key}={value}: {expected} is expected")]
+    Value { key: String, value: String, expected: &'static str },
+    #[error("{key}={value} is not supported: {reason}")]
+    Unsupported { key: String, value: String, reason: &'static str },
+}
+
+/// A setting that is passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigWarning {
+    Unknown { key: String, nearest: Option<&'static str> },
+    NoEffect { key: String },
+}
+
+impl std::fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown { key, nearest: Some(nearest) } => write!(f, "unknown key {key}; did you mean {nearest}?"),
+            Self::Unknown { key, nearest: None } => write!(f, "unknown key {key}"),
+            Self::NoEffect { key } => write!(f, "{key} has no effect on this broker"),
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Takes the settings of a `broker.conf` over these. A later key wins over an earlier one, as in Java.
+    pub fn apply(&mut self, text: &str) -> Result<Vec<ConfigWarning>, ConfigError> {
+        let mut warnings = Vec::new();
+        for (key, value) in java_properties::parse(text) {
+            if !self.set(&key, &value)? {
+                warnings.push(keys::explain(&key));
+            }
+        }
+        self.check_roles()?;
+        Ok(warnings)
+    }
+
+    /// `config/topics.json` and its neighbours.
+    #[must_use]
+    pub fn config_directory(&self) -> PathBuf {
+        self.store_root.join("config")
+    }
+
+    /// Sets one key; false: the key means nothing here.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, ConfigError> {
+        let setting = Setting { key, value };
+        match key {
+            "brokerClusterName" => self.cluster_name = setting.name()?,
+            "brokerName" => self.broker_name = setting.name()?,
+            "brokerId" => self.broker_id = setting.parse("a number")?,
+            "brokerIP1" => self.broker_ip = Some(setting.parse("an IP address")?),
+            "bindAddress" => self.bind_address = setting.parse("an IP address")?,
+            "listenPort" => self.listen_port = setting.parse("a port")?,
+            "namesrvAddr" => self.name_servers = setting.list(),
+            "brokerRole" => setting.one_of(&["ASYNC_MASTER", "SYNC_MASTER"], NO_SLAVES)?,
+            "storePathRootDir" => self.store_root = PathBuf::from(value),
+            "storePathCommitLog" => return self.check_commit_log_path(&setting),
+            "storeType" => setting.one_of(&["default"], "messages are kept in RocketMQ's file format only")?,
+            "enableDLegerCommitLog" | "enableControllerMode" => setting.one_of(&["false"], NO_SLAVES)?,
+            "flushDiskType" => self.flush_disk_type = setting.flush_disk_type()?,
+            "flushIntervalCommitLog" => self.flush_interval = setting.millis()?,
+            "syncFlushTimeout" => self.sync_flush_timeout = setting.millis()?,
+            "mappedFileSizeCommitLog" => self.commit_log_segment_bytes = setting.at_least(4096)?,
+            "mappedFileSizeConsumeQueue" => self.consume_queue_file_bytes = setting.at_least(20)?,
+            "fileReservedTime" => {
+                self.file_reserved_time = Duration::from_secs(3600 * u64::from(setting.parse::<u32>("hours")?))
+            }
+            "deleteWhen" => self.delete_when_hour = setting.in_range(0..=23, "an hour of the day")?,
+            "diskMaxUsedSpaceRatio" => {
+                self.disk_max_used_percent = setting.in_range(10..=95, "a percentage of 10 to 95")?
+            }
+            "maxMessageSize" => self.max_message_bytes = setting.parse("a number of bytes")?,
+            "accessMessageInMemoryMaxRatio" => {
+                self.memory_hot_percent = setting.in_range(0..=100, "a percentage")?;
+            }
+            "autoCreateTopicEnable" => self.auto_create_topic = setting.flag()?,
+            "autoCreateSubscriptionGroup" => self.auto_create_group = setting.flag()?,
+            "defaultTopicQueueNums" => self.default_topic_queues = setting.queues()?,
+            "brokerPermission" => self.permission = setting.permission()?,
+            "traceTopicEnable" => self.trace_topic = setting.flag()?,
+            "enablePropertyFilter" => self.property_filter = setting.flag()?,
+            "longPollingEnable" => self.long_polling = setting.flag()?,
+            "messageDelayLevel" => self.delay_levels = value.to_owned(),
+            "transactionTimeOut" => self.transaction_timeout = setting.millis()?,
+            "transactionCheckInterval" => self.transaction_check_interval = setting.millis()?,
+            "transactionCheckMax" => self.transaction_check_max = setting.parse("a number")?,
+            "rejectTransactionMessage" => self.reject_transactions = setting.flag()?,
+            "flushConsumerOffsetInterval" => self.flush_offsets_interval = setting.millis()?,
+            "flushDelayOffsetInterval" => self.flush_delay_offsets_interval = setting.millis()?,
+            // RocketMQ keeps it between 10 and 60 seconds too.
+            "registerNameServerPeriod" => {
+                self.register_interval = setting.millis()?.clamp(Duration::from_secs(10), Duration::from_secs(60));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The log lives under the root; a path that says the same is fine, another one must not be passed over.
+    fn check_commit_log_path(&self, setting: &Setting<'_>) -> Result<bool, ConfigError> {
+        if self.store_root.join("commitlog") == Path::new(setting.value) {
+            return Ok(true);
+        }
+        Err(setting.unsupported("the commit log lives in storePathRootDir/commitlog (give storePathRootDir first)"))
+    }
+
+    fn check_roles(&self) -> Result<(), ConfigError> {
+        if self.broker_id == 0 {
+            return Ok(());
+        }
+        Err(Setting { key: "brokerId", value: &self.broker_id.to_string() }.unsupported(NO_SLAVES))
+    }
+}
+
+const NO_SLAVES: &str = "this broker is a master without slaves";
+/// More queues than any topic needs; each one costs files and memory.
+pub(crate) const MAX_QUEUES_PER_TOPIC: u32 = 16_384;
+
+/// One line of the file.
+struct Setting<'t> {
+    key: &'t str,
+    value: &'t str,
+}
+
+impl Setting<'_> {
+    fn wrong(&self, expected: &'static str) -> ConfigError {
+        ConfigError::Value { key: self.key.into(), value: self.value.into(), expected }
+    }
+
+    fn unsupported(&self, reason: &'static str) -> ConfigError {
+        ConfigError::Unsupported { key: self.key.into(), value: self.value.into(), reason }
+    }
+
+    fn parse<T: FromStr>(&self, expected: &'static str) -> Result<T, ConfigError> {
+        self.value.parse().map_err(|_| self.wrong(expected))
+    }
+
+    fn flag(&self) -> Result<bool, ConfigError> {
+        self.value.to_ascii_lowercase().parse().map_err(|_| self.wrong("true or false"))
+    }
+
+    fn millis(&self) -> Result<Duration, ConfigError> {
+        self.parse("a number of milliseconds").map(Duration::from_millis)
+    }
+
+    fn at_least(&self, least: u64) -> Result<u64, ConfigError> {
+        let value = self.parse("a number of bytes")?;
+        if value < least { Err(self.wrong("a larger number of bytes")) } else { Ok(value) }
+    }
+
+    fn in_range(&self, range: std::ops::RangeInclusive<u8>, expected: &'static str) -> Result<u8, ConfigError> {
+        self.parse(expected)
+            .and_then(|value| if range.contains(&value) { Ok(value) } else { Err(self.wrong(expected)) })
+    }
+
+    fn queues(&self) -> Result<u32, ConfigError> {
+        let queues = self.parse("a number of queues")?;
+        if (1..=MAX_QUEUES_PER_TOPIC).contains(&queues) { Ok(queues) } else { Err(self.wrong("1 to 16384 queues")) }
+    }
+
+    fn permission(&self) -> Result<u32, ConfigError> {
+        let bits: u32 = self.parse("2 (write), 4 (read) or 6 (both)")?;
+        if bits & !perm::READ_WRITE == 0 { Ok(bits) } else { Err(self.wrong("2 (write), 4 (read) or 6 (both)")) }
+    }
+
+    fn name(&self) -> Result<String, ConfigError> {
+        mq_protocol::topic::check_topic(self.value).map_err(|_| self.wrong("a name of letters, digits and % | _ -"))?;
+        Ok(self.value.to_owned())
+    }
+
+    fn list(&self) -> Vec<String> {
+        self.value.split(';').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn flush_disk_type(&self) -> Result<FlushDiskType, ConfigError> {
+        match self.value {
+            "SYNC_FLUSH" => Ok(FlushDiskType::Sync),
+            "ASYNC_FLUSH" => Ok(FlushDiskType::Async),
+            _ => Err(self.wrong("SYNC_FLUSH or ASYNC_FLUSH")),
+        }
+    }
+
+    fn one_of(&self, supported: &[&str], reason: &'static str) -> Result<(), ConfigError> {
+        if supported.contains(&self.value) { Ok(()) } else { Err(self.unsupported(reason)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<BrokerConfig, ConfigError> {
+        let mut config = BrokerConfig::default();
+        config.apply(text).map(|_| config)
+    }
+
+    #[test]
+    fn a_copied_broker_conf_is_understood() {
+        let text = "brokerClusterName = C\nbrokerName=broker-a\nbrokerId = 0\nnamesrvAddr=a:9876; b:9876\n\
+            deleteWhen=04\nfileReservedTime=48\nbrokerRole=ASYNC_MASTER\nflushDiskType=ASYNC_FLUSH\n\
+            transactionTimeOut=1000\nstorePathRootDir=/data/store\nstorePathCommitLog=/data/store/commitlog\n";
+        let config = parse(text).expect("valid");
+        assert_eq!((&*config.cluster_name, &*config.broker_name), ("C", "broker-a"));
+        assert_eq!(config.name_servers, ["a:9876", "b:9876"]);
+        assert_eq!((config.delete_when_hour, config.file_reserved_time), (4, Duration::from_secs(48 * 3600)));
+        assert_eq!(config.flush_disk_type, FlushDiskType::Async);
+        assert_eq!(config.transaction_timeout, Duration::from_secs(1));
+        assert_eq!(config.config_directory(), PathBuf::from("/data/store/config"));
+    }
+
+    #[test]
+    fn an_empty_file_means_safe_defaults() {
+        let config = parse("").expect("valid");
+        assert_eq!(config, BrokerConfig::default());
+        assert_eq!(config.flush_disk_type, FlushDiskType::Sync);
+        assert!(config.bind_address.is_loopback());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_are_refused_by_name() {
+        for (text, error) in [
+            ("listenPort=70000", "listenPort=70000: a port is expected"),
+            ("flushDiskType=SOMETIMES", "flushDiskType=SOMETIMES: SYNC_FLUSH or ASYNC_FLUSH is expected"),
+            ("autoCreateTopicEnable=1", "autoCreateTopicEnable=1: true or false is expected"),
+            ("transactionTimeOut=-1", "transactionTimeOut=-1: a number of milliseconds is expected"),
+            ("brokerPermission=7", "brokerPermission=7: 2 (write), 4 (read) or 6 (both) is expected"),
+            ("defaultTopicQueueNums=0", "defaultTopicQueueNums=0: 1 to 16384 queues is expected"),
+            ("deleteWhen=24", "deleteWhen=24: an hour of the day is expected"),
+            ("brokerName=a b", "brokerName=a b: a name of letters, digits and % | _ - is expected"),
+            ("brokerRole=SLAVE", "brokerRole=SLAVE is not supported: this broker is a master without slaves"),
+            ("brokerId=1", "brokerId=1 is not supported: this broker is a master without slaves"),
+            (
+                "storePathCommitLog=/elsewhere",
+                "storePathCommitLog=/elsewhere is not supported: the commit log lives in storePathRootDir/commitlog \
+                 (give storePathRootDir first)",
+            ),
+        ] {
+            assert_eq!(parse(text).expect_err(text).to_string(), error);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_warn_with_the_nearest_known_name() {
+        let mut config = BrokerConfig::default();
+        let warnings =
+            config.apply("flushDiskTyp=ASYNC_FLUSH\nzzzzzz=1\nsendMessageThreadPoolNums=4\n").expect("valid");
+        let said: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "unknown key flushDiskTyp; did you mean flushDiskType?",
+                "unknown key zzzzzz",
+                "sendMessageThreadPoolNums has no effect on this broker",
+            ]
+        );
+        assert_eq!(config, BrokerConfig::default());
+    }
+}

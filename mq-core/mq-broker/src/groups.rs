@@ -1,0 +1,216 @@
+//! The consumer groups of this broker and their settings, in `config/subscriptionGroup.json`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use mq_protocol::body::{DataVersion, SubscriptionGroup, SubscriptionGroupTable};
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::topic::{self, NameError};
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
+use crate::config_file::{ConfigFile, SaveError};
+use crate::topics::next_version;
+
+/// Groups of one broker; each is a line of the file that is written on every change.
+const MAX_GROUPS: usize = 100_000;
+/// Groups that tools and the broker itself use.
+const SYSTEM_GROUPS: [&str; 8] = [
+    topic::TOOLS_GROUP,
+    topic::TRANSACTION_GROUP,
+    "FILTERSRV_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_PULL",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_OWNER",
+];
+const SYSTEM_PREFIX: &str = "CID_RMQ_SYS_";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GroupError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("subscription group {0} does not exist, and groups are not created by their consumers here")]
+    NotExist(String),
+    #[error("group {group}: retryQueueNums={queues} is over {MAX_QUEUES_PER_TOPIC}")]
+    RetryQueues { group: String, queues: u32 },
+    #[error("the broker holds {MAX_GROUPS} groups, its limit")]
+    TooMany,
+    #[error(transparent)]
+    Save(#[from] SaveError),
+}
+
+pub(crate) struct GroupTable {
+    file: ConfigFile,
+    auto_create: bool,
+    groups: RwLock<HashMap<String, Arc<SubscriptionGroup>>>,
+    /// Held through a change and its write to disk.
+    held: Mutex<Held>,
+}
+
+/// What stands beside the groups in their file.
+struct Held {
+    version: DataVersion,
+    forbidden: BTreeMap<String, BTreeMap<String, i32>>,
+}
+
+impl GroupTable {
+    pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
+        let file = ConfigFile::new(&config.config_directory(), "subscriptionGroup.json");
+        let stored: SubscriptionGroupTable = file.load()?.unwrap_or_default();
+        let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
+        let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
+        let mut groups: HashMap<_, _> = stored.subscription_group_table.into_iter().map(named).collect();
+        for name in SYSTEM_GROUPS {
+            groups.entry(name.to_owned()).or_insert_with(|| Arc::new(new_group(name)));
+        }
+        Ok(Self {
+            file,
+            auto_create: config.auto_create_group,
+            groups: RwLock::new(groups),
+            held: Mutex::new(Held { version, forbidden: stored.forbidden_table }),
+        })
+    }
+
+    pub(crate) fn get(&self, group: &str) -> Option<Arc<SubscriptionGroup>> {
+        self.groups.read().get(group).cloned()
+    }
+
+    /// The group of a consumer that shows up; made if groups may come into being that way.
+    pub(crate) fn for_consumer(&self, group: &str, now: UnixMillis) -> Result<Arc<SubscriptionGroup>, GroupError> {
+        if let Some(known) = self.get(group) {
+            return Ok(known);
+        }
+        topic::check_group(group)?;
+        if !self.auto_create && !group.starts_with(SYSTEM_PREFIX) {
+            return Err(GroupError::NotExist(group.to_owned()));
+        }
+        let mut held = self.held.lock();
+        if let Some(known) = self.get(group) {
+            return Ok(known);
+        }
+        let made = Arc::new(new_group(group));
+        self.change(&mut held, now, |groups| {
+            groups.insert(group.to_owned(), made.clone());
+        })?;
+        tracing::info!(group, "consumer group created");
+        Ok(made)
+    }
+
+    /// Creates or updates a group as a tool asks for it.
+    pub(crate) fn put(&self, config: SubscriptionGroup, now: UnixMillis) -> Result<(), GroupError> {
+        topic::check_group(&config.group_name)?;
+        if config.retry_queue_nums > MAX_QUEUES_PER_TOPIC {
+            return Err(GroupError::RetryQueues { group: config.group_name, queues: config.retry_queue_nums });
+        }
+        let mut held = self.held.lock();
+        if self.get(&config.group_name).is_some_and(|known| *known == config) {
+            return Ok(());
+        }
+        self.change(&mut held, now, |groups| {
+            groups.insert(config.group_name.clone(), Arc::new(config));
+        })
+    }
+
+    pub(crate) fn delete(&self, group: &str, now: UnixMillis) -> Result<(), GroupError> {
+        let mut held = self.held.lock();
+        if self.get(group).is_none() {
+            return Ok(());
+        }
+        self.change(&mut held, now, |groups| {
+            groups.remove(group);
+        })
+    }
+
+    fn change(
+        &self,
+        held: &mut Held,
+        now: UnixMillis,
+        edit: impl FnOnce(&mut HashMap<String, Arc<SubscriptionGroup>>),
+    ) -> Result<(), GroupError> {
+        let mut groups = self.groups.read().clone();
+        edit(&mut groups);
+        if groups.len() > MAX_GROUPS {
+            return Err(GroupError::TooMany);
+        }
+        let version = next_version(held.version, now);
+        self.file.save(&as_body(&groups, version, &held.forbidden))?;
+        held.version = version;
+        *self.groups.write() = groups;
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self) -> SubscriptionGroupTable {
+        let held = self.held.lock();
+        as_body(&self.groups.read(), held.version, &held.forbidden)
+    }
+}
+
+fn new_group(name: &str) -> SubscriptionGroup {
+    SubscriptionGroup { group_name: name.to_owned(), ..SubscriptionGroup::default() }
+}
+
+fn named((name, group): (String, SubscriptionGroup)) -> (String, Arc<SubscriptionGroup>) {
+    (name.clone(), Arc::new(SubscriptionGroup { group_name: name, ..group }))
+}
+
+fn as_body(
+    groups: &HashMap<String, Arc<SubscriptionGroup>>,
+    data_version: DataVersion,
+    forbidden: &BTreeMap<String, BTreeMap<String, i32>>,
+) -> SubscriptionGroupTable {
+    SubscriptionGroupTable {
+        data_version,
+        forbidden_table: forbidden.clone(),
+        subscription_group_table: groups.iter().map(|(name, group)| (name.clone(), (**group).clone())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_000);
+
+    fn in_directory(directory: &tempfile::TempDir, auto_create: bool) -> GroupTable {
+        let config = BrokerConfig {
+            store_root: directory.path().into(),
+            auto_create_group: auto_create,
+            ..BrokerConfig::default()
+        };
+        GroupTable::open(&config, NOW).expect("opens")
+    }
+
+    #[test]
+    fn groups_come_into_being_with_their_consumers_and_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let groups = in_directory(&directory, true);
+        let made = groups.for_consumer("g", NOW).expect("created");
+        assert_eq!((made.retry_max_times, made.retry_queue_nums), (16, 1));
+        let tuned = SubscriptionGroup { retry_max_times: 3, ..(*made).clone() };
+        groups.put(tuned.clone(), NOW).expect("updated");
+        let again = in_directory(&directory, true);
+        assert_eq!(*again.get("g").expect("kept"), tuned);
+        assert_eq!(again.snapshot().data_version.counter, 2);
+        again.delete("g", NOW).expect("deleted");
+        assert!(in_directory(&directory, true).get("g").is_none());
+    }
+
+    #[test]
+    fn unknown_and_illegal_groups_are_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let groups = in_directory(&directory, false);
+        for (group, error) in [
+            ("g", "subscription group g does not exist, and groups are not created by their consumers here"),
+            ("g 1", "the group name \"g 1\" may only have letters, digits and % | _ -"),
+            ("", "the group name is empty"),
+        ] {
+            assert_eq!(groups.for_consumer(group, NOW).expect_err(group).to_string(), error);
+        }
+        for system in ["TOOLS_CONSUMER", "CID_RMQ_SYS_TRANS", "CID_RMQ_SYS_NEW"] {
+            assert!(groups.for_consumer(system, NOW).is_ok(), "{system}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! How far each group has consumed each queue, in `config/consumerOffset.json`.
+//!
+//! Offsets only grow, so that a late commit of a queue's former owner cannot take the new owner back; an explicit reset
+//! may set them anywhere.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use mq_protocol::body::{ConsumerOffsetTable, DataVersion};
+use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+use crate::config::BrokerConfig;
+use crate::config_file::{ConfigFile, SaveError};
+use crate::topics::next_version;
+
+type Queues = BTreeMap<QueueId, QueueOffset>;
+
+pub(crate) struct OffsetTable {
+    file: ConfigFile,
+    table: Mutex<Table>,
+    /// Held through a write to disk, so that an older table never replaces a newer one.
+    saving: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Table {
+    version: DataVersion,
+    /// By group, then topic.
+    offsets: HashMap<String, HashMap<String, Queues>>,
+    dirty: bool,
+}
+
+/// The file as it may be: negative offsets and keys of other shapes are passed over.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Stored {
+    data_version: DataVersion,
+    offset_table: BTreeMap<String, BTreeMap<String, i64>>,
+}
+
+impl OffsetTable {
+    pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
+        let file = ConfigFile::new(&config.config_directory(), "consumerOffset.json");
+        let stored: Stored = file.load()?.unwrap_or_default();
+        let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
+        let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
+        let mut table = Table { version, ..Table::default() };
+        for (key, queues) in stored.offset_table {
+            let Some((topic, group)) = key.split_once('@') else { continue };
+            table.queues(group, topic).extend(queues.into_iter().filter_map(|(queue, offset)| {
+                Some((QueueId(queue.parse().ok()?), QueueOffset(u64::try_from(offset).ok()?)))
+            }));
+        }
+        Ok(Self { file, table: Mutex::new(table), saving: Mutex::new(()) })
+    }
+
+    pub(crate) fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.table.lock().offsets.get(group)?.get(topic)?.get(&queue).copied()
+    }
+
+    /// A consumer's progress. An offset below the one that is held changes nothing.
+    pub(crate) fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+        let mut table = self.table.lock();
+        let held = table.offsets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue));
+        match held {
+            Some(held) if *held >= offset => return,
+            Some(held) => *held = offset,
+            None => {
+                table.queues(group, topic).insert(queue, offset);
+            }
+        }
+        table.dirty = true;
+    }
+
+    /// Sets an offset wherever an operator wants it.
+    pub(crate) fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+        let mut table = self.table.lock();
+        table.queues(group, topic).insert(queue, offset);
+        table.dirty = true;
+    }
+
+    /// What a group has consumed of a topic, by queue.
+    pub(crate) fn of(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
+        self.table.lock().offsets.get(group).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn topics_of(&self, group: &str) -> Vec<String> {
+        self.table.lock().offsets.get(group).map(|topics| topics.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn groups_of(&self, topic: &str) -> Vec<String> {
+        let table = self.table.lock();
+        table.offsets.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect()
+    }
+
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        let mut table = self.table.lock();
+        table.offsets.retain(|_, topics| {
+            topics.remove(topic);
+            !topics.is_empty()
+        });
+        table.dirty = true;
+    }
+
+    pub(crate) fn forget_group(&self, group: &str) {
+        let mut table = self.table.lock();
+        table.offsets.remove(group);
+        table.dirty = true;
+    }
+
+    pub(crate) fn snapshot(&self) -> ConsumerOffsetTable {
+        self.table.lock().as_body()
+    }
+
+    /// Writes the table if it changed since the last time.
+    pub(crate) fn save(&self, now: UnixMillis) -> Result<(), SaveError> {
+        let _saving = self.saving.lock();
+        let body = {
+            let mut table = self.table.lock();
+            if !table.dirty {
+                return Ok(());
+            }
+            table.dirty = false;
+            table.version = next_version(table.version, now);
+            table.as_body()
+        };
+        self.file.save(&body).inspect_err(|_| self.table.lock().dirty = true)
+    }
+}
+
+impl Table {
+    fn queues(&mut self, group: &str, topic: &str) -> &mut Queues {
+        self.offsets.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_default()
+    }
+
+    fn as_body(&self) -> ConsumerOffsetTable {
+        let entries = self.offsets.iter().flat_map(|(group, topics)| {
+            topics.iter().map(move |(topic, queues)| {
+                (format!("{topic}@{group}"), queues.iter().map(|(queue, offset)| (queue.0, offset.0)).collect())
+            })
+        });
+        ConsumerOffsetTable { data_version: self.version, offset_table: entries.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_000);
+    const Q0: QueueId = QueueId(0);
+
+    fn in_directory(directory: &tempfile::TempDir) -> OffsetTable {
+        let config = BrokerConfig { store_root: directory.path().into(), ..BrokerConfig::default() };
+        OffsetTable::open(&config, NOW).expect("opens")
+    }
+
+    #[test]
+    fn a_commit_never_goes_back_and_a_reset_does() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let offsets = in_directory(&directory);
+        for (commit, held) in [(5, 5), (3, 5), (8, 8)] {
+            offsets.commit("g", "t", Q0, QueueOffset(commit));
+            assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(held)));
+        }
+        offsets.reset("g", "t", Q0, QueueOffset(2));
+        assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(2)));
+        assert_eq!(offsets.get("g", "t", QueueId(1)), None);
+        assert_eq!(offsets.get("other", "t", Q0), None);
+    }
+
+    #[test]
+    fn saved_offsets_survive_a_restart_and_forgotten_ones_do_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let offsets = in_directory(&directory);
+        for (group, topic) in [("g", "t"), ("g", "%RETRY%g"), ("h", "t")] {
+            offsets.commit(group, topic, QueueId(3), QueueOffset(7));
+        }
+        offsets.save(NOW).expect("saved");
+        let again = in_directory(&directory);
+        assert_eq!(again.snapshot(), offsets.snapshot());
+        again.forget_topic("t");
+        assert_eq!(again.topics_of("g"), ["%RETRY%g"]);
+        again.forget_group("g");
+        again.save(NOW).expect("saved");
+        assert!(in_directory(&directory).snapshot().offset_table.is_empty());
+    }
+
+    #[test]
+    fn files_of_apache_and_torn_files_are_tolerated() {
+        let unquoted =
+            r#"{"dataVersion":{"counter":3},"groupTopicMap":{"g":["t"]},"offsetTable":{"t@g":{0:250,1:-1}}}"#;
+        let quoted = r#"{"offsetTable":{"t@g":{"0":250},"no separator":{"0":1}}}"#;
+        for (main, bak, held) in [
+            (Some(unquoted), None, Some(250)),
+            (Some(quoted), None, Some(250)),
+            (Some(&unquoted[..60]), Some(quoted), Some(250)),
+            (Some(""), None, None),
+            (None, Some(quoted), Some(250)),
+            (None, None, None),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("config/consumerOffset.json");
+            std::fs::create_dir_all(path.parent().expect("config")).expect("made");
+            main.iter().for_each(|text| std::fs::write(&path, text).expect("written"));
+            bak.iter().for_each(|text| std::fs::write(path.with_extension("json.bak"), text).expect("written"));
+            let offsets = in_directory(&directory);
+            assert_eq!(offsets.get("g", "t", Q0), held.map(QueueOffset), "{main:?} {bak:?}");
+        }
+    }
+}

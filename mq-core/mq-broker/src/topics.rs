@@ -1,0 +1,344 @@
+//! The topics of this broker: their queues and permissions, how they come into being, and their file.
+//!
+//! A change is on disk before it is visible. Readers never wait for a writer's disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use mq_protocol::body::{DataVersion, TopicConfig, TopicConfigTable, perm};
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::topic::{self, NameError};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
+use crate::config_file::{ConfigFile, SaveError};
+
+/// Topics of one broker. Each costs a line of the file that is written on every change, and queue files once used.
+const MAX_TOPICS: usize = 100_000;
+/// Attributes that Apache knows, and so that a tool may set.
+const ATTRIBUTES: [&str; 4] = ["message.type", "queue.type", "cleanup.policy", "reserve.time"];
+/// Queues of a topic that a broker makes for itself on demand.
+const INTERNAL_QUEUES: u32 = 1;
+/// One queue a delay level.
+const SCHEDULE_QUEUES: u32 = 18;
+/// What `mqadmin`'s benchmark expects.
+const BENCHMARK_QUEUES: u32 = 1024;
+const CLUSTER_TOPIC_QUEUES: u32 = 16;
+const REVIVE_QUEUES: u32 = 8;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TopicError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("the topic {0} belongs to the system")]
+    System(String),
+    #[error("topic {0} does not exist, and it is not to be created by a send")]
+    NotExist(String),
+    #[error("topic {topic}: {field}={value} is not within 1 to {MAX_QUEUES_PER_TOPIC}")]
+    Queues { topic: String, field: &'static str, value: i64 },
+    #[error("topic {topic}: {value} is not a permission")]
+    Permission { topic: String, value: i64 },
+    #[error("topic {topic}: attribute {attribute:?} is not one of +key=value, -key with a key of {ATTRIBUTES:?}")]
+    Attribute { topic: String, attribute: String },
+    #[error("the broker holds {MAX_TOPICS} topics, its limit")]
+    TooMany,
+    #[error(transparent)]
+    Save(#[from] SaveError),
+}
+
+/// What a tool asks of a topic (17).
+#[derive(Clone, Debug)]
+pub(crate) struct TopicRequest<'r> {
+    pub(crate) topic: &'r str,
+    pub(crate) read_queues: i64,
+    pub(crate) write_queues: i64,
+    pub(crate) perm: i64,
+    pub(crate) filter_type: Option<&'r str>,
+    pub(crate) sys_flag: i32,
+    pub(crate) order: bool,
+    /// `+key=value,-key`.
+    pub(crate) attributes: &'r str,
+}
+
+pub(crate) struct TopicTable {
+    file: ConfigFile,
+    /// Whether a send may create a topic.
+    auto_create: bool,
+    default_queues: u32,
+    permission: u32,
+    topics: RwLock<HashMap<String, Arc<TopicConfig>>>,
+    /// Held through a change and its write to disk.
+    version: Mutex<DataVersion>,
+    changes: watch::Sender<u64>,
+}
+
+impl TopicTable {
+    pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
+        let file = ConfigFile::new(&config.config_directory(), "topics.json");
+        let stored: TopicConfigTable = file.load()?.unwrap_or_default();
+        let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
+        let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
+        let mut topics: HashMap<_, _> = stored.topic_config_table.into_iter().map(named).collect();
+        for system in system_topics(config) {
+            topics.entry(system.topic_name.clone()).or_insert_with(|| Arc::new(system));
+        }
+        Ok(Self {
+            file,
+            auto_create: config.auto_create_topic,
+            default_queues: config.default_topic_queues,
+            permission: config.permission,
+            topics: RwLock::new(topics),
+            version: Mutex::new(version),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn get(&self, topic: &str) -> Option<Arc<TopicConfig>> {
+        self.topics.read().get(topic).cloned()
+    }
+
+    /// Wakes on every change; for the registration with the name servers.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The topic of a send, made from the seed topic that the sender names if that one passes its settings on.
+    pub(crate) fn for_send(
+        &self,
+        topic: &str,
+        seed: &str,
+        queues: u32,
+        now: UnixMillis,
+    ) -> Result<Arc<TopicConfig>, TopicError> {
+        if let Some(known) = self.get(topic) {
+            return Ok(known);
+        }
+        topic::check_topic(topic)?;
+        let refused = || TopicError::NotExist(topic.to_owned());
+        let seed = self.get(seed).filter(|seed| perm::inherited(seed.perm)).ok_or_else(refused)?;
+        if seed.topic_name == topic::AUTO_CREATE && !self.auto_create {
+            return Err(refused());
+        }
+        let queues = queues.min(seed.write_queue_nums).min(self.default_queues).max(1);
+        let made = TopicConfig::new(topic, queues, seed.perm & !perm::INHERIT);
+        self.create(TopicConfig { topic_sys_flag: seed.topic_sys_flag, ..made }, now)
+    }
+
+    /// `%RETRY%group`, with as many queues as the group's settings say.
+    pub(crate) fn retry(&self, group: &str, queues: u32, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        self.internal(topic::retry_topic(group), queues.clamp(1, MAX_QUEUES_PER_TOPIC), now)
+    }
+
+    /// `%DLQ%group`. Apache makes it write-only until somebody reads it; tools expect to read it.
+    pub(crate) fn dead_letter(&self, group: &str, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        self.internal(topic::dead_letter_topic(group), INTERNAL_QUEUES, now)
+    }
+
+    /// Where half messages end that nobody settled.
+    pub(crate) fn parked_transactions(&self, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        self.internal(topic::CHECK_MAX_TIME.to_owned(), INTERNAL_QUEUES, now)
+    }
+
+    fn internal(&self, topic: String, queues: u32, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        match self.get(&topic) {
+            Some(known) => Ok(known),
+            None => self.create(TopicConfig::new(topic, queues, perm::READ_WRITE), now),
+        }
+    }
+
+    /// Makes the topic unless somebody else just did.
+    fn create(&self, config: TopicConfig, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        topic::check_topic(&config.topic_name)?;
+        let mut version = self.version.lock();
+        if let Some(known) = self.get(&config.topic_name) {
+            return Ok(known);
+        }
+        let config = Arc::new(config);
+        self.change(&mut version, now, |topics| {
+            topics.insert(config.topic_name.clone(), config.clone());
+        })?;
+        tracing::info!(topic = config.topic_name, queues = config.write_queue_nums, "topic created");
+        Ok(config)
+    }
+
+    /// Creates or updates a topic as a tool asks for it.
+    pub(crate) fn put(&self, request: &TopicRequest<'_>, now: UnixMillis) -> Result<(), TopicError> {
+        topic::check_topic(request.topic)?;
+        if is_system(request.topic) {
+            return Err(TopicError::System(request.topic.to_owned()));
+        }
+        let mut version = self.version.lock();
+        let held = self.get(request.topic);
+        let config = Arc::new(request.over(held.as_deref())?);
+        if held.as_ref() == Some(&config) {
+            return Ok(());
+        }
+        self.change(&mut version, now, |topics| {
+            topics.insert(config.topic_name.clone(), config);
+        })
+    }
+
+    /// False: there was no such topic.
+    pub(crate) fn delete(&self, topic: &str, now: UnixMillis) -> Result<bool, TopicError> {
+        if topic.trim().is_empty() {
+            topic::check_topic(topic)?;
+        }
+        if is_system(topic) {
+            return Err(TopicError::System(topic.to_owned()));
+        }
+        let mut version = self.version.lock();
+        if self.get(topic).is_none() {
+            return Ok(false);
+        }
+        self.change(&mut version, now, |topics| {
+            topics.remove(topic);
+        })?;
+        Ok(true)
+    }
+
+    /// Writes the changed table, then shows it.
+    fn change(
+        &self,
+        version: &mut DataVersion,
+        now: UnixMillis,
+        edit: impl FnOnce(&mut HashMap<String, Arc<TopicConfig>>),
+    ) -> Result<(), TopicError> {
+        let mut topics = self.topics.read().clone();
+        edit(&mut topics);
+        if topics.len() > MAX_TOPICS {
+            return Err(TopicError::TooMany);
+        }
+        let next = next_version(*version, now);
+        self.file.save(&as_body(&topics, next))?;
+        *version = next;
+        *self.topics.write() = topics;
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(())
+    }
+
+    /// All topics, as tools and files see them.
+    pub(crate) fn snapshot(&self) -> TopicConfigTable {
+        let version = self.version.lock();
+        as_body(&self.topics.read(), *version)
+    }
+
+    /// All topics, as the name servers see them: no more is allowed than the broker allows.
+    pub(crate) fn registration(&self) -> TopicConfigTable {
+        let mut table = self.snapshot();
+        let denied = perm::READ_WRITE & !self.permission;
+        table.topic_config_table.values_mut().for_each(|topic| topic.perm &= !denied);
+        table.mapping_data_version =
+            Some(DataVersion { timestamp: table.data_version.timestamp, ..DataVersion::default() });
+        table.topic_queue_mapping_detail_map = Some(serde_json::json!({}));
+        table.topic_queue_mapping_info_map = Some(serde_json::json!({}));
+        table
+    }
+}
+
+impl TopicRequest<'_> {
+    fn over(&self, held: Option<&TopicConfig>) -> Result<TopicConfig, TopicError> {
+        let queues = |field, value: i64| {
+            let within = u32::try_from(value).ok().filter(|queues| (1..=MAX_QUEUES_PER_TOPIC).contains(queues));
+            within.ok_or_else(|| TopicError::Queues { topic: self.topic.to_owned(), field, value })
+        };
+        let bits = perm::PRIORITY | perm::READ_WRITE | perm::INHERIT;
+        let perm = u32::try_from(self.perm).ok().filter(|perm| perm & !bits == 0);
+        Ok(TopicConfig {
+            attributes: self.attributes(held)?,
+            order: self.order,
+            perm: perm.ok_or_else(|| TopicError::Permission { topic: self.topic.to_owned(), value: self.perm })?,
+            read_queue_nums: queues("readQueueNums", self.read_queues)?,
+            topic_filter_type: self.filter_type.filter(|kind| !kind.is_empty()).unwrap_or("SINGLE_TAG").to_owned(),
+            topic_name: self.topic.to_owned(),
+            topic_sys_flag: self.sys_flag,
+            write_queue_nums: queues("writeQueueNums", self.write_queues)?,
+        })
+    }
+
+    fn attributes(&self, held: Option<&TopicConfig>) -> Result<BTreeMap<String, String>, TopicError> {
+        let mut attributes = held.map(|held| held.attributes.clone()).unwrap_or_default();
+        for attribute in self.attributes.split(',').map(str::trim).filter(|attribute| !attribute.is_empty()) {
+            let wrong = || TopicError::Attribute { topic: self.topic.to_owned(), attribute: attribute.to_owned() };
+            let known = |key: &&str| ATTRIBUTES.contains(key);
+            if let Some(key) = attribute.strip_prefix('-') {
+                attributes.remove(Some(key).filter(known).ok_or_else(wrong)?);
+            } else {
+                let (key, value) =
+                    attribute.strip_prefix('+').and_then(|pair| pair.split_once('=')).ok_or_else(wrong)?;
+                // A blank would break the compressed form of a registration.
+                if !known(&key) || value.is_empty() || value.contains(char::is_whitespace) {
+                    return Err(wrong());
+                }
+                attributes.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        Ok(attributes)
+    }
+}
+
+/// Topics that no tool may change or delete.
+pub(crate) fn is_system(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        topic::AUTO_CREATE,
+        topic::SCHEDULE,
+        topic::BENCHMARK,
+        topic::HALF,
+        topic::OP_HALF,
+        topic::CHECK_MAX_TIME,
+        topic::TRACE,
+        topic::SELF_TEST,
+        topic::OFFSET_MOVED,
+    ];
+    NAMES.contains(&name) || name.starts_with("rmq_sys_")
+}
+
+/// The topics that tools and clients expect of every broker.
+fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
+    const ALL: u32 = perm::READ_WRITE | perm::INHERIT;
+    const RW: u32 = perm::READ_WRITE;
+    let BrokerConfig { cluster_name: cluster, broker_name: broker, .. } = config;
+    let mut topics = vec![
+        TopicConfig::new(topic::SELF_TEST, 1, RW),
+        TopicConfig::new(topic::BENCHMARK, BENCHMARK_QUEUES, RW),
+        TopicConfig::new(cluster, CLUSTER_TOPIC_QUEUES, ALL),
+        TopicConfig::new(broker, 1, ALL),
+        TopicConfig::new(topic::OFFSET_MOVED, 1, RW),
+        TopicConfig::new(topic::SCHEDULE, SCHEDULE_QUEUES, RW),
+        TopicConfig::new(format!("{cluster}_REPLY_TOPIC"), 1, RW),
+        TopicConfig::new(format!("rmq_sys_REVIVE_LOG_{cluster}"), REVIVE_QUEUES, RW),
+        TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
+        TopicConfig::new(topic::HALF, 1, RW),
+        TopicConfig::new(topic::OP_HALF, 1, RW),
+        TopicConfig::new(topic::TIMER, 1, RW),
+    ];
+    if config.auto_create_topic {
+        topics.push(TopicConfig::new(topic::AUTO_CREATE, config.default_topic_queues, ALL));
+    }
+    if config.trace_topic {
+        topics.push(TopicConfig::new(topic::TRACE, 1, RW));
+    }
+    topics
+}
+
+fn named((name, config): (String, TopicConfig)) -> (String, Arc<TopicConfig>) {
+    (name.clone(), Arc::new(TopicConfig { topic_name: name, ..config }))
+}
+
+fn as_body(topics: &HashMap<String, Arc<TopicConfig>>, data_version: DataVersion) -> TopicConfigTable {
+    TopicConfigTable {
+        data_version,
+        topic_config_table: topics.iter().map(|(name, config)| (name.clone(), (**config).clone())).collect(),
+        ..TopicConfigTable::default()
+    }
+}
+
+/// The version after a change: no two tables with the same one.
+pub(crate) fn next_version(version: DataVersion, now: UnixMillis) -> DataVersion {
+    DataVersion { counter: version.counter + 1, timestamp: now.0.max(version.timestamp), ..version }
+}
+
+#[cfg(test)]
+#[path = "topics_tests.rs"]
+mod tests;
