@@ -196,6 +196,15 @@ impl Inner {
         self.producers.lock().get(group).and_then(|producer| producer.checks.clone())
     }
 
+    /// Whether every broker of the group's topics knows this client, on the connection that is open now.
+    pub(crate) fn is_registered(&self, group: &str) -> bool {
+        let topics = self.producers.lock().get(group).map(|producer| producer.topics.clone()).unwrap_or_default();
+        let routes: Option<Vec<_>> = topics.iter().map(|topic| self.routes.found(topic)).collect();
+        let masters: Vec<_> = routes.iter().flatten().flat_map(|route| route.masters()).collect();
+        let heard = self.capabilities.lock();
+        !masters.is_empty() && masters.iter().all(|it| heard.contains_key(*it) && self.pool.existing(it).is_some())
+    }
+
     pub(crate) async fn register_consumer(&self, group: ByteString, consumer: Weak<dyn GroupMember>) {
         self.consumers.lock().insert(group, consumer);
         self.heartbeat_all().await;

@@ -139,6 +139,11 @@ impl Routes {
         self.known.read().get(topic).cloned()
     }
 
+    /// The route to send by, if it was ever found.
+    pub(crate) fn found(&self, topic: &str) -> Option<Arc<Route>> {
+        self.known(topic).or_else(|| self.seeded.read().get(topic).map(|(route, _)| route.clone()))
+    }
+
     /// Asks the name servers. When they are away, or do not know the topic any more, what is known stays.
     pub(crate) async fn refresh(&self, topic: &ByteString) -> Result<Arc<Route>, RouteError> {
         match self.names.route(topic).await {

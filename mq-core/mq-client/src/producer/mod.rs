@@ -151,6 +151,12 @@ impl Producer {
         Ok(route.writable.iter().map(|queue| (**queue).clone()).collect())
     }
 
+    /// Whether all brokers of the topics that the builder named can ask this client about half messages now.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.inner().is_registered(&self.0.group)
+    }
+
     /// Takes the group off the brokers. Sends fail from now on, if the producer made its client itself.
     pub async fn close(&self) {
         self.inner().unregister(Some(self.0.group.clone()), None).await;
