@@ -1,21 +1,83 @@
 //! The broker: its tables, its store, and the way it starts and stops.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use mq_protocol::ByteString;
+use mq_protocol::command::Command;
 use mq_protocol::ids::LogOffset;
+use mq_store::{Backend, Clock, FileBackend, FlushMode, OpenError, Options, ReadError, Store};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use txn_coordinator::{Coordinator, StoredHalf, TransactionOptions};
 
+use crate::checkback;
+use crate::clients::Clients;
+use crate::config::{BrokerConfig, FlushDiskType};
+use crate::connection::Connection;
+use crate::delay_levels::{DelayLevels, DelayLevelsError};
+use crate::groups::GroupTable;
+use crate::held::HeldPulls;
+use crate::incoming::Stamp;
+use crate::locks::QueueLocks;
+use crate::offsets::OffsetTable;
+use crate::schedule::{Bell, Schedule};
+use crate::schedule_progress::ProgressFile;
 use crate::serve;
+use crate::store_link::{Link, Rules};
+use crate::topics::TopicTable;
+use crate::unique_key::UniqueKeys;
+
+/// Stored with every message and sent with every answer to a send; clients carry it into traces.
+pub(crate) const REGION: &str = "DefaultRegion";
+pub(crate) const TRACE_ON: bool = true;
 
 /// One per process and store directory.
 pub struct Broker {
+    pub(crate) config: BrokerConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Store,
+    pub(crate) topics: Arc<TopicTable>,
+    pub(crate) groups: GroupTable,
+    pub(crate) offsets: OffsetTable,
+    pub(crate) clients: Clients,
+    pub(crate) locks: QueueLocks,
+    pub(crate) transactions: Coordinator,
+    /// Rung when the coordinator learned a half: the next check may be earlier now.
+    pub(crate) half_learned: Notify,
+    pub(crate) held: Arc<HeldPulls>,
+    pub(crate) delay_levels: DelayLevels,
+    /// Taken by `run`.
+    schedule: Mutex<Option<Schedule>>,
+    schedule_bell: Arc<Bell>,
+    pub(crate) unique_keys: UniqueKeys,
+    pub(crate) stamp: Stamp,
+    /// The advertised address; message ids carry it.
+    pub(crate) store_host: SocketAddr,
+    /// Whether ordinary answers wait for the disk.
+    pub(crate) answers_wait: bool,
     /// Set once by the store's first failed sync: from then on nothing is acknowledged.
     pub(crate) failed: CancellationToken,
     /// How far the log is on disk. The store's own thread moves it; sessions with waiting replies wake on it.
     pub(crate) durable: watch::Sender<LogOffset>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] OpenError),
+    #[error("a message of the store cannot be read: {0}")]
+    Read(#[from] ReadError),
+    #[error("the transactions cannot be read: {0}")]
+    Transactions(#[from] txn_coordinator::OpenError),
+    #[error("a file of {} cannot be used: {error}", directory.display())]
+    Config { directory: std::path::PathBuf, error: io::Error },
+    #[error(transparent)]
+    DelayLevels(#[from] DelayLevelsError),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +86,148 @@ pub enum RunError {
     Listener(#[from] io::Error),
     #[error("the store failed; nothing was acknowledged after that, restart to recover what is on disk")]
     Store,
+    #[error("the store could not be closed cleanly: {0}")]
+    Close(#[from] mq_store::CloseError),
 }
 
 impl Broker {
-    /// Serves the listeners (the main port and, when there is one, the VIP port) until `shutdown`.
+    /// Opens the store directory that `config` names. `config.listen_port` must be the port of the listener that `run`
+    /// gets: message ids carry it.
+    pub fn open(config: BrokerConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        let backend = Arc::new(
+            FileBackend::new(&config.store_root)
+                .map_err(|error| StartError::Config { directory: config.store_root.clone(), error })?,
+        );
+        Self::open_on(backend, config, clock)
+    }
+
+    /// The same on any backend. Configuration files stay in the store directory.
+    pub fn open_on(
+        backend: Arc<dyn Backend>,
+        config: BrokerConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StartError> {
+        let delay_levels: DelayLevels = config.delay_levels.parse()?;
+        let (store, report) = Store::open(backend.clone(), store_options(&config, &delay_levels), clock.clone())?;
+        info!(?report, "store opened");
+        let now = clock.now();
+        let on_config = |error| StartError::Config { directory: config.config_directory(), error };
+        let topics = TopicTable::open(&config, now).map_err(on_config)?;
+        let groups = GroupTable::open(&config, now).map_err(on_config)?;
+        let offsets = OffsetTable::open(&config, now).map_err(on_config)?;
+        let store_host = SocketAddr::new(advertised_ip(&config), config.listen_port);
+        let transactions =
+            Coordinator::open(store.clone(), &*backend, transaction_options(&config, store_host), clock.clone())?;
+        let bell = Arc::new(Bell::default());
+        let progress = ProgressFile::new(config.config_directory().join("delayOffset.json"));
+        let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
+        let broker = Arc::new(Self {
+            store_host,
+            answers_wait: config.flush_disk_type == FlushDiskType::Sync,
+            unique_keys: UniqueKeys::new(advertised_ip(&config)),
+            stamp: Stamp::new(REGION, TRACE_ON, &config.cluster_name),
+            durable: watch::Sender::new(store.durable()),
+            failed: CancellationToken::new(),
+            schedule: Mutex::new(Some(schedule)),
+            schedule_bell: bell,
+            held: Arc::default(),
+            half_learned: Notify::new(),
+            clients: Clients::default(),
+            locks: QueueLocks::default(),
+            config,
+            clock,
+            store,
+            topics: Arc::new(topics),
+            groups,
+            offsets,
+            transactions,
+            delay_levels,
+        });
+        broker.store.subscribe(Arc::new(Link::new(&broker)));
+        Ok(broker)
+    }
+
+    /// Serves the listeners (the main port and, when there is one, the VIP port) until `shutdown`, then stops in order:
+    /// no new connections, no new requests, answers out, tables saved, store closed. An error means that the process
+    /// should end with a status that says so.
     pub async fn run(
         self: &Arc<Self>,
         listeners: Vec<TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
-        serve::serve(self, listeners, &shutdown).await
+        let stop = CancellationToken::new();
+        let schedule = self.schedule.lock().take().expect("a broker runs once");
+        let delivering = tokio::task::spawn_blocking(move || schedule.run());
+        let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
+        let expiring = tokio::spawn(self.held.clone().expire());
+        let served = serve::serve(self, listeners, &shutdown).await;
+        stop.cancel();
+        expiring.abort();
+        self.schedule_bell.stop();
+        for (what, task) in [("delivery of delayed messages", delivering), ("checkback", checking)] {
+            if let Err(error) = task.await {
+                error!(%error, "the {what} ended early");
+            }
+        }
+        served?;
+        let broker = self.clone();
+        let closed = tokio::task::spawn_blocking(move || broker.close()).await;
+        closed.expect("closing does not panic")
     }
+
+    /// Everything that is in memory goes to disk.
+    fn close(&self) -> Result<(), RunError> {
+        Ok(self.store.close()?)
+    }
+
+    /// Half messages that are durable now.
+    pub(crate) fn learn(&self, halves: Vec<StoredHalf>) {
+        if !halves.is_empty() {
+            self.transactions.stored(halves);
+            self.half_learned.notify_one();
+        }
+    }
+
+    /// A connection is gone, and with it whoever spoke through it.
+    pub(crate) fn disconnected(&self, connection: &Connection) {
+        let changed = self.clients.connection_closed(connection.id());
+        self.clients.notify(&changed);
+    }
+
+    /// What every answer to a send carries.
+    pub(crate) fn mark_send_answer(&self, answer: &mut Command) {
+        answer.ext.push(ByteString::from_static("MSG_REGION"), ByteString::from_static(REGION));
+        answer.ext.push(ByteString::from_static("TRACE_ON"), ByteString::from_static("true"));
+    }
+
+    pub(crate) fn schedule_bell(&self) -> &Arc<Bell> {
+        &self.schedule_bell
+    }
+}
+
+fn advertised_ip(config: &BrokerConfig) -> IpAddr {
+    let ip = config.broker_ip.unwrap_or(config.bind_address);
+    if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
+}
+
+fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -> Options {
+    Options {
+        segment_bytes: config.commit_log_segment_bytes,
+        queue_file_entries: config.consume_queue_file_bytes / mq_store::QUEUE_ENTRY_BYTES,
+        flush: match config.flush_disk_type {
+            FlushDiskType::Sync => FlushMode::Sync,
+            FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },
+        },
+        max_message_bytes: config.max_message_bytes,
+        rules: Arc::new(Rules::new(delay_levels.clone())),
+    }
+}
+
+fn transaction_options(config: &BrokerConfig, store_host: SocketAddr) -> TransactionOptions {
+    let mut options = TransactionOptions::new(config.broker_name.as_str(), store_host);
+    options.rules.timeout = config.transaction_timeout;
+    options.rules.check_interval = config.transaction_check_interval;
+    options.rules.check_max = config.transaction_check_max;
+    options.rules.reserved = config.file_reserved_time;
+    options
 }

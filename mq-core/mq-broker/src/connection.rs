@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::handlers::Handled;
 use crate::limits::MAX_POSTED;
+use crate::pulling::Pull;
 
 /// Unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ struct Shared {
 pub(crate) enum Mail {
     /// A request of the broker's own, or an answer that was worked out elsewhere.
     Command(Command),
+    /// A pull that was held and is to be answered now.
+    Pull(Box<Pull>),
     /// A reply that was worked out on the blocking lane.
     FromLane(Command, Handled),
 }

@@ -4,21 +4,31 @@
 //! into calls on them. Nothing here parses arguments or knows gRPC.
 
 mod broker;
+mod checkback;
 mod clients;
 pub mod config;
 mod config_file;
 mod connection;
+mod delay_levels;
 mod groups;
 mod handlers;
+mod held;
+mod incoming;
 pub mod limits;
 mod locks;
 mod offsets;
 mod output;
+mod pulling;
 mod registration;
+mod schedule;
+mod schedule_progress;
+mod sending;
 mod serve;
 mod session;
+mod store_link;
 mod topics;
+mod unique_key;
 
-pub use broker::{Broker, RunError};
+pub use broker::{Broker, RunError, StartError};
 pub use config::{BrokerConfig, ConfigError, ConfigWarning, FlushDiskType};
 pub use connection::{Closed, Connection, ConnectionId};

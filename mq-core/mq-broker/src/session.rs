@@ -15,12 +15,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
+use txn_coordinator::StoredHalf;
 
 use crate::broker::Broker;
 use crate::connection::{Connection, Mail};
 use crate::handlers::{self, Handled, Reply};
 use crate::limits;
 use crate::output::Output;
+use crate::sending::Sends;
 
 pub(crate) struct Session {
     broker: Arc<Broker>,
@@ -30,6 +32,7 @@ pub(crate) struct Session {
     input: BytesMut,
     /// Grows while reads fill it, shrinks when they do not: an idle connection keeps little.
     read_bytes: usize,
+    sends: Sends,
     output: Output,
     /// Replies that wait for the durable mark, in the order of their marks.
     waiting: VecDeque<Waiting>,
@@ -43,6 +46,8 @@ struct Waiting {
     at: LogOffset,
     replies: BytesMut,
     count: usize,
+    /// Half messages that the coordinator learns once they are durable.
+    halves: Vec<StoredHalf>,
 }
 
 /// Why a session ended.
@@ -76,6 +81,7 @@ impl Session {
             shutdown,
             input: BytesMut::new(),
             read_bytes: limits::MIN_READ_BYTES,
+            sends: Sends::default(),
             output: Output::default(),
             waiting: VecDeque::new(),
             waiting_replies: 0,
@@ -166,6 +172,7 @@ impl Session {
         while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
             self.take(Command::decode(frame)?);
         }
+        self.append_sends();
         if self.input.is_empty() && self.read_bytes == limits::MIN_READ_BYTES {
             // Nothing half read and little traffic: an idle connection keeps no buffer.
             self.input = BytesMut::new();
@@ -186,18 +193,47 @@ impl Session {
             debug!(connection = ?self.connection, code = command.code, "an answer that nobody waits for");
             return;
         }
+        if handlers::send::is_send(command.code) {
+            match handlers::send::prepare(&self.broker, &self.connection, &command) {
+                Ok(prepared) => self.sends.push(prepared),
+                Err(refusal) if command.is_oneway() => debug!(connection = ?self.connection, "{}", refusal.remark),
+                Err(refusal) => self.output.push(&handlers::send::refuse(&self.broker, refusal, &command)),
+            }
+            return;
+        }
         let handled = handlers::dispatch(&self.broker, &self.connection, &command);
         self.reply(command, handled);
+    }
+
+    /// One append, under one lock, for all sends of a read.
+    fn append_sends(&mut self) {
+        if self.sends.is_empty() {
+            return;
+        }
+        let mut sends = std::mem::take(&mut self.sends);
+        let broker = self.broker.clone();
+        sends.append(&broker, &self.connection.clone(), |sent| match (sent.waits_until, sent.answer) {
+            (Some(at), answer) => self.wait_for(at, answer.as_ref(), sent.half),
+            (None, Some(answer)) => self.output.push(&answer),
+            (None, None) => {}
+        });
+        self.sends = sends;
     }
 
     fn reply(&mut self, request: Command, handled: Handled) {
         let reply = handled.unwrap_or_else(|refusal| Reply::Now(refusal.answer(&request)));
         match reply {
             Reply::Blocking(job) => self.start_on_lane(job, request),
-            Reply::None => {}
             _ if request.is_oneway() => {}
+            reply => self.push(reply),
+        }
+    }
+
+    fn push(&mut self, reply: Reply) {
+        match reply {
+            Reply::None | Reply::Blocking(_) => {}
             Reply::Now(answer) => self.output.push(&answer),
-            Reply::Durable { at, answer } => self.wait_for(at, &answer),
+            Reply::Durable { at, answer } => self.wait_for(at, Some(&answer), None),
             Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
         }
     }
@@ -215,6 +251,10 @@ impl Session {
         for mail in self.connection.take_posted() {
             match mail {
                 Mail::Command(command) => self.output.push(&command),
+                Mail::Pull(pull) => {
+                    let answer = handlers::pull::woken(&self.broker, *pull);
+                    self.push(answer);
+                }
                 Mail::FromLane(request, handled) => {
                     self.lane -= 1;
                     self.reply(request, handled);
@@ -225,18 +265,16 @@ impl Session {
 
     /// Keeps the answer until the log is durable up to `at`. Marks of one connection do not go back, so the queue is
     /// in order; an older mark may wait with a newer one.
-    fn wait_for(&mut self, at: LogOffset, answer: &Command) {
-        self.waiting_replies += 1;
-        match self.waiting.back_mut() {
-            Some(last) if last.at >= at => {
-                answer.encode(&mut last.replies);
-                last.count += 1;
-            }
-            _ => {
-                let mut replies = BytesMut::new();
-                answer.encode(&mut replies);
-                self.waiting.push_back(Waiting { at, replies, count: 1 });
-            }
+    fn wait_for(&mut self, at: LogOffset, answer: Option<&Command>, half: Option<StoredHalf>) {
+        if self.waiting.back().is_none_or(|last| last.at < at) {
+            self.waiting.push_back(Waiting { at, replies: BytesMut::new(), count: 0, halves: Vec::new() });
+        }
+        let last = self.waiting.back_mut().expect("pushed above if there was none");
+        last.halves.extend(half);
+        if let Some(answer) = answer {
+            answer.encode(&mut last.replies);
+            last.count += 1;
+            self.waiting_replies += 1;
         }
     }
 
@@ -247,7 +285,34 @@ impl Session {
         {
             let first = self.waiting.pop_front().expect("looked at above");
             self.waiting_replies -= first.count;
+            self.broker.learn(first.halves);
             self.output.push_encoded(first.replies);
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.close();
+        self.broker.disconnected(&self.connection);
+        let halves: Vec<_> = self
+            .waiting
+            .drain(..)
+            .flat_map(|waiting| waiting.halves.into_iter().map(move |half| (waiting.at, half)))
+            .collect();
+        if !halves.is_empty() && !self.broker.failed.is_cancelled() {
+            // The producer is gone, its halves are not: they will be asked about.
+            tokio::spawn(learn_when_durable(self.broker.clone(), halves));
+        }
+    }
+}
+
+async fn learn_when_durable(broker: Arc<Broker>, halves: Vec<(LogOffset, StoredHalf)>) {
+    let mut durable = broker.durable.subscribe();
+    for (at, half) in halves {
+        if durable.wait_for(|durable| *durable >= at).await.is_err() {
+            return;
+        }
+        broker.learn(vec![half]);
     }
 }

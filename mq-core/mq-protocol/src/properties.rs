@@ -109,7 +109,8 @@ pub fn find<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     pairs(text).find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+/// The pairs of a text form, in order, without those that have an empty name or value.
+pub fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split(VALUE_END)
         .filter_map(|pair| pair.split_once(NAME_END))
         .filter(|(name, value)| !name.is_empty() && !value.is_empty())

@@ -2,9 +2,16 @@
 
 use std::borrow::Cow;
 
+use crate::topics::TopicError;
+use mq_protocol::batch::BatchError;
+use mq_protocol::body::BodyError;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::HeaderError;
+use mq_protocol::ids::LogOffset;
+use mq_protocol::topic::NameError;
+use mq_store::{AppendError, ReadError};
+use txn_coordinator::{EndError, HalfError};
 
 /// Why a request was not done, as the client will read it: what happened, which limit, what to do.
 #[derive(Debug)]
@@ -18,17 +25,161 @@ impl Refusal {
         Self { code, remark: remark.into() }
     }
 
-    pub(crate) fn unsupported(code: i32) -> Self {
-        Self::new(response::REQUEST_CODE_NOT_SUPPORTED, format!("request type {code} not supported"))
-    }
-
     pub(crate) fn answer(self, request: &Command) -> Command {
         request.error(self.code, self.remark.into_owned())
+    }
+
+    pub(crate) fn unsupported(code: i32) -> Self {
+        Self::new(response::REQUEST_CODE_NOT_SUPPORTED, format!(" request type {code} not supported"))
+    }
+
+    pub(crate) fn illegal(remark: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(response::MESSAGE_ILLEGAL, remark)
+    }
+
+    pub(crate) fn body_too_large(bytes: usize, limit: usize) -> Self {
+        Self::illegal(format!(
+            "the body takes {bytes} bytes, the limit is {limit} (maxMessageSize); compress it or send it in parts"
+        ))
+    }
+
+    pub(crate) fn timer_unsupported() -> Self {
+        Self::new(
+            response::SYSTEM_ERROR,
+            "delivery at an arbitrary time is not supported by this broker; use a delay level (property DELAY)",
+        )
+    }
+
+    pub(crate) fn no_such_topic(topic: &str) -> Self {
+        Self::new(response::TOPIC_NOT_EXIST, format!("topic[{topic}] does not exist; create it or check its name"))
+    }
+
+    pub(crate) fn system_topic(topic: &str) -> Self {
+        Self::new(response::NO_PERMISSION, format!("topic[{topic}] belongs to the system; clients may not send to it"))
+    }
+
+    pub(crate) fn not_writable(topic: &str) -> Self {
+        Self::new(response::NO_PERMISSION, format!("sending to topic[{topic}] is forbidden by its permissions"))
+    }
+
+    pub(crate) fn not_readable(topic: &str) -> Self {
+        Self::new(response::NO_PERMISSION, format!("reading topic[{topic}] is forbidden by its permissions"))
+    }
+
+    pub(crate) fn broker_not_writable() -> Self {
+        Self::new(response::NO_PERMISSION, "this broker takes no messages (brokerPermission)")
+    }
+
+    pub(crate) fn broker_not_readable() -> Self {
+        Self::new(response::NO_PERMISSION, "this broker gives no messages (brokerPermission)")
+    }
+
+    pub(crate) fn no_such_queue(topic: &str, queue_id: i32, queues: u32) -> Self {
+        Self::new(
+            response::INVALID_PARAMETER,
+            format!("topic[{topic}] has {queues} queues, there is no queue {queue_id}; ask for its route again"),
+        )
+    }
+
+    pub(crate) fn no_such_group(group: &str) -> Self {
+        Self::new(
+            response::SUBSCRIPTION_GROUP_NOT_EXIST,
+            format!("subscription group [{group}] does not exist; create it or send a heartbeat first"),
+        )
+    }
+
+    pub(crate) fn group_may_not_consume(group: &str) -> Self {
+        Self::new(response::NO_PERMISSION, format!("subscription group [{group}] may not consume (consumeEnable)"))
+    }
+
+    pub(crate) fn not_subscribed(group: &str, topic: &str) -> Self {
+        Self::new(
+            response::SUBSCRIPTION_NOT_EXIST,
+            format!("group [{group}] has no subscription to topic[{topic}] here; its next heartbeat brings it"),
+        )
+    }
+
+    pub(crate) fn subscription_not_latest(group: &str, topic: &str) -> Self {
+        Self::new(
+            response::SUBSCRIPTION_NOT_LATEST,
+            format!("the subscription of [{group}] to topic[{topic}] is newer than the last heartbeat"),
+        )
+    }
+
+    pub(crate) fn filter_unsupported() -> Self {
+        Self::new(
+            response::SYSTEM_ERROR,
+            "this broker does not filter by SQL92 (enablePropertyFilter=false); subscribe by tags",
+        )
+    }
+
+    pub(crate) fn no_message_at(offset: LogOffset) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("there is no message at commit-log offset {offset}, or no longer"))
     }
 }
 
 impl From<HeaderError> for Refusal {
     fn from(error: HeaderError) -> Self {
         Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<NameError> for Refusal {
+    fn from(error: NameError) -> Self {
+        Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<BatchError> for Refusal {
+    fn from(error: BatchError) -> Self {
+        Self::illegal(error.to_string())
+    }
+}
+
+impl From<HalfError> for Refusal {
+    fn from(error: HalfError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        let code = match &error {
+            AppendError::Encode { .. }
+            | AppendError::RecordTooLarge { .. }
+            | AppendError::GroupTooLarge { .. }
+            | AppendError::TopicName { .. } => response::MESSAGE_ILLEGAL,
+            AppendError::Disk(_) | AppendError::Poisoned(_) | AppendError::Closed => response::SERVICE_NOT_AVAILABLE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
+    }
+}
+
+impl From<EndError> for Refusal {
+    fn from(error: EndError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<TopicError> for Refusal {
+    fn from(error: TopicError) -> Self {
+        let code = match &error {
+            TopicError::NotExist(_) => response::TOPIC_NOT_EXIST,
+            TopicError::TooMany | TopicError::Save(_) => response::SERVICE_NOT_AVAILABLE,
+            _ => response::INVALID_PARAMETER,
+        };
+        Self::new(code, error.to_string())
     }
 }

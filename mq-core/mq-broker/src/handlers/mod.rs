@@ -1,11 +1,17 @@
 //! From a request to its handler by code. A handler translates: header in, call on the tables, reply out.
 
 pub(crate) mod error;
+mod message;
+pub(crate) mod pull;
+mod queue;
+pub(crate) mod send;
+mod send_back;
+mod transaction;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mq_protocol::codes::response;
+use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::ids::LogOffset;
 
@@ -43,9 +49,16 @@ impl Reply {
     }
 }
 
-pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
-    let _ = (broker, from);
-    match request.code {
+pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Command) -> Handled {
+    match command.code {
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
+        request::END_TRANSACTION => transaction::end(broker, command),
+        request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
+        request::VIEW_MESSAGE_BY_ID => message::view(command),
+        request::GET_MAX_OFFSET => queue::max_offset(broker, command),
+        request::GET_MIN_OFFSET => queue::min_offset(broker, command),
+        request::SEARCH_OFFSET_BY_TIMESTAMP => queue::offset_by_time(command),
+        request::GET_EARLIEST_MSG_STORETIME => queue::earliest_store_time(command),
         code => Err(Refusal::unsupported(code)),
     }
 }

@@ -1,0 +1,73 @@
+//! Asking producers what became of their half messages.
+//!
+//! When to ask is the coordinator's matter; this finds somebody who can know, and reports whether the question was
+//! handed to a live connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use txn_coordinator::{Check, CheckResult};
+
+use crate::broker::Broker;
+
+/// How often the clock is looked at while a half waits: a bound for how late a check is when the clock jumps.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Rest after a round that could not do all that was due (a full disk, say).
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        let wait = broker.transactions.next_due().map(|due| due.since(broker.clock.now()).min(LOOK_EVERY));
+        match wait {
+            Some(Duration::ZERO) => {
+                round(&broker).await;
+                let is_stuck = broker.transactions.next_due().is_some_and(|due| due <= broker.clock.now());
+                if is_stuck && pause(PAUSE, &stop).await.is_err() {
+                    return;
+                }
+            }
+            Some(wait) => {
+                if pause(wait, &stop).await.is_err() {
+                    return;
+                }
+            }
+            None => tokio::select! {
+                () = broker.half_learned.notified() => {}
+                () = stop.cancelled() => return,
+            },
+        }
+    }
+}
+
+async fn pause(wait: Duration, stop: &CancellationToken) -> Result<(), ()> {
+    tokio::time::timeout(wait, stop.cancelled()).await.map_or(Ok(()), |()| Err(()))
+}
+
+/// Halves may be long out of memory, so they are read off the runtime's threads.
+async fn round(broker: &Arc<Broker>) {
+    let on_lane = broker.clone();
+    let checks = tokio::task::spawn_blocking(move || on_lane.transactions.tick(on_lane.clock.now())).await;
+    match checks {
+        Ok(checks) => {
+            for check in checks {
+                let result = ask(broker, &check);
+                broker.transactions.check_result(check.half, result);
+            }
+        }
+        Err(error) => warn!(%error, "a round of checkbacks failed"),
+    }
+}
+
+/// The client that sent the half first, then those of its group that declared the topic, then any of the group.
+fn ask(broker: &Broker, check: &Check) -> CheckResult {
+    let sender = check.prefer_client.as_deref();
+    for connection in broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender) {
+        if connection.send(check.request.clone()).is_ok() {
+            return CheckResult::Delivered;
+        }
+    }
+    debug!(group = %check.producer_group, half = %check.half, "nobody of the producer group is connected");
+    CheckResult::NobodyToAsk
+}

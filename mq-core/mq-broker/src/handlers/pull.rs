@@ -1,0 +1,212 @@
+//! PULL_MESSAGE (11) and LITE_PULL_MESSAGE (361): messages as they lie in the log, or a wait for the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ByteString;
+use mq_protocol::body::{Subscription, perm};
+use mq_protocol::codes::response;
+use mq_protocol::command::Command;
+use mq_protocol::header::{PullMessage, PullMessageResponse};
+use mq_protocol::ids::QueueOffset;
+use mq_protocol::sys_flag::pull as flag;
+use mq_store::{PullLimits, PullStatus, Pulled, ReadError};
+use tokio::time::Instant;
+
+use super::error::Refusal;
+use super::{Handled, Reply};
+use crate::broker::Broker;
+use crate::connection::Connection;
+use crate::held::HeldPull;
+use crate::limits::{MAX_HOLD, MAX_PULL_BYTES, MAX_PULL_MESSAGES};
+use crate::pulling::Pull;
+
+/// A hold where long polling is switched off.
+const SHORT_HOLD: Duration = Duration::from_secs(1);
+
+pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
+    let header: PullMessage = request.header()?;
+    let subscription = admit(broker, &header)?;
+    if header.sys_flag & flag::COMMIT_OFFSET != 0
+        && let Ok(offset) = u64::try_from(header.commit_offset)
+    {
+        broker.offsets.commit(&header.consumer_group, &header.topic, header.queue_id, QueueOffset(offset));
+    }
+    let Ok(queue_offset) = u64::try_from(header.queue_offset) else {
+        return before_the_queue(broker, request, &header);
+    };
+    let pull = Pull {
+        answer: request.response(response::SUCCESS),
+        // Copied: a held pull must not keep the whole read buffer alive.
+        topic: ByteString::from(&*header.topic),
+        queue_id: header.queue_id,
+        from: QueueOffset(queue_offset),
+        limits: PullLimits {
+            messages: usize::try_from(header.max_msg_nums).unwrap_or(0).clamp(1, MAX_PULL_MESSAGES),
+            bytes: header
+                .max_msg_bytes
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .unwrap_or(MAX_PULL_BYTES)
+                .min(MAX_PULL_BYTES),
+        },
+        subscription,
+        hold: hold(broker, &header),
+    };
+    Ok(answer(broker, from, pull))
+}
+
+/// The rules before the store is asked; gives what the reader subscribed to.
+fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Subscription>, Refusal> {
+    if !perm::readable(broker.config.permission) {
+        return Err(Refusal::broker_not_readable());
+    }
+    let group =
+        broker.groups.get(&header.consumer_group).ok_or_else(|| Refusal::no_such_group(&header.consumer_group))?;
+    if !group.consume_enable {
+        return Err(Refusal::group_may_not_consume(&header.consumer_group));
+    }
+    let topic = broker.topics.get(&header.topic).ok_or_else(|| Refusal::no_such_topic(&header.topic))?;
+    if !perm::readable(topic.perm) {
+        return Err(Refusal::not_readable(&header.topic));
+    }
+    if header.queue_id.0 >= topic.read_queue_nums {
+        return Err(Refusal::no_such_queue(&header.topic, header.queue_id.0 as i32, topic.read_queue_nums));
+    }
+    let subscription = if header.sys_flag & flag::SUBSCRIPTION != 0 {
+        let expression = header.subscription.as_deref().unwrap_or_default();
+        let mut inline = Subscription::tags(&header.topic, expression, header.sub_version);
+        inline.expression_type = header.expression_type.as_deref().unwrap_or(Subscription::TAG).to_owned();
+        Arc::new(inline)
+    } else {
+        let known = broker.clients.subscription(&header.consumer_group, &header.topic);
+        let known = known.ok_or_else(|| Refusal::not_subscribed(&header.consumer_group, &header.topic))?;
+        if known.sub_version < header.sub_version {
+            return Err(Refusal::subscription_not_latest(&header.consumer_group, &header.topic));
+        }
+        known
+    };
+    if !subscription.is_tag() {
+        return Err(Refusal::filter_unsupported());
+    }
+    Ok(subscription)
+}
+
+fn hold(broker: &Broker, header: &PullMessage) -> Duration {
+    if header.sys_flag & flag::SUSPEND == 0 {
+        return Duration::ZERO;
+    }
+    let asked = Duration::from_millis(u64::try_from(header.suspend_timeout_millis).unwrap_or(0));
+    let longest = if broker.config.long_polling { MAX_HOLD } else { SHORT_HOLD };
+    asked.min(longest)
+}
+
+/// The answer from the store, or nothing yet: then the pull is held.
+fn answer(broker: &Arc<Broker>, from: &Connection, pull: Pull) -> Reply {
+    let pulled = match ask_store(broker, &pull) {
+        Ok(pulled) => pulled,
+        Err(error) => return refuse(pull, error),
+    };
+    if !may_wait(&pull, &pulled) {
+        return reply(pull, pulled);
+    }
+    let (key, offset) = (pull.key(), pull.from);
+    let deadline = Instant::now() + pull.hold;
+    match broker.held.hold(HeldPull { connection: from.clone(), pull }, deadline) {
+        // As many as may wait do wait: this one is told that there is nothing, as if its time were over.
+        Err(refused) => reply(refused.pull, pulled),
+        Ok(id) => {
+            // A message may have come between the look at the store and the hold.
+            if broker.store.queue_bounds(&key.0, key.1).max > offset
+                && let Some(held) = broker.held.take(&key, id)
+            {
+                return woken(broker, held.pull);
+            }
+            Reply::None
+        }
+    }
+}
+
+/// Answers a held pull, whatever the store has now.
+pub(crate) fn woken(broker: &Broker, pull: Pull) -> Reply {
+    match ask_store(broker, &pull) {
+        Ok(pulled) => reply(pull, pulled),
+        Err(error) => refuse(pull, error),
+    }
+}
+
+fn refuse(pull: Pull, error: ReadError) -> Reply {
+    let refusal = Refusal::from(error);
+    Reply::Now(Command { code: refusal.code, remark: Some(refusal.remark.as_ref().into()), ..pull.answer })
+}
+
+fn ask_store(broker: &Broker, pull: &Pull) -> Result<Pulled, ReadError> {
+    broker.store.pull(&pull.topic, pull.queue_id, pull.from, pull.limits, &|tags_code| pull.wants(tags_code))
+}
+
+fn may_wait(pull: &Pull, pulled: &Pulled) -> bool {
+    !pull.hold.is_zero() && code_of(pulled.status, pull.from) == response::PULL_NOT_FOUND
+}
+
+fn code_of(status: PullStatus, from: QueueOffset) -> i32 {
+    match status {
+        PullStatus::Found => response::SUCCESS,
+        PullStatus::NoMatchedMessage | PullStatus::MessageWasRemoving => response::PULL_RETRY_IMMEDIATELY,
+        PullStatus::OffsetOverflowOne => response::PULL_NOT_FOUND,
+        PullStatus::NoMessageInQueue | PullStatus::NoMatchedLogicQueue if from == QueueOffset::ZERO => {
+            response::PULL_NOT_FOUND
+        }
+        PullStatus::NoMessageInQueue
+        | PullStatus::NoMatchedLogicQueue
+        | PullStatus::OffsetOverflowBadly
+        | PullStatus::OffsetTooSmall => response::PULL_OFFSET_MOVED,
+    }
+}
+
+fn reply(pull: Pull, pulled: Pulled) -> Reply {
+    let head = Command {
+        code: code_of(pulled.status, pull.from),
+        remark: Some(ByteString::from_static(name_of(pulled.status))),
+        ..pull.answer
+    };
+    let head = head.with_header(&PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: pulled.next,
+        min_offset: pulled.min,
+        max_offset: pulled.max,
+        offset_delta: None,
+        topic_sys_flag: Some(0),
+        group_sys_flag: Some(0),
+        forbidden_type: None,
+    });
+    Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes }
+}
+
+/// Java's name of the status, which tools show.
+fn name_of(status: PullStatus) -> &'static str {
+    match status {
+        PullStatus::Found => "FOUND",
+        PullStatus::NoMatchedMessage => "NO_MATCHED_MESSAGE",
+        PullStatus::MessageWasRemoving => "MESSAGE_WAS_REMOVING",
+        PullStatus::OffsetOverflowOne => "OFFSET_OVERFLOW_ONE",
+        PullStatus::OffsetOverflowBadly => "OFFSET_OVERFLOW_BADLY",
+        PullStatus::OffsetTooSmall => "OFFSET_TOO_SMALL",
+        PullStatus::NoMatchedLogicQueue => "NO_MATCHED_LOGIC_QUEUE",
+        PullStatus::NoMessageInQueue => "NO_MESSAGE_IN_QUEUE",
+    }
+}
+
+/// Tools ask for offset -1: like any offset below the first, it moves to the first.
+fn before_the_queue(broker: &Broker, request: &Command, header: &PullMessage) -> Handled {
+    let bounds = broker.store.queue_bounds(&header.topic, header.queue_id);
+    let answer = request.error(response::PULL_OFFSET_MOVED, name_of(PullStatus::OffsetTooSmall));
+    Ok(Reply::Now(answer.with_header(&PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: bounds.min,
+        min_offset: bounds.min,
+        max_offset: bounds.max,
+        offset_delta: None,
+        topic_sys_flag: Some(0),
+        group_sys_flag: Some(0),
+        forbidden_type: None,
+    })))
+}

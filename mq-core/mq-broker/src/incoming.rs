@@ -1,0 +1,149 @@
+//! The properties of a message on its way in: what they ask the broker for, and the text that is stored.
+//!
+//! Works on the text form: a message costs one scan and one allocation.
+
+use mq_protocol::ByteString;
+use mq_protocol::properties::{self, name};
+
+/// Names that a client must not store: they would be taken for the broker's or a peer's own.
+const TRANSIENT_PREFIX: &str = "__RMQ.TRANSIENT.";
+const PROPERTY_CRC: &str = "__CRC32#";
+const TIMERS: [&str; 3] = [name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC];
+
+/// What a message's properties ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wishes<'t> {
+    pub(crate) unique_key: Option<&'t str>,
+    /// 0: none.
+    pub(crate) delay_level: u32,
+    pub(crate) half: bool,
+    pub(crate) timer: bool,
+    /// `WAIT=false`: the answer need not wait for the disk.
+    pub(crate) no_wait: bool,
+}
+
+impl<'t> Wishes<'t> {
+    pub(crate) fn of(text: &'t str) -> Self {
+        let mut wishes = Self::default();
+        for (key, value) in properties::pairs(text) {
+            match key {
+                name::UNIQ_KEY => wishes.unique_key = Some(value),
+                name::DELAY => wishes.delay_level = value.parse().unwrap_or(0),
+                name::TRANSACTION_PREPARED => wishes.half = value.eq_ignore_ascii_case("true"),
+                name::WAIT => wishes.no_wait = value.eq_ignore_ascii_case("false"),
+                key if TIMERS.contains(&key) => wishes.timer = true,
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// Where a message is to be delivered instead of where it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RealPlace<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) queue_id: u32,
+}
+
+/// What the broker adds to every message: made once, from its configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    text: String,
+}
+
+/// Changes of one message's properties.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Changes<'a> {
+    /// The key that the broker made because the client sent none.
+    pub(crate) unique_key: Option<&'a str>,
+    pub(crate) real_place: Option<RealPlace<'a>>,
+    /// Delayed messages lose the timer's names: the level wins.
+    pub(crate) drop_timers: bool,
+    /// Dead letters are not delayed.
+    pub(crate) drop_delay: bool,
+}
+
+impl Stamp {
+    pub(crate) fn new(region: &str, trace_on: bool, cluster: &str) -> Self {
+        let mut text = String::new();
+        push(&mut text, name::MSG_REGION, region);
+        push(&mut text, name::TRACE_ON, if trace_on { "true" } else { "false" });
+        push(&mut text, name::CLUSTER, cluster);
+        Self { text }
+    }
+
+    /// The text to store for what the client sent.
+    pub(crate) fn apply(&self, sent: &str, changes: Changes<'_>) -> ByteString {
+        let mut text = String::with_capacity(sent.len() + self.text.len() + 64);
+        for (key, value) in properties::pairs(sent).filter(|(key, _)| !is_dropped(key, changes)) {
+            push(&mut text, key, value);
+        }
+        text.push_str(&self.text);
+        if let Some(key) = changes.unique_key {
+            push(&mut text, name::UNIQ_KEY, key);
+        }
+        if let Some(place) = changes.real_place {
+            push(&mut text, name::REAL_TOPIC, place.topic);
+            push(&mut text, name::REAL_QUEUE_ID, &place.queue_id.to_string());
+        }
+        text.into()
+    }
+}
+
+fn is_dropped(key: &str, changes: Changes<'_>) -> bool {
+    match key {
+        name::MSG_REGION | name::TRACE_ON | name::CLUSTER | name::POP_CK | PROPERTY_CRC => true,
+        name::REAL_TOPIC | name::REAL_QUEUE_ID => changes.real_place.is_some(),
+        name::DELAY => changes.drop_delay,
+        key => key.starts_with(TRANSIENT_PREFIX) || (changes.drop_timers && TIMERS.contains(&key)),
+    }
+}
+
+fn push(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push('\u{1}');
+    text.push_str(value);
+    text.push('\u{2}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(readable: &str) -> String {
+        readable.replace('=', "\u{1}").replace(';', "\u{2}")
+    }
+
+    #[test]
+    fn wishes_are_read_from_the_text() {
+        let all = Wishes { unique_key: Some("K"), delay_level: 3, half: true, timer: true, no_wait: true };
+        for (sent, expected) in [
+            ("", Wishes::default()),
+            ("UNIQ_KEY=K;DELAY=3;TRAN_MSG=true;TIMER_DELAY_MS=5;WAIT=false", all),
+            ("DELAY=-1;TRAN_MSG=false;WAIT=true;", Wishes::default()),
+            ("DELAY=x;UNIQ_KEY=;", Wishes::default()),
+        ] {
+            assert_eq!(Wishes::of(&text(sent)), expected, "{sent}");
+        }
+    }
+
+    #[test]
+    fn the_broker_adds_its_marks_and_drops_what_is_not_the_clients() {
+        let stamp = Stamp::new("R", true, "C");
+        let real = RealPlace { topic: "T", queue_id: 2 };
+        for (sent, changes, stored) in [
+            ("", Changes::default(), ""),
+            ("a=b", Changes::default(), "a=b;"),
+            ("MSG_REGION=x;POP_CK=1;a=b;CLUSTER=y;__RMQ.TRANSIENT.q=1;__CRC32#=9;", Changes::default(), "a=b;"),
+            ("TIMER_DELAY_SEC=1;DELAY=2;", Changes { drop_timers: true, ..Changes::default() }, "DELAY=2;"),
+            ("DELAY=2;", Changes { drop_delay: true, ..Changes::default() }, ""),
+        ] {
+            let expected = text(&format!("{stored}MSG_REGION=R;TRACE_ON=true;CLUSTER=C;"));
+            assert_eq!(stamp.apply(&text(sent), changes), expected, "{sent}");
+        }
+        let changes = Changes { unique_key: Some("K"), real_place: Some(real), ..Changes::default() };
+        let stored = stamp.apply(&text("REAL_TOPIC=forged;"), changes);
+        assert_eq!(stored, text("MSG_REGION=R;TRACE_ON=true;CLUSTER=C;UNIQ_KEY=K;REAL_TOPIC=T;REAL_QID=2;"));
+    }
+}

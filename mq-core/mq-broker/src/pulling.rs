@@ -1,0 +1,35 @@
+//! A pull as the broker works on it: asked once, held perhaps, asked again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ByteString;
+use mq_protocol::body::Subscription;
+use mq_protocol::command::Command;
+use mq_protocol::ids::{QueueId, QueueOffset};
+use mq_store::PullLimits;
+
+use crate::held::QueueKey;
+
+/// Owns its texts: a held pull must not keep the buffer that it was read from.
+pub(crate) struct Pull {
+    /// The answer without its fields.
+    pub(crate) answer: Command,
+    pub(crate) topic: ByteString,
+    pub(crate) queue_id: QueueId,
+    pub(crate) from: QueueOffset,
+    pub(crate) limits: PullLimits,
+    pub(crate) subscription: Arc<Subscription>,
+    /// How long it may wait for a message; zero: not at all.
+    pub(crate) hold: Duration,
+}
+
+impl Pull {
+    pub(crate) fn key(&self) -> QueueKey {
+        (self.topic.clone(), self.queue_id)
+    }
+
+    pub(crate) fn wants(&self, tags_code: i64) -> bool {
+        self.subscription.may_match(tags_code)
+    }
+}

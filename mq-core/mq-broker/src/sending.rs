@@ -1,0 +1,177 @@
+//! The sends of one read of a socket: prepared one by one, appended together under one lock, answered one by one.
+
+use mq_protocol::ByteString;
+use mq_protocol::codes::response;
+use mq_protocol::command::Command;
+use mq_protocol::header::SendMessageResponse;
+use mq_protocol::ids::QueueId;
+use mq_protocol::message_id::offset_id;
+use mq_protocol::record::Message;
+use mq_store::{AppendError, Appended};
+use txn_coordinator::{ClientId, StoredHalf};
+
+use crate::broker::{Broker, REGION, TRACE_ON};
+use crate::connection::Connection;
+use crate::handlers::error::Refusal;
+
+/// What decides how long the answer waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain {
+        wait: bool,
+    },
+    /// Always waits for the disk: a half may only be checked or ended once it is there.
+    Half {
+        group: ByteString,
+    },
+}
+
+/// The messages of one request: stored together or not at all.
+pub(crate) enum Group {
+    One(Message),
+    Many(Vec<Message>),
+}
+
+impl AsRef<[Message]> for Group {
+    fn as_ref(&self) -> &[Message] {
+        match self {
+            Self::One(message) => std::slice::from_ref(message),
+            Self::Many(messages) => messages,
+        }
+    }
+}
+
+/// A send that passed every rule.
+pub(crate) struct Prepared {
+    messages: Group,
+    pending: Pending,
+}
+
+/// The part of a send that waits for the append.
+struct Pending {
+    answer: Command,
+    oneway: bool,
+    /// As the client asked for it, or as picked: for a half or delayed message not where it is stored.
+    queue_id: QueueId,
+    unique_key: Option<ByteString>,
+    kind: Kind,
+}
+
+impl Prepared {
+    pub(crate) fn new(
+        request: &Command,
+        queue_id: QueueId,
+        unique_key: Option<ByteString>,
+        kind: Kind,
+        messages: Group,
+    ) -> Self {
+        let answer = request.response(response::SUCCESS);
+        let pending = Pending { answer, oneway: request.is_oneway(), queue_id, unique_key, kind };
+        Self { messages, pending }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Sends {
+    groups: Vec<Group>,
+    pending: Vec<Pending>,
+}
+
+/// An answer to a send, and what it waits for.
+pub(crate) struct Sent {
+    pub(crate) answer: Option<Command>,
+    pub(crate) waits_until: Option<mq_protocol::ids::LogOffset>,
+    pub(crate) half: Option<StoredHalf>,
+}
+
+impl Sends {
+    pub(crate) fn push(&mut self, prepared: Prepared) {
+        self.groups.push(prepared.messages);
+        self.pending.push(prepared.pending);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Appends all of them and empties this. A request that the store refuses for its own sake does not take the others
+    /// with it.
+    pub(crate) fn append(&mut self, broker: &Broker, from: &Connection, mut each: impl FnMut(Sent)) {
+        while !self.pending.is_empty() {
+            match broker.store.append(&self.groups) {
+                Ok(appended) => {
+                    for ((pending, appended), group) in self.pending.drain(..).zip(appended).zip(&self.groups) {
+                        each(pending.sent(broker, from, &appended, group));
+                    }
+                }
+                Err(error) => match culprit(&error) {
+                    Some(group) => {
+                        self.groups.remove(group);
+                        each(self.pending.remove(group).refused(broker, &error.into()));
+                    }
+                    None => {
+                        let refusal = Refusal::from(error);
+                        self.pending.drain(..).for_each(|pending| each(pending.refused(broker, &refusal)));
+                    }
+                },
+            }
+        }
+        self.groups.clear();
+    }
+}
+
+/// The request that an append failed for; `None` when it is the store's state.
+fn culprit(error: &AppendError) -> Option<usize> {
+    match error {
+        AppendError::Encode { group, .. }
+        | AppendError::RecordTooLarge { group, .. }
+        | AppendError::GroupTooLarge { group, .. }
+        | AppendError::TopicName { group, .. } => Some(*group),
+        AppendError::Disk(_) | AppendError::Poisoned(_) | AppendError::Closed => None,
+    }
+}
+
+impl Pending {
+    fn sent(self, broker: &Broker, from: &Connection, appended: &Appended, group: &Group) -> Sent {
+        let (waits, half) = match &self.kind {
+            Kind::Plain { wait } => (*wait && broker.answers_wait, None),
+            Kind::Half { group: producers } => {
+                let client = broker.clients.producer_id(producers, from.id()).map(ClientId::from);
+                let [message] = group.as_ref() else { unreachable!("a half is one message") };
+                let (_, queue_offset) = appended.records[0];
+                (true, StoredHalf::new(message, queue_offset, appended.store_timestamp, client))
+            }
+        };
+        let waits_until = waits.then_some(appended.end);
+        let answer = (!self.oneway).then(|| self.answer(broker, appended));
+        Sent { answer, waits_until, half }
+    }
+
+    fn refused(mut self, broker: &Broker, refusal: &Refusal) -> Sent {
+        self.answer.code = refusal.code;
+        self.answer.remark = Some(refusal.remark.as_ref().into());
+        broker.mark_send_answer(&mut self.answer);
+        Sent { answer: (!self.oneway).then_some(self.answer), waits_until: None, half: None }
+    }
+
+    fn answer(self, broker: &Broker, appended: &Appended) -> Command {
+        let mut msg_id = String::new();
+        for (log_offset, _) in &appended.records {
+            if !msg_id.is_empty() {
+                msg_id.push(',');
+            }
+            msg_id.push_str(&offset_id(broker.store_host, *log_offset));
+        }
+        let (_, queue_offset) = appended.records[0];
+        self.answer.with_header(&SendMessageResponse {
+            msg_id: msg_id.into(),
+            queue_id: self.queue_id,
+            queue_offset,
+            transaction_id: self.unique_key,
+            batch_uniq_id: None,
+            recall_handle: None,
+            region: Some(ByteString::from_static(REGION)),
+            trace_on: Some(TRACE_ON),
+        })
+    }
+}

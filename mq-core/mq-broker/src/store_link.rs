@@ -1,0 +1,76 @@
+//! Between the store and the rest of the broker: what the store asks about records, and what it tells.
+//!
+//! The store calls from its own threads: everything here is quick and never appends.
+
+use std::sync::Arc;
+
+use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::record::Message;
+use mq_protocol::topic;
+use mq_store::{Arrival, Listener, Poisoned, RecordRules};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::broker::Broker;
+use crate::delay_levels::DelayLevels;
+use crate::held::HeldPulls;
+use crate::schedule::{self, Bell};
+
+/// What records mean to the broker.
+pub(crate) struct Rules {
+    levels: DelayLevels,
+}
+
+impl Rules {
+    pub(crate) fn new(levels: DelayLevels) -> Self {
+        Self { levels }
+    }
+}
+
+impl RecordRules for Rules {
+    fn tags_code(&self, message: &Message, store_timestamp: UnixMillis) -> i64 {
+        schedule::tags_code(&self.levels, message, store_timestamp)
+    }
+}
+
+/// Carries the store's news to whoever waits for them.
+pub(crate) struct Link {
+    durable: watch::Sender<LogOffset>,
+    failed: CancellationToken,
+    held: Arc<HeldPulls>,
+    schedule: Arc<Bell>,
+}
+
+impl Link {
+    pub(crate) fn new(broker: &Broker) -> Self {
+        Self {
+            durable: broker.durable.clone(),
+            failed: broker.failed.clone(),
+            held: broker.held.clone(),
+            schedule: broker.schedule_bell().clone(),
+        }
+    }
+}
+
+impl Listener for Link {
+    fn durable(&self, up_to: LogOffset) {
+        self.durable.send_replace(up_to);
+    }
+
+    fn visible(&self, arrivals: &[Arrival]) {
+        let mut delayed = false;
+        for arrival in arrivals {
+            delayed |= arrival.topic == topic::SCHEDULE;
+            self.held.arrived(&arrival.topic, arrival.queue_id, arrival.next, arrival.tags_code);
+        }
+        if delayed {
+            self.schedule.arrived();
+        }
+    }
+
+    fn failed(&self, error: &Poisoned) {
+        error!(%error, "the broker stops");
+        self.failed.cancel();
+    }
+}
