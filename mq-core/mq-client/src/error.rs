@@ -79,7 +79,7 @@ pub enum RouteError {
     #[error("topic {topic} does not exist at the name servers ({names}) and no broker creates topics by itself")]
     NoTopic { topic: ByteString, names: String },
     #[error("no name server of {names} answered for topic {topic}: {last}")]
-    NoNameServer { topic: ByteString, names: String, last: CallError },
+    NoNameServer { topic: ByteString, names: String, last: Box<CallError> },
     #[error("no broker of topic {topic} can be {used} now")]
     NoQueue { topic: ByteString, used: &'static str },
     #[error("broker {broker} is not in the route of {topic}")]
@@ -121,7 +121,7 @@ pub struct SendError {
     /// UNIQ_KEY of the message; empty when it never got one.
     pub message_id: ByteString,
     pub attempts: u32,
-    pub reason: SendFailure,
+    pub reason: Box<SendFailure>,
     may_be_stored: bool,
 }
 
@@ -145,7 +145,7 @@ impl SendError {
             SendFailure::Call(error) => error.may_have_happened(),
             SendFailure::NotSafe(_) => true,
         };
-        Self { topic, message_id, attempts, reason, may_be_stored }
+        Self { topic, message_id, attempts, reason: Box::new(reason), may_be_stored }
     }
 
     /// An earlier attempt may have been stored, whatever the last one said.

@@ -12,6 +12,7 @@
 //! ```
 
 mod client;
+mod consumer;
 mod error;
 mod message;
 mod names;
@@ -21,6 +22,10 @@ mod route;
 mod unique_key;
 
 pub use client::{Client, ClientOptions};
+pub use consumer::{
+    Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PullConsumer, PullConsumerBuilder, PullStatus,
+    Pulled, PushConsumer, PushConsumerBuilder, PushOptions, Rooms,
+};
 pub use error::{CallError, ClientError, Refused, RequestError, RouteError, SendError, SendFailure};
 pub use message::{Message, ReceivedMessage};
 pub use mq_protocol::body::MessageQueue;

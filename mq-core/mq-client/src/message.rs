@@ -118,7 +118,7 @@ impl Message {
         if self.body.len() > max_message_bytes {
             return Err(format!("the body takes {} bytes, the limit is {max_message_bytes}", self.body.len()));
         }
-        if let Some((name, _)) = self.properties.iter().find(|pair| separates(pair)) {
+        if let Some((name, _)) = self.properties.iter().find(separates) {
             return Err(format!("property {name:?} or its value has a character 1 or 2, which separate properties"));
         }
         let bytes: usize = self.properties.iter().map(|(name, value)| name.len() + value.len() + 2).sum();

@@ -53,16 +53,16 @@ impl NameServers {
             Ok(answer) => body::from_json("route", &answer.body).map_err(|error| RouteError::NoNameServer {
                 topic: topic.clone(),
                 names: names(),
-                last: CallError::Unreadable {
+                last: Box::new(CallError::Unreadable {
                     address: self.first().clone(),
                     request: command.code,
                     reason: error.to_string(),
-                },
+                }),
             }),
             Err(last) if last.code() == Some(response::TOPIC_NOT_EXIST) => {
                 Err(RouteError::NoTopic { topic: topic.clone(), names: names() })
             }
-            Err(last) => Err(RouteError::NoNameServer { topic: topic.clone(), names: names(), last }),
+            Err(last) => Err(RouteError::NoNameServer { topic: topic.clone(), names: names(), last: Box::new(last) }),
         }
     }
 

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use mq_protocol::ByteString;
 use mq_protocol::body::MessageQueue;
 use mq_protocol::command::Command;
 use mq_protocol::header::CheckTransactionState;
@@ -120,7 +119,7 @@ fn read(command: &Command) -> Result<CheckedHalf, String> {
         topic: message.topic.clone(),
         transaction_id: header.transaction_id.unwrap_or_else(|| message_id.clone()),
         message_id,
-        broker_name: ByteString::from(broker_name),
+        broker_name,
         half_offset: header.tran_state_table_offset,
         log_offset: header.commit_log_offset,
     };

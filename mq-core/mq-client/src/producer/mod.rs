@@ -18,7 +18,7 @@ use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{SendMessage, SendMessageResponse};
 use mq_protocol::properties::name;
-use mq_protocol::{compression, sys_flag};
+use mq_protocol::{compression, sys_flag, topic};
 use tokio::time::Instant;
 
 use crate::client::{Client, Inner};
@@ -104,6 +104,11 @@ impl Producer {
         ProducerBuilder::new(name_servers.into())
     }
 
+    /// For the client's own sends: brokers do not hear of the group.
+    pub(crate) fn unregistered(client: Client, group: ByteString) -> Self {
+        Self(Arc::new(Shared { client, group, options: ProducerOptions::default(), faults: FaultTable::default() }))
+    }
+
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.0.client
@@ -173,8 +178,13 @@ impl Producer {
             return Err(SendError::new(message.topic, ByteString::new(), 0, failure));
         }
         let message_id = self.identify(&mut message);
+        let retried = take_retry_counts(&mut message);
         let mut header = self.header(message.topic, &message.properties);
         header.flag = message.flag;
+        if let Some((times, max)) = retried {
+            header.reconsume_times = times.or(header.reconsume_times);
+            header.max_reconsume_times = max;
+        }
         let mut body = message.body;
         if options.compress_from_bytes.is_some_and(|from| body.len() >= from) {
             body = compression::deflate_zlib(&body);
@@ -365,6 +375,15 @@ impl Outgoing {
     fn error(&self, attempts: u32, reason: SendFailure) -> SendError {
         SendError::new(self.header.topic.clone(), self.message_id.clone(), attempts, reason)
     }
+}
+
+/// Copies for a group's retry topic carry their counts in the header.
+fn take_retry_counts(message: &mut Message) -> Option<(Option<i32>, Option<i32>)> {
+    if !topic::is_retry(&message.topic) {
+        return None;
+    }
+    let mut take = |property| message.properties.remove(property).and_then(|value| value.parse().ok());
+    Some((take(name::RECONSUME_TIME), take(name::MAX_RECONSUME_TIMES)))
 }
 
 fn address_of<'r>(route: &'r Route, queue: &MessageQueue) -> Result<&'r ByteString, RouteError> {

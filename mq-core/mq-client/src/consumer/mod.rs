@@ -1,0 +1,26 @@
+//! Consuming: groups that share queues ([`PushConsumer`]), and reading by hand ([`PullConsumer`]).
+
+mod allocate;
+mod assigned;
+mod builder;
+mod calls;
+mod concurrent;
+mod filter;
+mod group;
+mod handler;
+mod in_flight;
+mod local_offsets;
+mod orderly;
+mod pull_consumer;
+mod rebalance;
+mod send_back;
+mod start;
+
+pub use allocate::{Allocation, Rooms};
+pub use builder::{PushConsumer, PushConsumerBuilder, PushOptions};
+pub use calls::{PullStatus, Pulled};
+pub use filter::Filter;
+pub use handler::{Action, MessageHandler};
+pub use in_flight::FlowLimits;
+pub use pull_consumer::{PullConsumer, PullConsumerBuilder};
+pub use start::ConsumeFrom;
