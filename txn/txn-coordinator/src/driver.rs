@@ -20,7 +20,7 @@ use crate::half::{self, QUEUE};
 use crate::op::op_record;
 use crate::progress::{OpRecords, Progress, Published};
 use crate::recovery::{Rebuilt, half_at, place_of};
-use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal};
+use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey};
 use crate::verdict_file::{Covered, VerdictFile};
 
 /// How long a checkpoint waits for the log below it.
@@ -63,8 +63,7 @@ impl Inner {
         let found = self.find(request)?;
         let (now, mut state) = (self.clock.now(), self.state.lock());
         let on_disk = found.as_ref().map_err(|refusal| *refusal).and_then(|half| {
-            state.learn(half, now);
-            half::transaction_in(&half.message).ok_or(Refusal::NoSuchHalf)
+            state.learn(half, now).ok_or(Refusal::NoSuchHalf)
         });
         let action = state.engine.step(
             now,
@@ -227,11 +226,15 @@ impl State {
         assert!(actions.is_empty(), "facts lead to no actions: {actions:?}");
     }
 
-    /// A durable half that nobody told: its sender asks before the broker could, or the broker ended in between.
-    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) {
-        if let Some(half) = half::read_half(record).filter(|half| !self.engine.is_open(half.offset)) {
+    /// The transaction of a durable half. One that nobody told is learnt: its sender asks before the broker could tell,
+    /// say.
+    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) -> Option<TransactionKey> {
+        let half = half::read_half(record)?;
+        let transaction = half.transaction.clone();
+        if !self.engine.is_open(half.offset) {
             self.tell(now, Input::Stored(half));
         }
+        Some(transaction)
     }
 
     /// What an Apache broker may skip, as things are written now.
@@ -252,7 +255,7 @@ impl State {
         if !self.engine.is_open(self.finished) {
             match half_at(store, self.finished) {
                 Ok(Some(record)) if !is_durable(store, &record) => return false,
-                Ok(Some(record)) => self.learn(&record, now),
+                Ok(Some(record)) => drop(self.learn(&record, now)),
                 // Not on disk any more; or just about to be visible.
                 Ok(None) => return matches!(place_of(store, self.finished), Ok(Some(at)) if at < store.min()),
                 Err(error) => return !matches!(error, ReadError::Disk(_)),

@@ -82,9 +82,9 @@ impl Rebuilt {
 
     fn replay(&mut self, store: &Store, record: &StoredMessage, now: UnixMillis) {
         let message = &record.message;
-        if message.topic == topic::HALF {
+        if message.topic == topic::HALF && message.queue_id == QUEUE {
             self.learn(record, now);
-        } else if message.topic == topic::OP_HALF {
+        } else if message.topic == topic::OP_HALF && message.queue_id == QUEUE {
             let ends = ended_by(message);
             self.ops.note(record.queue_offset, &ends);
             self.tell(Input::Written(ends, None), now);

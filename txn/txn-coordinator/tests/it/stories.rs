@@ -1,0 +1,371 @@
+//! One claim each: what a producer, a consumer, an operator or an Apache broker finds.
+
+use bytes::Bytes;
+use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
+use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::topic;
+use mq_store::MemoryBackend;
+use txn_coordinator::{
+    Answer, CheckResult, EndError, HalfError, HalfOffset, Outcome, Progress, Refusal, TransactionOptions, Verdict,
+    half_of,
+};
+
+use crate::bench::{Bench, Place, TOPIC};
+
+fn bench() -> Bench<MemoryBackend> {
+    Bench::new(MemoryBackend::new(), Bench::<MemoryBackend>::options())
+}
+
+fn restart(bench: Bench<MemoryBackend>) -> Bench<MemoryBackend> {
+    let found = bench.backend.clone();
+    bench.restart_on(found)
+}
+
+fn op_record(ends: &str, like: &Message) -> Message {
+    Message {
+        topic: topic::OP_HALF.into(),
+        queue_id: QueueId(0),
+        sys_flag: 0,
+        properties: "TAGS\u{1}d\u{2}".into(),
+        body: Bytes::from(ends.to_owned()),
+        ..like.clone()
+    }
+}
+
+/// The real message as an Apache broker writes it, without its OP record.
+fn real_record(bench: &Bench<MemoryBackend>, id: &str, half: Place) -> Message {
+    Message { sys_flag: 8, prepared_transaction_offset: half.log, ..bench.message(id, &[("__transactionId__", id)]) }
+}
+
+#[test]
+fn half_message_is_invisible_until_commit_and_then_visible_once() {
+    let bench = bench();
+    let half = bench.half("a");
+    assert!(bench.found().real.is_empty());
+    let ended = bench.end(half, "a", Verdict::Commit).unwrap();
+    assert_eq!(ended.answer, Answer::Now(Outcome::Committed));
+    assert_eq!(ended.durable_at, bench.store.end());
+    assert_eq!(bench.end(half, "a", Verdict::Commit).unwrap().answer, Answer::Before(Outcome::Committed));
+    let found = bench.found();
+    let [real] = &found.real["a"][..] else { panic!("one copy: {found:?}") };
+    let sent = bench.message("a", &[]);
+    assert_eq!(
+        (&real.message.topic, real.message.queue_id, &real.message.body),
+        (&sent.topic, sent.queue_id, &sent.body)
+    );
+    assert_eq!((real.message.flag, real.message.sys_flag & 0xC), (5, 8));
+    assert_eq!(real.message.prepared_transaction_offset, half.log);
+    assert_eq!(found.ops.into_values().collect::<Vec<_>>(), [vec![half.half.0]]);
+}
+
+#[test]
+fn real_message_and_op_record_are_one_append() {
+    let bench = bench();
+    let half = bench.half("a");
+    let before = bench.store.end();
+    bench.end(half, "a", Verdict::Commit).unwrap();
+    bench.half("b");
+    let tail: Vec<StoredMessage> = bench.store.scan(before).map(Result::unwrap).collect();
+    let topics: Vec<_> = tail.iter().map(|record| &*record.message.topic).collect();
+    assert_eq!(topics, [TOPIC, topic::OP_HALF, topic::HALF]);
+}
+
+#[test]
+fn rolled_back_message_is_never_visible_and_a_late_commit_is_refused_by_name() {
+    let mut bench = bench();
+    let half = bench.half("a");
+    bench.end(half, "a", Verdict::Rollback).unwrap();
+    for _ in 0..2 {
+        let error = bench.end(half, "a", Verdict::Commit).unwrap_err();
+        assert!(matches!(error, EndError::Refused(Refusal::Contrary(Outcome::RolledBack))), "{error}");
+        assert_eq!(error.code(), 604);
+        assert!(bench.found().real.is_empty());
+        assert_eq!(bench.coordinator.stats().counters.contrary, 1);
+        bench = restart(bench);
+    }
+}
+
+#[test]
+fn an_unknown_verdict_changes_nothing() {
+    let bench = bench();
+    let half = bench.half("a");
+    let before = bench.store.end();
+    assert_eq!(bench.end(half, "a", Verdict::Unknown).unwrap().answer, Answer::Unknown);
+    assert_eq!((bench.store.end(), bench.outcomes()), (before, vec![None]));
+}
+
+#[test]
+fn a_verdict_is_matched_by_both_offsets_group_and_transaction() {
+    let bench = bench();
+    let (a, b) = (bench.half("a"), bench.half("b"));
+    bench.append_raw(Message {
+        topic: topic::HALF.into(),
+        queue_id: QueueId(0),
+        sys_flag: 0,
+        ..bench.message("no half", &[])
+    });
+    let crossed = Place { half: a.half, log: b.log };
+    let beyond = Place { half: HalfOffset(9), log: a.log };
+    let not_a_half =
+        Place { half: HalfOffset(2), log: bench.store.scan(LogOffset::ZERO).last().unwrap().unwrap().log_offset };
+    for (place, id, expected) in [
+        (crossed, "a", Refusal::WrongLogOffset),
+        (beyond, "a", Refusal::NoSuchHalf),
+        (Place { half: HalfOffset(u64::MAX), log: LogOffset(u64::MAX) }, "a", Refusal::NoSuchHalf),
+        (not_a_half, "no half", Refusal::NoSuchHalf),
+        (a, "b", Refusal::WrongTransaction),
+    ] {
+        let error = bench.end(place, id, Verdict::Commit).unwrap_err();
+        assert!(matches!(&error, EndError::Refused(refusal) if *refusal == expected), "{place:?}: {error}");
+        assert_eq!(error.code(), 1);
+    }
+    let stranger = txn_coordinator::EndRequest {
+        half: a.half,
+        log_offset: a.log,
+        producer_group: "strangers".into(),
+        transaction_id: None,
+        verdict: Verdict::Commit,
+    };
+    assert!(matches!(bench.coordinator.end(&stranger), Err(EndError::Refused(Refusal::WrongGroup))));
+    assert_eq!(bench.coordinator.stats().counters.mismatched, 6);
+    assert_eq!(bench.outcomes(), [None, None, None]);
+    assert!(bench.found().real.is_empty());
+}
+
+#[test]
+fn a_half_can_be_ended_only_once_it_is_durable() {
+    let bench = bench();
+    let (place, stored) = bench.append_half("a");
+    assert!(bench.end(place, "a", Verdict::Commit).is_err());
+    bench.store.flush().unwrap();
+    // Its sender is quicker than the broker's own bookkeeping.
+    assert_eq!(bench.end(place, "a", Verdict::Commit).unwrap().answer, Answer::Now(Outcome::Committed));
+    bench.coordinator.stored([stored]);
+    assert_eq!(bench.coordinator.stats().pending_halves, 0);
+}
+
+#[test]
+fn halves_that_a_client_sent_twice_end_with_one_verdict_and_one_message() {
+    let mut bench = bench();
+    let (first, second) = (bench.half("a"), bench.half("a"));
+    bench.end(second, "a", Verdict::Commit).unwrap();
+    assert_eq!(bench.end(first, "a", Verdict::Commit).unwrap().answer, Answer::Before(Outcome::Committed));
+    let late = bench.half("a");
+    assert!(bench.tick().is_empty(), "a half whose verdict is known is closed, not checked");
+    assert_eq!(bench.outcomes(), [Some(Outcome::Committed); 3]);
+    bench = restart(bench);
+    let later = bench.half("a");
+    assert!(bench.tick().is_empty());
+    for place in [late, later] {
+        assert_eq!(bench.end(place, "a", Verdict::Commit).unwrap().answer, Answer::Before(Outcome::Committed));
+        assert_eq!(bench.end(place, "a", Verdict::Rollback).unwrap_err().code(), 604);
+    }
+    assert_eq!(bench.found().real["a"].len(), 1);
+}
+
+#[test]
+fn checks_ask_the_sender_with_the_message_as_it_sent_it() {
+    let bench = bench();
+    let half = bench.half("a");
+    bench.advance(5);
+    assert!(bench.tick().is_empty());
+    bench.advance(1);
+    let [check] = &bench.tick()[..] else { panic!("one check is due") };
+    assert_eq!((&*check.producer_group, &*check.topic, check.attempt), ("producers", TOPIC, 1));
+    assert_eq!(check.prefer_client.as_deref(), Some("client-1"));
+    let header: mq_protocol::header::CheckTransactionState = check.request.header().unwrap();
+    assert_eq!((HalfOffset::from(header.tran_state_table_offset), header.commit_log_offset), (half.half, half.log));
+    let asked = StoredMessage::decode(&check.request.body).unwrap().message;
+    assert_eq!((&asked.topic, &asked.body), (&bench.message("a", &[]).topic, &bench.message("a", &[]).body));
+    assert_eq!(bench.coordinator.next_due(), Some(UnixMillis(1_700_000_036_000)));
+}
+
+#[test]
+fn after_the_last_unanswered_check_the_half_is_parked_with_its_op_record() {
+    let mut bench = bench();
+    let half = bench.half("a");
+    bench.advance(6);
+    for attempt in 1..=3 {
+        let before = bench.store.end();
+        let [check] = &bench.tick()[..] else { panic!("check {attempt} is due") };
+        assert_eq!((check.attempt, bench.store.end()), (attempt, before), "counting a check writes nothing");
+        bench.coordinator.check_result(check.half, CheckResult::Delivered);
+        bench.advance(30);
+    }
+    assert!(bench.tick().is_empty(), "there is no fourth check");
+    for _ in 0..2 {
+        let found = bench.found();
+        let [copy] = &found.parked["a"][..] else { panic!("one copy for the operator: {found:?}") };
+        assert_eq!(copy.message.property("REAL_TOPIC"), Some(TOPIC));
+        assert_eq!(copy.message.property("TRANSACTION_CHECK_TIMES"), Some("3"));
+        assert_eq!((found.ended().collect::<Vec<_>>(), found.real.len()), (vec![half.half.0], 0));
+        assert_eq!(bench.outcomes(), [Some(Outcome::Parked)]);
+        assert_eq!(bench.end(half, "a", Verdict::Commit).unwrap_err().code(), 604);
+        bench = restart(bench);
+        assert!(bench.tick().is_empty());
+    }
+}
+
+#[test]
+fn a_half_that_nobody_could_be_asked_about_is_parked_after_the_reserved_time() {
+    let bench = bench();
+    bench.half("a");
+    bench.advance(6);
+    for _ in 0..4 {
+        let [check] = &bench.tick()[..] else { panic!("a check is due") };
+        assert_eq!(check.attempt, 1, "a check that nobody got is not counted");
+        bench.coordinator.check_result(check.half, CheckResult::NobodyToAsk);
+        bench.advance(30);
+    }
+    assert!(bench.tick().is_empty());
+    assert_eq!(bench.outcomes(), [Some(Outcome::Parked)]);
+}
+
+#[test]
+fn pending_halves_survive_a_restart_with_and_without_the_verdict_file() {
+    for checkpoint in [false, true] {
+        let mut bench = bench();
+        let places: Vec<_> = ["a", "b", "c", "d"].map(|id| bench.half(id)).into();
+        bench.end(places[0], "a", Verdict::Commit).unwrap();
+        bench.end(places[1], "b", Verdict::Rollback).unwrap();
+        if checkpoint {
+            bench.store.flush().unwrap();
+            bench.coordinator.checkpoint().unwrap();
+        }
+        bench.end(places[2], "c", Verdict::Commit).unwrap();
+        bench.store.flush().unwrap();
+        bench = restart(bench);
+        let expected = [Some(Outcome::Committed), Some(Outcome::RolledBack), Some(Outcome::Committed), None];
+        assert_eq!(bench.outcomes(), expected, "with verdict file: {checkpoint}");
+        bench.advance(6);
+        assert_eq!(bench.tick().iter().map(|check| check.half).collect::<Vec<_>>(), [places[3].half]);
+        bench.end(places[3], "d", Verdict::Commit).unwrap();
+        assert_eq!(bench.found().real.keys().collect::<Vec<_>>(), ["a", "c", "d"]);
+    }
+}
+
+#[test]
+fn a_damaged_or_foreign_verdict_file_is_not_believed() {
+    use mq_store::Backend;
+    for (at, byte) in [(0, 0xFF), (16, 0x55), (24, 0x01), (4096 + 4, 0xAA), (4096 + 4, 0x00)] {
+        let mut bench = bench();
+        let places: Vec<_> = ["a", "b", "c"].map(|id| bench.half(id)).into();
+        bench.end(places[0], "a", Verdict::Commit).unwrap();
+        bench.end(places[1], "b", Verdict::Rollback).unwrap();
+        bench.store.flush().unwrap();
+        bench.coordinator.checkpoint().unwrap();
+        bench.backend.open("checkback/verdicts").unwrap().write_at(at, &[byte]).unwrap();
+        bench = restart(bench);
+        assert_eq!(bench.outcomes(), [Some(Outcome::Committed), Some(Outcome::RolledBack), None], "byte {at}");
+    }
+}
+
+#[test]
+fn a_torn_commit_is_healed_by_its_op_record_and_delivered_once() {
+    for checkpoint in [false, true] {
+        let mut bench = bench();
+        let half = bench.half("a");
+        if checkpoint {
+            bench.coordinator.checkpoint().unwrap();
+        }
+        bench.append_raw(real_record(&bench, "a", half));
+        bench = restart(bench);
+        assert_eq!(bench.end(half, "a", Verdict::Rollback).unwrap_err().code(), 604);
+        assert!(bench.tick().is_empty());
+        assert_eq!(bench.outcomes(), [Some(Outcome::Committed)]);
+        assert_eq!(bench.end(half, "a", Verdict::Commit).unwrap().answer, Answer::Before(Outcome::Committed));
+        let found = bench.found();
+        assert_eq!((found.real["a"].len(), found.ended().collect::<Vec<_>>()), (1, vec![half.half.0]));
+    }
+}
+
+#[test]
+fn a_real_message_of_another_half_or_transaction_decides_nothing() {
+    let mut bench = bench();
+    let (a, b) = (bench.half("a"), bench.half("b"));
+    bench.append_raw(real_record(&bench, "a", b));
+    bench.append_raw(Message { sys_flag: 0, ..real_record(&bench, "a", a) });
+    bench = restart(bench);
+    assert_eq!(bench.outcomes(), [None, None]);
+    bench.advance(6);
+    assert_eq!(bench.tick().len(), 2);
+}
+
+/// Renewed copies without OP records for the old ones, batched and single OP records, one parked without any.
+#[test]
+fn a_directory_that_apache_wrote_is_understood() {
+    let mut bench = bench();
+    let half = |id: &str, checks: &str| {
+        let mut half = half_of(bench.message(id, &[])).unwrap();
+        if !checks.is_empty() {
+            half.properties = format!("{}TRANSACTION_CHECK_TIMES\u{1}{checks}\u{2}", half.properties).into();
+        }
+        let (log, offset) = bench.append_raw(half);
+        Place { half: offset.into(), log }
+    };
+    let like = bench.message("x", &[]);
+    let committed = half("committed", "");
+    let _renewed = [half("renewed", ""), half("renewed", "1")];
+    let rolled_back = half("rolled-back", "");
+    let renewed = half("renewed", "2");
+    let _parked = half("parked", "3");
+    let _open = half("open", "2");
+    bench.append_raw(real_record(&bench, "committed", committed));
+    bench.append_raw(op_record(&format!("{},", committed.half), &like));
+    bench.append_raw(op_record(&rolled_back.half.to_string(), &like));
+    bench.append_raw(real_record(&bench, "renewed", renewed));
+    bench.append_raw(op_record(&format!("{},", renewed.half), &like));
+    bench.append_raw(Message {
+        topic: topic::CHECK_MAX_TIME.into(),
+        queue_id: QueueId(0),
+        ..half_of(bench.message("parked", &[])).unwrap()
+    });
+    bench = restart(bench);
+    bench.advance(6);
+    let checks = bench.tick();
+    assert_eq!(
+        checks.iter().map(|check| check.attempt).collect::<Vec<_>>(),
+        [3],
+        "only the open one, and it counts on"
+    );
+    let (c, r, p) = (Some(Outcome::Committed), Some(Outcome::RolledBack), Some(Outcome::Parked));
+    assert_eq!(bench.outcomes(), [c, c, c, r, c, p, None]);
+    assert_eq!(bench.apache_would_check(Progress::default()), [6]);
+    assert_eq!(bench.found().real["renewed"].len(), 1);
+}
+
+#[test]
+fn an_apache_broker_neither_checks_finished_halves_again_nor_skips_open_ones() {
+    let mut bench = bench();
+    let places: Vec<_> = (0..8).map(|n| (bench.half(&n.to_string()), n.to_string())).collect();
+    for ended in [0, 1, 4, 2, 6] {
+        bench
+            .end(places[ended].0, &places[ended].1, if ended % 2 == 0 { Verdict::Commit } else { Verdict::Rollback })
+            .unwrap();
+    }
+    let early = bench.coordinator.progress();
+    assert_eq!(early.half.0, 0, "not durable yet");
+    bench.store.flush().unwrap();
+    let progress = bench.coordinator.progress();
+    assert_eq!((progress.half.0, progress.op.0), (3, 2));
+    for progress in [early, progress] {
+        assert_eq!(bench.apache_would_check(progress), [3, 5, 7]);
+    }
+    bench = restart(bench);
+    assert_eq!(bench.coordinator.progress().half.0, 3);
+    assert_eq!(bench.apache_would_check(bench.coordinator.progress()), [3, 5, 7]);
+}
+
+#[test]
+fn limits_are_named_errors() {
+    let options = TransactionOptions { max_pending: 5, max_siblings: 2, ..Bench::<MemoryBackend>::options() };
+    let bench = Bench::new(MemoryBackend::new(), options);
+    let first = bench.half("a");
+    bench.half("a");
+    assert_eq!(bench.coordinator.admit(bench.message("a", &[])).unwrap_err(), HalfError::TooManySiblings(2));
+    ["b", "c", "d"].iter().for_each(|id| _ = bench.half(id));
+    let refused = bench.coordinator.admit(bench.message("e", &[])).unwrap_err();
+    assert_eq!((refused.clone(), refused.code()), (HalfError::TooManyPending(5), 2));
+    bench.end(first, "a", Verdict::Commit).unwrap();
+    assert!(bench.coordinator.admit(bench.message("e", &[])).is_ok(), "an ended transaction makes room");
+}
