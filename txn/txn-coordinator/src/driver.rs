@@ -62,9 +62,10 @@ impl Inner {
     pub(crate) fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
         let found = self.find(request)?;
         let (now, mut state) = (self.clock.now(), self.state.lock());
-        let on_disk = found.as_ref().map_err(|refusal| *refusal).and_then(|half| {
-            state.learn(half, now).ok_or(Refusal::NoSuchHalf)
-        });
+        let on_disk = found
+            .as_ref()
+            .map_err(|refusal| *refusal)
+            .and_then(|half| state.learn(half, now).ok_or(Refusal::NoSuchHalf));
         let action = state.engine.step(
             now,
             Input::End(End {
