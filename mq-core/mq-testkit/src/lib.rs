@@ -1,1 +1,8 @@
-//! Development only: in-process cluster on port 0, crash harness, official clients, invariants.
+//! For tests only: brokers in this process and as real processes, a real Redis, and the crash harness with its checker.
+//!
+//! Nothing here is part of a program; crates use it as a dev-dependency.
+
+pub mod crash;
+pub mod process;
+pub mod redis;
+pub mod wire;
