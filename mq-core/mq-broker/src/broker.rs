@@ -18,13 +18,16 @@ use txn_coordinator::{Coordinator, StoredHalf, TransactionOptions};
 use crate::checkback;
 use crate::clients::Clients;
 use crate::config::{BrokerConfig, FlushDiskType};
+use crate::config_file::SaveError;
 use crate::connection::Connection;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
 use crate::groups::GroupTable;
 use crate::held::HeldPulls;
+use crate::housekeeping;
 use crate::incoming::Stamp;
 use crate::locks::QueueLocks;
 use crate::offsets::OffsetTable;
+use crate::registration::{self, Registrant};
 use crate::schedule::{Bell, Schedule};
 use crate::schedule_progress::ProgressFile;
 use crate::serve;
@@ -64,6 +67,8 @@ pub struct Broker {
     pub(crate) failed: CancellationToken,
     /// How far the log is on disk. The store's own thread moves it; sessions with waiting replies wake on it.
     pub(crate) durable: watch::Sender<LogOffset>,
+    /// How many name servers know this broker.
+    registered: watch::Sender<usize>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +93,8 @@ pub enum RunError {
     Store,
     #[error("the store could not be closed cleanly: {0}")]
     Close(#[from] mq_store::CloseError),
+    #[error("the consumer offsets are not saved: {0}")]
+    Offsets(#[from] SaveError),
 }
 
 impl Broker {
@@ -128,6 +135,7 @@ impl Broker {
             stamp: Stamp::new(REGION, TRACE_ON, &config.cluster_name),
             durable: watch::Sender::new(store.durable()),
             failed: CancellationToken::new(),
+            registered: watch::Sender::new(0),
             schedule: Mutex::new(Some(schedule)),
             schedule_bell: bell,
             held: Arc::default(),
@@ -160,11 +168,25 @@ impl Broker {
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
         let expiring = tokio::spawn(self.held.clone().expire());
+        let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
+        let leaving = shutdown.child_token();
+        let registering = tokio::spawn(registration::run(
+            Registrant::new(&self.config, self.store_host),
+            self.topics.clone(),
+            self.registered.clone(),
+            leaving.clone(),
+        ));
         let served = serve::serve(self, listeners, &shutdown).await;
         stop.cancel();
+        leaving.cancel();
         expiring.abort();
         self.schedule_bell.stop();
-        for (what, task) in [("delivery of delayed messages", delivering), ("checkback", checking)] {
+        for (what, task) in [
+            ("delivery of delayed messages", delivering),
+            ("checkback", checking),
+            ("housekeeping", keeping),
+            ("registration", registering),
+        ] {
             if let Err(error) = task.await {
                 error!(%error, "the {what} ended early");
             }
@@ -177,7 +199,17 @@ impl Broker {
 
     /// Everything that is in memory goes to disk.
     fn close(&self) -> Result<(), RunError> {
-        Ok(self.store.close()?)
+        let saved = self.offsets.save(self.clock.now());
+        self.store.close()?;
+        Ok(saved?)
+    }
+
+    /// Completes once a name server knows this broker; at once if none is configured.
+    pub async fn registered(&self) {
+        if !self.config.name_servers.is_empty() {
+            // The sender lives as long as this broker.
+            let _ = self.registered.subscribe().wait_for(|count| *count > 0).await;
+        }
     }
 
     /// Half messages that are durable now.
@@ -190,8 +222,14 @@ impl Broker {
 
     /// A connection is gone, and with it whoever spoke through it.
     pub(crate) fn disconnected(&self, connection: &Connection) {
-        let changed = self.clients.connection_closed(connection.id());
-        self.clients.notify(&changed);
+        self.tell(&self.clients.connection_closed(connection.id()));
+    }
+
+    /// Tells the members of these groups that they changed, unless a group's settings say not to.
+    pub(crate) fn tell(&self, groups: &[String]) {
+        let wanted =
+            |group: &&String| self.groups.get(group).is_none_or(|settings| settings.notify_consumer_ids_changed_enable);
+        groups.iter().filter(wanted).for_each(|group| self.clients.notify(group));
     }
 
     /// What every answer to a send carries.

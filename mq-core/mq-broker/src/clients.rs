@@ -140,16 +140,14 @@ impl Clients {
         registry.consumers.remove_where(silent)
     }
 
-    /// Tells the members of these groups to share the queues anew (code 40).
-    pub(crate) fn notify(&self, groups: &[String]) {
-        for group in groups {
-            let Some(members) = self.consumer(group, |group| group.members()) else { continue };
-            let header = NotifyConsumerIdsChanged { consumer_group: group.as_str().into() };
-            for member in members {
-                let request = Command::request_with(request::NOTIFY_CONSUMER_IDS_CHANGED, &header).oneway();
-                if member.connection.send(request).is_err() {
-                    tracing::debug!(group, client = member.id, "not told of the change: its connection takes nothing");
-                }
+    /// Tells the members of a group to share its queues anew (code 40).
+    pub(crate) fn notify(&self, group: &str) {
+        let Some(members) = self.consumer(group, ConsumerGroup::members) else { return };
+        let header = NotifyConsumerIdsChanged { consumer_group: group.into() };
+        for member in members {
+            let request = Command::request_with(request::NOTIFY_CONSUMER_IDS_CHANGED, &header).oneway();
+            if member.connection.send(request).is_err() {
+                tracing::debug!(group, client = member.id, "not told of the change: its connection takes nothing");
             }
         }
     }

@@ -122,7 +122,8 @@ fn members_are_told_by_a_oneway_request() {
     beat(&clients, &two, &consumer("c2", "g", &["t"], 1), 0);
     beat(&clients, &other, &consumer("c3", "h", &["t"], 1), 0);
     two.close();
-    clients.notify(&["g".into(), "nobody".into()]);
+    clients.notify("g");
+    clients.notify("nobody");
     let posted = one.take_posted();
     let [Mail::Command(told)] = &posted[..] else { panic!("one request") };
     assert!(told.is_oneway());

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 /// A change that could not be written, and so was not made.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {path}: {error}", path = path.display())]
-pub(crate) struct SaveError {
+pub struct SaveError {
     path: PathBuf,
     error: io::Error,
 }

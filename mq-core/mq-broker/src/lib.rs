@@ -13,6 +13,7 @@ mod delay_levels;
 mod groups;
 mod handlers;
 mod held;
+mod housekeeping;
 mod incoming;
 pub mod limits;
 mod locks;
@@ -31,4 +32,5 @@ mod unique_key;
 
 pub use broker::{Broker, RunError, StartError};
 pub use config::{BrokerConfig, ConfigError, ConfigWarning, FlushDiskType};
+pub use config_file::SaveError;
 pub use connection::{Closed, Connection, ConnectionId};

@@ -81,11 +81,6 @@ impl OffsetTable {
         table.dirty = true;
     }
 
-    /// What a group has consumed of a topic, by queue.
-    pub(crate) fn of(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
-        self.table.lock().offsets.get(group).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default()
-    }
-
     pub(crate) fn topics_of(&self, group: &str) -> Vec<String> {
         self.table.lock().offsets.get(group).map(|topics| topics.keys().cloned().collect()).unwrap_or_default()
     }

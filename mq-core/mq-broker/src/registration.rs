@@ -3,6 +3,7 @@
 //! One task and one connection a name server: while it is open the name server knows that the broker lives.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::config::BrokerConfig;
 use crate::topics::TopicTable;
 
 /// A name server answers within milliseconds; this long means that it is not there.
@@ -35,6 +37,22 @@ pub(crate) struct Registrant {
     pub(crate) ha_addr: String,
     pub(crate) name_servers: Vec<String>,
     pub(crate) interval: Duration,
+}
+
+impl Registrant {
+    pub(crate) fn new(config: &BrokerConfig, advertised: SocketAddr) -> Self {
+        Self {
+            identity: BrokerIdentity {
+                broker_name: config.broker_name.as_str().into(),
+                broker_addr: advertised.to_string().into(),
+                cluster_name: config.cluster_name.as_str().into(),
+                broker_id: config.broker_id,
+            },
+            ha_addr: SocketAddr::new(advertised.ip(), advertised.port().wrapping_add(1)).to_string(),
+            name_servers: config.name_servers.clone(),
+            interval: config.register_interval,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -136,11 +136,6 @@ impl TopicTable {
         self.internal(topic::dead_letter_topic(group), INTERNAL_QUEUES, now)
     }
 
-    /// Where half messages end that nobody settled.
-    pub(crate) fn parked_transactions(&self, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
-        self.internal(topic::CHECK_MAX_TIME.to_owned(), INTERNAL_QUEUES, now)
-    }
-
     fn internal(&self, topic: String, queues: u32, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
         match self.get(&topic) {
             Some(known) => Ok(known),
@@ -311,6 +306,7 @@ fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
         TopicConfig::new(topic::HALF, 1, RW),
         TopicConfig::new(topic::OP_HALF, 1, RW),
+        TopicConfig::new(topic::CHECK_MAX_TIME, 1, RW),
         TopicConfig::new(topic::TIMER, 1, RW),
     ];
     if config.auto_create_topic {

@@ -37,13 +37,9 @@ pub struct BrokerConfig {
     pub store_root: PathBuf,
     pub flush_disk_type: FlushDiskType,
     pub flush_interval: Duration,
-    pub sync_flush_timeout: Duration,
     pub commit_log_segment_bytes: u64,
     pub consume_queue_file_bytes: u64,
     pub file_reserved_time: Duration,
-    /// The hour of the day at which expired files are deleted.
-    pub delete_when_hour: u8,
-    pub disk_max_used_percent: u8,
     pub max_message_bytes: usize,
     /// How much of the machine's memory counts as holding the newest messages.
     pub memory_hot_percent: u8,
@@ -53,7 +49,6 @@ pub struct BrokerConfig {
     /// Bits of [`perm`]: what the whole broker allows.
     pub permission: u32,
     pub trace_topic: bool,
-    pub property_filter: bool,
     pub long_polling: bool,
     /// Eighteen durations like `1s 5s … 2h`, as RocketMQ writes them.
     pub delay_levels: String,
@@ -62,7 +57,6 @@ pub struct BrokerConfig {
     pub transaction_check_max: u32,
     pub reject_transactions: bool,
     pub flush_offsets_interval: Duration,
-    pub flush_delay_offsets_interval: Duration,
     pub register_interval: Duration,
 }
 
@@ -80,12 +74,9 @@ impl Default for BrokerConfig {
             store_root: home.join("store"),
             flush_disk_type: FlushDiskType::Sync,
             flush_interval: Duration::from_millis(500),
-            sync_flush_timeout: Duration::from_secs(5),
             commit_log_segment_bytes: 1 << 30,
             consume_queue_file_bytes: 6_000_000,
             file_reserved_time: Duration::from_secs(72 * 3600),
-            delete_when_hour: 4,
-            disk_max_used_percent: 75,
             max_message_bytes: 4 << 20,
             memory_hot_percent: 40,
             auto_create_topic: true,
@@ -93,7 +84,6 @@ impl Default for BrokerConfig {
             default_topic_queues: 8,
             permission: perm::READ_WRITE,
             trace_topic: false,
-            property_filter: false,
             long_polling: true,
             delay_levels: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
             transaction_timeout: Duration::from_secs(6),
@@ -101,7 +91,6 @@ impl Default for BrokerConfig {
             transaction_check_max: 15,
             reject_transactions: false,
             flush_offsets_interval: Duration::from_secs(5),
-            flush_delay_offsets_interval: Duration::from_secs(10),
             register_interval: Duration::from_secs(30),
         }
     }
@@ -180,15 +169,10 @@ impl BrokerConfig {
             "enableDLegerCommitLog" | "enableControllerMode" => setting.one_of(&["false"], NO_SLAVES)?,
             "flushDiskType" => self.flush_disk_type = setting.flush_disk_type()?,
             "flushIntervalCommitLog" => self.flush_interval = setting.millis()?,
-            "syncFlushTimeout" => self.sync_flush_timeout = setting.millis()?,
             "mappedFileSizeCommitLog" => self.commit_log_segment_bytes = setting.at_least(4096)?,
             "mappedFileSizeConsumeQueue" => self.consume_queue_file_bytes = setting.at_least(20)?,
             "fileReservedTime" => {
                 self.file_reserved_time = Duration::from_secs(3600 * u64::from(setting.parse::<u32>("hours")?))
-            }
-            "deleteWhen" => self.delete_when_hour = setting.in_range(0..=23, "an hour of the day")?,
-            "diskMaxUsedSpaceRatio" => {
-                self.disk_max_used_percent = setting.in_range(10..=95, "a percentage of 10 to 95")?
             }
             "maxMessageSize" => self.max_message_bytes = setting.parse("a number of bytes")?,
             "accessMessageInMemoryMaxRatio" => {
@@ -199,7 +183,6 @@ impl BrokerConfig {
             "defaultTopicQueueNums" => self.default_topic_queues = setting.queues()?,
             "brokerPermission" => self.permission = setting.permission()?,
             "traceTopicEnable" => self.trace_topic = setting.flag()?,
-            "enablePropertyFilter" => self.property_filter = setting.flag()?,
             "longPollingEnable" => self.long_polling = setting.flag()?,
             "messageDelayLevel" => self.delay_levels = value.to_owned(),
             "transactionTimeOut" => self.transaction_timeout = setting.millis()?,
@@ -207,7 +190,6 @@ impl BrokerConfig {
             "transactionCheckMax" => self.transaction_check_max = setting.parse("a number")?,
             "rejectTransactionMessage" => self.reject_transactions = setting.flag()?,
             "flushConsumerOffsetInterval" => self.flush_offsets_interval = setting.millis()?,
-            "flushDelayOffsetInterval" => self.flush_delay_offsets_interval = setting.millis()?,
             // RocketMQ keeps it between 10 and 60 seconds too.
             "registerNameServerPeriod" => {
                 self.register_interval = setting.millis()?.clamp(Duration::from_secs(10), Duration::from_secs(60));
@@ -323,7 +305,7 @@ mod tests {
         let config = parse(text).expect("valid");
         assert_eq!((&*config.cluster_name, &*config.broker_name), ("C", "broker-a"));
         assert_eq!(config.name_servers, ["a:9876", "b:9876"]);
-        assert_eq!((config.delete_when_hour, config.file_reserved_time), (4, Duration::from_secs(48 * 3600)));
+        assert_eq!(config.file_reserved_time, Duration::from_secs(48 * 3600));
         assert_eq!(config.flush_disk_type, FlushDiskType::Async);
         assert_eq!(config.transaction_timeout, Duration::from_secs(1));
         assert_eq!(config.config_directory(), PathBuf::from("/data/store/config"));
@@ -346,7 +328,7 @@ mod tests {
             ("transactionTimeOut=-1", "transactionTimeOut=-1: a number of milliseconds is expected"),
             ("brokerPermission=7", "brokerPermission=7: 2 (write), 4 (read) or 6 (both) is expected"),
             ("defaultTopicQueueNums=0", "defaultTopicQueueNums=0: 1 to 16384 queues is expected"),
-            ("deleteWhen=24", "deleteWhen=24: an hour of the day is expected"),
+            ("accessMessageInMemoryMaxRatio=101", "accessMessageInMemoryMaxRatio=101: a percentage is expected"),
             ("brokerName=a b", "brokerName=a b: a name of letters, digits and % | _ - is expected"),
             ("brokerRole=SLAVE", "brokerRole=SLAVE is not supported: this broker is a master without slaves"),
             ("brokerId=1", "brokerId=1 is not supported: this broker is a master without slaves"),

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::clients::HeartbeatError;
+use crate::groups::GroupError;
 use crate::topics::TopicError;
 use mq_protocol::batch::BatchError;
 use mq_protocol::body::BodyError;
@@ -10,7 +12,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::HeaderError;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::topic::NameError;
-use mq_store::{AppendError, ReadError};
+use mq_store::{AppendError, DiskError, ReadError};
 use txn_coordinator::{EndError, HalfError};
 
 /// Why a request was not done, as the client will read it: what happened, which limit, what to do.
@@ -113,6 +115,22 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn no_offset(group: &str, topic: &str) -> Self {
+        Self::new(response::QUERY_NOT_FOUND, format!("group [{group}] has no offset of topic[{topic}] yet"))
+    }
+
+    pub(crate) fn nobody_of(group: &str) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("no member of group [{group}] is connected to this broker"))
+    }
+
+    pub(crate) fn not_online(group: &str) -> Self {
+        Self::new(response::CONSUMER_NOT_ONLINE, format!("the consumer group[{group}] not online"))
+    }
+
+    pub(crate) fn lock_without_owner() -> Self {
+        Self::new(response::INVALID_PARAMETER, "a lock needs clientId and consumerGroup")
+    }
+
     pub(crate) fn no_message_at(offset: LogOffset) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("there is no message at commit-log offset {offset}, or no longer"))
     }
@@ -181,5 +199,28 @@ impl From<TopicError> for Refusal {
             _ => response::INVALID_PARAMETER,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<GroupError> for Refusal {
+    fn from(error: GroupError) -> Self {
+        let code = match &error {
+            GroupError::NotExist(_) => response::SUBSCRIPTION_GROUP_NOT_EXIST,
+            GroupError::TooMany | GroupError::Save(_) => response::SERVICE_NOT_AVAILABLE,
+            GroupError::Name(_) | GroupError::RetryQueues { .. } => response::INVALID_PARAMETER,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<HeartbeatError> for Refusal {
+    fn from(error: HeartbeatError) -> Self {
+        Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<DiskError> for Refusal {
+    fn from(error: DiskError) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
     }
 }

@@ -1,7 +1,10 @@
 //! From a request to its handler by code. A handler translates: header in, call on the tables, reply out.
 
+mod admin;
+mod client;
 pub(crate) mod error;
 mod message;
+mod offset;
 pub(crate) mod pull;
 mod queue;
 pub(crate) mod send;
@@ -59,6 +62,27 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::GET_MIN_OFFSET => queue::min_offset(broker, command),
         request::SEARCH_OFFSET_BY_TIMESTAMP => queue::offset_by_time(command),
         request::GET_EARLIEST_MSG_STORETIME => queue::earliest_store_time(command),
+        request::HEART_BEAT => client::heartbeat(broker, from, command),
+        request::UNREGISTER_CLIENT => client::unregister(broker, from, command),
+        request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_list(broker, command),
+        request::CHECK_CLIENT_CONFIG => client::check_config(command),
+        request::LOCK_BATCH_MQ => client::lock(broker, command),
+        request::UNLOCK_BATCH_MQ => client::unlock(broker, command),
+        request::QUERY_CONSUMER_OFFSET => offset::query(broker, command),
+        request::UPDATE_CONSUMER_OFFSET => offset::update(broker, from, command),
+        request::GET_ALL_CONSUMER_OFFSET => offset::all(broker, command),
+        request::UPDATE_AND_CREATE_TOPIC => admin::create_topic(command),
+        request::DELETE_TOPIC_IN_BROKER => admin::delete_topic(command),
+        request::GET_ALL_TOPIC_CONFIG => admin::all_topics(broker, command),
+        request::GET_TOPIC_CONFIG => admin::topic(broker, command),
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => admin::put_group(command),
+        request::DELETE_SUBSCRIPTIONGROUP => admin::delete_group(command),
+        request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => admin::all_groups(broker, command),
+        request::GET_SUBSCRIPTIONGROUP_CONFIG => admin::group(broker, command),
+        request::GET_CONSUMER_CONNECTION_LIST => admin::consumer_connections(broker, command),
+        request::QUERY_TOPIC_CONSUME_BY_WHO => admin::groups_of_topic(broker, command),
+        request::QUERY_TOPICS_BY_CONSUMER => admin::topics_of_group(broker, command),
+        request::GET_PRODUCER_CONNECTION_LIST => admin::producer_connections(broker, command),
         code => Err(Refusal::unsupported(code)),
     }
 }

@@ -1,0 +1,67 @@
+//! How far consumers have come: reading and writing it.
+
+use mq_protocol::codes::response;
+use mq_protocol::command::Command;
+use mq_protocol::header::{OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset};
+use mq_protocol::ids::{QueueId, QueueOffset};
+
+use super::error::Refusal;
+use super::{Handled, Reply};
+use crate::broker::Broker;
+use crate::connection::Connection;
+
+/// Code 14. A group that has no offset yet starts at 0 on a queue whose first message is still young, wherever the consumer
+/// says it wants to start: nothing that was sent while it was being set up is passed over.
+pub(crate) fn query(broker: &Broker, request: &Command) -> Handled {
+    let header: QueryConsumerOffset = request.header()?;
+    let QueryConsumerOffset { consumer_group, topic, queue_id, set_zero_if_not_found, .. } = &header;
+    let offset = match broker.offsets.get(consumer_group, topic, *queue_id) {
+        Some(offset) => offset,
+        None if *set_zero_if_not_found != Some(false) && starts_young(broker, topic, *queue_id)? => QueueOffset::ZERO,
+        None => return Err(Refusal::no_offset(consumer_group, topic)),
+    };
+    Ok(Reply::Now(request.response(response::SUCCESS).with_header(&OffsetResponse { offset })))
+}
+
+/// Whether offset 0 is there and among the bytes that the machine's memory may still hold.
+fn starts_young(broker: &Broker, topic: &str, queue: QueueId) -> Result<bool, Refusal> {
+    if broker.store.queue_bounds(topic, queue).min > QueueOffset::ZERO {
+        return Ok(false);
+    }
+    let first = broker.store.entry(topic, queue, QueueOffset::ZERO)?;
+    let hot_bytes = total_memory_bytes() / 100 * u64::from(broker.config.memory_hot_percent);
+    Ok(first.is_some_and(|first| broker.store.visible().0.saturating_sub(first.log_offset.0) <= hot_bytes))
+}
+
+fn total_memory_bytes() -> u64 {
+    let system = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "narrower on 32-bit machines")]
+    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit))
+}
+
+/// Code 15. A consumer only moves forward; who is not of the group, and waits for the answer, is a tool that resets it.
+pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> Handled {
+    let header: UpdateConsumerOffset = request.header()?;
+    let UpdateConsumerOffset { consumer_group: group, topic, queue_id, commit_offset, .. } = &header;
+    broker.groups.get(group).ok_or_else(|| Refusal::no_such_group(group))?;
+    let config = broker.topics.get(topic).ok_or_else(|| Refusal::no_such_topic(topic))?;
+    let queues = config.read_queue_nums.max(config.write_queue_nums);
+    if queue_id.0 >= queues {
+        return Err(Refusal::no_such_queue(topic, i32::try_from(queue_id.0).unwrap_or(i32::MAX), queues));
+    }
+    // Go's client commits -1 for a queue that it has not read from.
+    if let Ok(offset) = u64::try_from(*commit_offset) {
+        if request.is_oneway() || broker.clients.is_member(group, from.id()) {
+            broker.offsets.commit(group, topic, *queue_id, QueueOffset(offset));
+        } else {
+            broker.offsets.reset(group, topic, *queue_id, QueueOffset(offset));
+        }
+    }
+    Reply::ok(request)
+}
+
+/// Code 43: all offsets, for tools.
+pub(crate) fn all(broker: &Broker, request: &Command) -> Handled {
+    let body = mq_protocol::body::to_json(&broker.offsets.snapshot());
+    Ok(Reply::Now(request.response(response::SUCCESS).with_body(body)))
+}
