@@ -11,6 +11,7 @@
 //! # Ok(()) }
 //! ```
 
+mod admin;
 mod client;
 mod consumer;
 mod error;
@@ -21,6 +22,7 @@ mod remoting;
 mod route;
 mod unique_key;
 
+pub use admin::TopicSettings;
 pub use client::{Client, ClientOptions};
 pub use consumer::{
     Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PullConsumer, PullConsumerBuilder, PullStatus,

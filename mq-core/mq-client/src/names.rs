@@ -7,13 +7,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{self, TopicRoute};
+use mq_protocol::body::{self, ClusterInfo, TopicRoute};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::GetRouteInfo;
 
 use crate::error::{CallError, ClientError, RouteError};
 use crate::remoting::{Connection, Inbound, Patience, Pool};
+
+/// The master's broker id.
+pub(crate) const MASTER_ID: u64 = 0;
 
 pub(crate) struct NameServers {
     addresses: Vec<ByteString>,
@@ -64,6 +67,17 @@ impl NameServers {
             }
             Err(last) => Err(RouteError::NoNameServer { topic: topic.clone(), names: names(), last: Box::new(last) }),
         }
+    }
+
+    /// All clusters and their brokers.
+    pub(crate) async fn cluster(&self) -> Result<ClusterInfo, CallError> {
+        let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
+        let answer = self.call(&command).await?;
+        body::from_json("cluster", &answer.body).map_err(|error| CallError::Unreadable {
+            address: self.first().clone(),
+            request: command.code,
+            reason: error.to_string(),
+        })
     }
 
     /// Asks each in turn. That a topic does not exist is an answer, and the best one only if nobody knows better.

@@ -112,6 +112,10 @@ impl Routes {
         Self { names, known: RwLock::default(), seeded: RwLock::default(), wanted: RwLock::default() }
     }
 
+    pub(crate) fn names(&self) -> &NameServers {
+        &self.names
+    }
+
     /// The route to send by. A topic that does not exist yet gets the brokers that would create it.
     pub(crate) async fn for_sending(&self, topic: &ByteString) -> Result<Arc<Route>, RouteError> {
         if let Some(known) = self.known(topic) {

@@ -29,7 +29,8 @@ pub fn arm() {
 }
 
 #[cfg(feature = "failpoints")]
-pub(crate) fn reach(point: &'static str) {
+/// Dies here, if this point is armed. Public for the points of programs that are built on the SDK.
+pub fn reach(point: &'static str) {
     let visit = || fail::fail_point!(point, |_| abort(point));
     if std::panic::catch_unwind(visit).is_err() {
         abort(point);
@@ -38,7 +39,7 @@ pub(crate) fn reach(point: &'static str) {
 
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub(crate) fn reach(_point: &'static str) {}
+pub fn reach(_point: &'static str) {}
 
 #[cfg(feature = "failpoints")]
 fn abort(point: &str) {

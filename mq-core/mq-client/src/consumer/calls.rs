@@ -102,7 +102,7 @@ impl Inner {
     }
 
     /// What the group committed for this queue, if it ever did.
-    pub(super) async fn committed(
+    pub(crate) async fn committed(
         &self,
         group: &ByteString,
         queue: &MessageQueue,
