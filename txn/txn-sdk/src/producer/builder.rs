@@ -26,7 +26,7 @@ pub enum BuildError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(#[from] Box<ClientError>),
     #[error("name a group, and the topics that are sent to: without them no broker can ask how a transaction ended")]
     Nameless,
     #[error(
@@ -119,7 +119,8 @@ impl<S> TxnProducerBuilder<S> {
             .send_timeout(self.send_timeout)
             .checker(move |half| answer(checking.clone(), asked.clone(), half))
             .build()
-            .await?;
+            .await
+            .map_err(Box::new)?;
         Ok(Arc::new(Link {
             producer,
             topics: self.topics.into_iter().collect(),

@@ -1,4 +1,7 @@
 //! Integration tests of the SDK: each suite runs on sqlx and on sea-orm, over a SQLite file of its own.
 
+mod broker;
 mod databases;
+mod inbox;
 mod markers;
+mod producer;

@@ -1,0 +1,182 @@
+//! The consumer's inbox: whatever is delivered however often, each message has one effect in the database.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use mq_client::{MessageQueue, Properties, ReceivedMessage};
+use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
+use serde::Deserialize;
+use txn_sdk::{Consumer, Delivered, Inbox, Key, Msg};
+
+use crate::databases::{File, TestDatabase, on_both_databases};
+
+const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('red packet')";
+
+on_both_databases!(
+    parallel_duplicates_have_one_effect,
+    failed_deliveries_leave_nothing_and_may_come_again,
+    messages_are_told_apart_by_group_topic_tag_and_key,
+    the_key_function_chooses,
+    a_consumer_can_be_spawned,
+);
+
+#[derive(Debug, Deserialize)]
+struct Paid {
+    order: u64,
+}
+
+fn message(topic: &str, properties: &[(&str, &str)], body: &str) -> ReceivedMessage {
+    let properties: Properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    ReceivedMessage {
+        topic: topic.into(),
+        body: body.to_owned().into(),
+        message_id: properties.get("UNIQ_KEY").cloned().unwrap_or_default(),
+        properties,
+        queue: Arc::new(MessageQueue { topic: topic.into(), broker_name: "broker-a".into(), queue_id: 0 }),
+        queue_offset: QueueOffset(0),
+        reconsume_times: 0,
+        born_timestamp: UnixMillis(0),
+        store_timestamp: UnixMillis(0),
+        flag: 0,
+        sys_flag: 0,
+        log_offset: LogOffset(0),
+        offset_message_id: "OFFSET".into(),
+    }
+}
+
+fn paid(order: u64) -> ReceivedMessage {
+    message("ORDER_PAID", &[("KEYS", &format!("order-{order}"))], &format!(r#"{{"order":{order}}}"#))
+}
+
+async fn parallel_duplicates_have_one_effect<D: TestDatabase>() {
+    const ORDERS: u64 = 20;
+    const COPIES: usize = 8;
+    let file = File::with_orders().await;
+    // Two processes of the group, each with a pool of its own.
+    let mut instances = Vec::new();
+    for _ in 0..2 {
+        let inbox = Inbox::new(file.open::<D>().await).dedupe_by(Key::Business);
+        let consumer = Consumer::builder("127.0.0.1:1").group("red-packet").inbox(inbox).on(
+            "ORDER_PAID",
+            async |tx, paid: Msg<Paid>| {
+                assert!(paid.body.order < ORDERS);
+                D::run(tx, INSERT_ORDER).await
+            },
+        );
+        consumer.prepare().await.unwrap();
+        instances.push(Arc::new(consumer));
+    }
+    let deliveries = (0..ORDERS).flat_map(|order| (0..COPIES).map(move |copy| (order, copy)));
+    let running = deliveries.map(|(order, copy)| {
+        let instance = &instances[copy % 2];
+        async move { instance.deliver(paid(order)).await }
+    });
+    let delivered = futures_util::future::join_all(running).await;
+    let done = delivered.iter().filter(|delivered| **delivered == Delivered::Done).count();
+    let duplicates = delivered.iter().filter(|delivered| **delivered == Delivered::Duplicate).count();
+    assert_eq!((done, duplicates), (ORDERS as usize, ORDERS as usize * (COPIES - 1)), "{delivered:?}");
+    assert_eq!(file.orders().await, ORDERS as i64);
+    let counted: u64 =
+        instances.iter().flat_map(|i| i.counters()).filter(|s| s.name == "inbox_duplicate_total").map(|s| s.value).sum();
+    assert_eq!(counted, duplicates as u64);
+}
+
+async fn failed_deliveries_leave_nothing_and_may_come_again<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let attempts = AtomicU32::new(0);
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group("red-packet")
+        .inbox(Inbox::new(file.open::<D>().await))
+        .on("ORDER_PAID", async |tx, _: Msg<Paid>| {
+            D::run(tx, INSERT_ORDER).await?;
+            match attempts.fetch_add(1, Ordering::Relaxed) {
+                0 => Err("no gift left".to_owned()),
+                1 => panic!("a bug"),
+                _ => Ok(()),
+            }
+        })
+        .on("ORDER_VOID", async |tx, _: Msg<Paid>| D::run(tx, "INSERT INTO no_such_table VALUES (1)").await);
+    consumer.prepare().await.unwrap();
+    let two_keys = message("ORDER_PAID", &[("KEYS", "order-1 user-2")], r#"{"order":1}"#);
+    let void = message("ORDER_VOID", &[("KEYS", "order-1")], r#"{"order":1}"#);
+    for (case, delivery, reason) in [
+        ("handler error", paid(1), "no gift left"),
+        ("panic", paid(1), "panicked"),
+        ("body of another shape", message("ORDER_PAID", &[("KEYS", "order-1")], "{}"), "body is not what"),
+        ("body that is no JSON", message("ORDER_PAID", &[("KEYS", "order-1")], "\u{1}"), "body is not what"),
+        ("several keys and no function", two_keys, "several KEYS"),
+        ("nobody handles the topic", message("OTHER", &[("KEYS", "k")], "{}"), "no handler"),
+        ("statement that fails", void, "no_such_table"),
+        ("endless key", message("ORDER_PAID", &[("KEYS", &"k".repeat(1025))], "{}"), "1025 bytes"),
+        ("no key and no id", message("ORDER_PAID", &[], "{}"), "no key"),
+    ] {
+        let Delivered::Later(why) = consumer.deliver(delivery).await else { panic!("{case}: was taken") };
+        assert!(why.contains(reason), "{case}: {why}");
+        assert_eq!(file.orders().await, 0, "{case}");
+        assert_eq!(file.count("SELECT count(*) FROM checkback_inbox").await, 0, "{case}");
+    }
+    assert_eq!(consumer.deliver(paid(1)).await, Delivered::Done, "the third attempt goes well");
+    assert_eq!(consumer.deliver(paid(1)).await, Delivered::Duplicate);
+    assert_eq!((file.orders().await, attempts.load(Ordering::Relaxed)), (1, 3));
+}
+
+async fn messages_are_told_apart_by_group_topic_tag_and_key<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let database = file.open::<D>().await;
+    let consumer = |group: &str| {
+        Consumer::builder("127.0.0.1:1")
+            .group(group)
+            .inbox(Inbox::new(database.clone()))
+            .on("A", async |tx, _: Msg<u8>| D::run(tx, INSERT_ORDER).await)
+            .on("B", async |tx, _: Msg<u8>| D::run(tx, INSERT_ORDER).await)
+    };
+    let (one, two) = (consumer("one"), consumer("two"));
+    one.prepare().await.unwrap();
+    // (topic, tag, KEYS, unique id): trailing blanks and case make a difference, as in no collation of any database
+    for (topic, tag, keys, id, expected) in [
+        ("A", "", "k", "1", Delivered::Done),
+        ("A", "", "k", "2", Delivered::Duplicate),
+        ("A", "", "K", "1", Delivered::Done),
+        ("A", "t", "k", "1", Delivered::Done),
+        ("A", "T", "k", "1", Delivered::Done),
+        ("B", "", "k", "1", Delivered::Done),
+        ("A", "", "k ", "1", Delivered::Duplicate), // a blank separates KEYS
+        ("A", "", "", "1", Delivered::Done),
+        ("A", "", "", "1", Delivered::Duplicate),
+        ("A", "", "", "2", Delivered::Done),
+        ("A", "", "ü", "2", Delivered::Done),
+    ] {
+        let delivery = message(topic, &[("TAGS", tag), ("KEYS", keys), ("UNIQ_KEY", id)], "1");
+        assert_eq!(one.deliver(delivery).await, expected, "{topic} {tag:?} {keys:?} {id}");
+    }
+    let delivery = message("A", &[("KEYS", "k")], "1");
+    assert_eq!(two.deliver(delivery).await, Delivered::Done, "another group has an effect of its own");
+}
+
+async fn the_key_function_chooses<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let by_user = Key::by(|message| message.keys().find(|key| key.starts_with("user-")).map(str::to_owned));
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group("welcome")
+        .inbox(Inbox::new(file.open::<D>().await).dedupe_by(by_user))
+        .on("A", async |tx, _: Msg<u8>| D::run(tx, INSERT_ORDER).await);
+    consumer.prepare().await.unwrap();
+    let delivery = |keys| message("A", &[("KEYS", keys)], "1");
+    assert_eq!(consumer.deliver(delivery("order-1 user-7")).await, Delivered::Done);
+    assert_eq!(consumer.deliver(delivery("order-2 user-7")).await, Delivered::Duplicate);
+    assert_eq!(consumer.deliver(delivery("order-2 user-8")).await, Delivered::Done);
+    assert!(matches!(consumer.deliver(delivery("order-2")).await, Delivered::Later(_)));
+}
+
+async fn a_consumer_can_be_spawned<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group("red-packet")
+        .inbox(Inbox::new(file.open::<D>().await))
+        .on("ORDER_PAID", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await);
+    consumer.prepare().await.unwrap();
+    let delivered = tokio::spawn(async move { consumer.deliver(paid(1)).await }).await.unwrap();
+    assert_eq!(delivered, Delivered::Done);
+}

@@ -1,0 +1,370 @@
+//! The transactional producer against a broker that misbehaves: rows and message always agree in the end.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use mq_protocol::codes::response;
+use txn_sdk::{
+    BuildError, Message, Outcome, TRANSACTION_ID_PROPERTY, TransactionId, TxnError, TxnProducer, Verdict,
+};
+
+use crate::{
+    broker::{Broker, OnEnd, OnSend},
+    databases::{File, TestDatabase, on_both_databases},
+};
+
+const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('paid')";
+
+on_both_databases!(
+    commit_publishes,
+    error_rolls_back_and_cancels,
+    a_half_that_is_not_safe_runs_no_business,
+    a_lost_end_is_made_good_by_the_checkback,
+    an_unknown_commit_is_in_doubt_until_the_checkback,
+    a_refused_commit_is_an_error_without_rows,
+    a_transaction_that_begins_too_late_is_fenced,
+    dropped_calls_end_one_way_or_the_other,
+    dropped_guard_is_rolled_back_and_cancelled,
+    a_fresh_instance_answers_for_the_one_before,
+    a_database_that_cannot_begin_cancels_the_half,
+    shutdown_waits_for_open_transactions,
+);
+
+fn message() -> Message {
+    Message::new("ORDER_PAID", r#"{"order":1}"#).key("order-1")
+}
+
+async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
+    TxnProducer::builder(broker.address())
+        .group("order-service")
+        .database(database)
+        .topics(["ORDER_PAID"])
+        .deadline(deadline)
+        .send_timeout(Duration::from_millis(400))
+        .build()
+        .await
+        .unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn sample(samples: &[txn_sdk::Sample], name: &str, label: Option<&str>) -> u64 {
+    let found = samples.iter().find(|s| s.name == name && s.label.map(|(_, value)| value) == label);
+    found.unwrap_or_else(|| panic!("no sample {name} {label:?}")).value
+}
+
+async fn commit_publishes<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::Committed);
+    let half = broker.last();
+    assert_eq!(half.ends, [Verdict::Commit]);
+    assert_eq!(half.property(TRANSACTION_ID_PROPERTY), Some(&*sent.transaction_id.to_string()));
+    assert_eq!(half.property("UNIQ_KEY"), Some(&*sent.message_id));
+    assert_eq!(file.orders().await, 1);
+    assert_eq!(broker.check(0).await, Verdict::Commit);
+    let counters = txn.counters();
+    assert_eq!(sample(&counters, "txn_outcome_total", Some("committed")), 1);
+    assert_eq!(sample(&counters, "txn_check_total", Some("commit")), 1);
+}
+
+async fn error_rolls_back_and_cancels<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let work = async |tx: D::Handle<'_>| {
+        D::run(tx, INSERT_ORDER).await?;
+        Err("the coupon is gone".to_owned())
+    };
+    let sent = txn.send(message(), work).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::RolledBack("the coupon is gone".to_owned()));
+    assert_eq!(broker.last().ends, [Verdict::Rollback]);
+    assert_eq!(file.orders().await, 0);
+    assert_eq!(broker.check(0).await, Verdict::Rollback);
+}
+
+async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    for (on_send, stored) in [
+        (OnSend::Refuse(response::SERVICE_NOT_AVAILABLE), false),
+        (OnSend::Refuse(response::NO_PERMISSION), false),
+        (OnSend::StoreSilently, true),
+        (OnSend::StoreAndSay(response::FLUSH_DISK_TIMEOUT), true),
+        (OnSend::StoreAndSay(response::SLAVE_NOT_AVAILABLE), true),
+        (OnSend::StoreAndSay(response::FLUSH_SLAVE_TIMEOUT), true),
+    ] {
+        let broker = Broker::start().await;
+        broker.on_send(on_send);
+        let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+        let ran = AtomicUsize::new(0);
+        let sent = txn
+            .send(message(), async |tx| {
+                ran.fetch_add(1, Ordering::Relaxed);
+                D::run(tx, INSERT_ORDER).await
+            })
+            .await;
+        match sent {
+            Err(TxnError::HalfUnknown(_)) if stored => {}
+            Err(TxnError::HalfRefused(_)) if !stored => {}
+            other => panic!("{on_send:?}: {other:?}"),
+        }
+        assert_eq!(ran.into_inner(), 0, "{on_send:?}");
+        for (index, half) in broker.halves().iter().enumerate() {
+            assert_eq!(half.ends, [], "{on_send:?}: nobody may tell a verdict on a half in doubt");
+            assert_eq!(broker.check(index).await, Verdict::Rollback, "{on_send:?}: the fence settles it");
+        }
+        assert_eq!(!broker.halves().is_empty(), stored, "{on_send:?}");
+    }
+    assert_eq!(file.orders().await, 0);
+}
+
+async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    broker.on_end(OnEnd::Lose);
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::Committed, "the rows are in: that is what counts");
+    assert_eq!(broker.last().ends, []);
+    assert_eq!(broker.check(0).await, Verdict::Commit);
+    let sent = txn.send(message(), async |_| Err::<(), _>("no")).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::RolledBack("no"));
+    assert_eq!(broker.check(1).await, Verdict::Rollback);
+    assert_eq!(sample(&txn.counters(), "txn_end_lost_total", None), 2);
+}
+
+/// The commit fails for real: the transaction was ended behind the SDK's back, once each way. Neither the driver nor the
+/// SDK can know which way it went, and the pool's only connection must be usable afterwards.
+async fn an_unknown_commit_is_in_doubt_until_the_checkback<D: TestDatabase>() {
+    for (behind_our_back, orders, verdict) in [("COMMIT", 1, Verdict::Commit), ("ROLLBACK", 0, Verdict::Rollback)] {
+        let (broker, file) = (Broker::start().await, File::with_orders().await);
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(file.options()).await.unwrap();
+        let txn = producer(&broker, D::from_pool(pool), Duration::ZERO).await;
+        let mut transaction = txn.begin(message()).await.unwrap();
+        D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
+        D::run(transaction.handle(), behind_our_back).await.unwrap();
+        let sent = transaction.commit().await.unwrap();
+        assert_eq!(sent.outcome, Outcome::InDoubt, "{behind_our_back}");
+        assert_eq!(broker.last().ends, [], "{behind_our_back}: never a verdict that is not known");
+        assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 1);
+
+        assert_eq!(broker.settle(0).await, verdict, "{behind_our_back}");
+        assert_eq!(file.orders().await, orders, "{behind_our_back}");
+        assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 0);
+
+        for round in 1..4 {
+            let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+            assert_eq!(sent.outcome, Outcome::Committed, "round {round} on the same pool");
+            assert_eq!(file.orders().await, orders + round);
+        }
+    }
+}
+
+async fn a_refused_commit_is_an_error_without_rows<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    sqlx::query(
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, order_id INTEGER REFERENCES orders DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .execute(&file.pool().await)
+    .await
+    .unwrap();
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let mut transaction = txn.begin(message()).await.unwrap();
+    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
+    D::run(transaction.handle(), "INSERT INTO items (order_id) VALUES (4711)").await.unwrap();
+    let sent = transaction.commit().await;
+    assert!(matches!(sent, Err(TxnError::CommitRefused(_))), "{sent:?}");
+    assert_eq!(broker.last().ends, [Verdict::Rollback]);
+    assert_eq!(file.orders().await, 0);
+    assert_eq!(broker.check(0).await, Verdict::Rollback);
+}
+
+async fn a_transaction_that_begins_too_late_is_fenced<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    broker.on_send(OnSend::CheckFirst);
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await;
+    assert!(matches!(sent, Err(TxnError::Fenced)), "{sent:?}");
+    assert_eq!(broker.last().answers, [Verdict::Rollback]);
+    assert_eq!(broker.last().ends, []);
+    assert_eq!(file.orders().await, 0);
+}
+
+/// Polls a call `polls` times, then drops it. True: it finished before.
+async fn dropped_after<F: Future>(polls: usize, call: F) -> bool {
+    let mut call = pin!(call);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(false);
+        }
+        left -= 1;
+        call.as_mut().poll(context).map(|_| true)
+    })
+    .await
+}
+
+async fn dropped_calls_end_one_way_or_the_other<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let mut committed = 0;
+    let (mut cancelled_drops, mut committed_drops) = (0, 0);
+    for round in 0..30 {
+        // How many polls a call takes depends on who wakes whom first: go through all of them, until it finishes.
+        for polls in 0.. {
+            let before = broker.halves().len();
+            let done = dropped_after(polls, txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await; // let a half that is on its way arrive
+            for index in before..broker.halves().len() {
+                let verdict = broker.settle(index).await;
+                committed += i64::from(verdict == Verdict::Commit);
+                let half = &broker.halves()[index];
+                assert_eq!(file.orders().await, committed, "{polls} polls: {verdict:?}");
+                assert!(half.ends.iter().all(|end| *end == verdict), "{polls} polls: {half:?}, the check says {verdict:?}");
+                match verdict {
+                    _ if done => {}
+                    Verdict::Commit => committed_drops += 1,
+                    _ => cancelled_drops += 1,
+                }
+            }
+            if done {
+                break;
+            }
+        }
+        if round >= 2 && cancelled_drops > 0 && committed_drops > 0 {
+            return;
+        }
+    }
+    panic!("one side of the commit was never hit: {cancelled_drops} cancelled, {committed_drops} committed");
+}
+
+async fn dropped_guard_is_rolled_back_and_cancelled<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    let mut transaction = txn.begin(message()).await.unwrap();
+    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
+    drop(transaction);
+    txn.begin(message()).await.unwrap().rollback().await;
+    txn.shutdown().await;
+    for half in broker.halves() {
+        assert_eq!(half.ends, [Verdict::Rollback]);
+    }
+    assert_eq!((broker.halves().len(), file.orders().await), (2, 0));
+    assert_eq!(sample(&txn.counters(), "txn_outcome_total", Some("rolled_back")), 2);
+}
+
+async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    {
+        let first = producer(&broker, file.open::<D>().await, LONG).await;
+        broker.on_end(OnEnd::Lose);
+        let sent = first.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+        assert_eq!(sent.outcome, Outcome::Committed);
+        drop(first.begin(message()).await.unwrap()); // dies with the transaction open, and its cancellation is lost
+        first.shutdown().await;
+    }
+    let _fresh = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    assert_eq!(broker.check(0).await, Verdict::Commit);
+    assert_eq!(broker.check(1).await, Verdict::Rollback);
+    // A message of the group that no transaction of ours sent: nothing is known of it.
+    let foreign = broker.add_half(broker.last().without(TRANSACTION_ID_PROPERTY));
+    assert_eq!(broker.check(foreign).await, Verdict::Unknown);
+}
+
+async fn a_database_that_cannot_begin_cancels_the_half<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let impatient = sqlx::SqlitePool::connect_with(file.options().busy_timeout(Duration::from_millis(10))).await.unwrap();
+    let txn = producer(&broker, D::from_pool(impatient), LONG).await;
+    let elsewhere = file.pool().await;
+    let writer = elsewhere.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await;
+    assert!(matches!(sent, Err(TxnError::Database(_))), "{sent:?}");
+    writer.rollback().await.unwrap();
+    txn.shutdown().await;
+    assert_eq!(broker.last().ends, [Verdict::Rollback]);
+    assert_eq!(file.orders().await, 0);
+}
+
+async fn shutdown_waits_for_open_transactions<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    let mut open = txn.begin(message()).await.unwrap();
+    let ending = {
+        let txn = txn.clone();
+        tokio::spawn(async move { txn.shutdown().await })
+    };
+    let probe = || txn.begin(Message::new("NOT_NAMED", "x"));
+    while !matches!(probe().await, Err(TxnError::ShuttingDown)) {
+        tokio::task::yield_now().await;
+    }
+    assert!(!ending.is_finished());
+    D::run(open.handle(), INSERT_ORDER).await.unwrap();
+    assert_eq!(open.commit().await.unwrap().outcome, Outcome::Committed);
+    ending.await.unwrap();
+    assert_eq!(broker.halves()[0].ends, [Verdict::Commit]);
+}
+
+#[tokio::test]
+async fn builder_refuses_what_could_not_be_answered_for() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let pool = file.pool().await;
+    let builder = || TxnProducer::builder(broker.address()).database(pool.clone());
+    let nameless = [builder(), builder().group("g"), builder().topics(["T"])];
+    for builder in nameless {
+        let built = builder.build().await.map(drop);
+        assert!(matches!(built, Err(BuildError::Nameless)), "{built:?}");
+    }
+    let named = || builder().group("g").topics(["T"]);
+    for (deadline, every, fits) in [(420, 30, false), (419, 30, true), (14, 1, false), (13, 1, true)] {
+        let built = named().deadline(Duration::from_secs(deadline)).checks_every(Duration::from_secs(every));
+        let built = built.build().await.map(drop);
+        assert_eq!(built.is_ok(), fits, "deadline {deadline} s, a check every {every} s: {built:?}");
+    }
+    let txn = named().build().await.unwrap();
+    let sent = txn.begin(message()).await.map(drop);
+    assert!(matches!(&sent, Err(TxnError::UnknownTopic(topic)) if topic == "ORDER_PAID"), "{sent:?}");
+    let sent = txn.begin(Message::new("T", "x").delay_level(3)).await.map(drop);
+    assert!(matches!(&sent, Err(TxnError::HalfRefused(_))), "{sent:?}");
+    assert_eq!(broker.halves().len(), 0);
+}
+
+/// The service's own truth, here a list of what was reserved and what was fenced off.
+#[tokio::test]
+async fn own_verdicts_answer_the_checkbacks() {
+    let broker = Broker::start().await;
+    let reserved: Arc<parking_lot::Mutex<Vec<TransactionId>>> = Arc::default();
+    let known = reserved.clone();
+    let txn = TxnProducer::builder(broker.address())
+        .group("flash-sale")
+        .topics(["ORDER_PAID"])
+        .verdicts(move |asked| {
+            let known = known.clone();
+            async move {
+                assert_eq!(asked.message.keys().next(), Some("order-1"));
+                if known.lock().contains(&asked.transaction_id) { Verdict::Commit } else { Verdict::Unknown }
+            }
+        })
+        .build()
+        .await
+        .unwrap();
+    let bought = txn.begin(message()).await.unwrap();
+    assert_eq!(broker.check(0).await, Verdict::Unknown);
+    reserved.lock().push(bought.id());
+    assert_eq!(broker.check(0).await, Verdict::Commit);
+    assert_eq!(bought.commit().await.outcome, Outcome::Committed);
+    let sold_out = txn.begin(message()).await.unwrap();
+    assert_eq!(sold_out.rollback("sold out").await.outcome, Outcome::RolledBack("sold out"));
+    let timed_out = txn.begin(message()).await.unwrap();
+    assert_eq!(timed_out.leave().outcome, Outcome::InDoubt);
+    drop(txn.begin(message()).await.unwrap());
+    txn.shutdown().await;
+    let ends: Vec<_> = broker.halves().into_iter().map(|half| half.ends).collect();
+    assert_eq!(ends, [vec![Verdict::Commit], vec![Verdict::Rollback], vec![], vec![]]);
+}
