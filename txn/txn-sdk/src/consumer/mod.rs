@@ -2,6 +2,7 @@
 
 mod handlers;
 mod inbox;
+mod run;
 
 use std::{marker::PhantomData, panic::AssertUnwindSafe, sync::Arc};
 
@@ -16,6 +17,9 @@ use crate::{
 };
 pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic};
 pub use inbox::{Inbox, InboxError, Key};
+pub use run::ConsumeError;
+
+const DEFAULT_CONCURRENCY: usize = 20;
 
 /// Before it is said where the effects go.
 #[derive(Debug)]
@@ -33,8 +37,9 @@ impl ConsumerBuilder {
 
     /// Effects go to the inbox's database, each message's once.
     pub fn inbox<D: Database>(self, inbox: Inbox<D>) -> Consumer<D, NoHandler> {
-        let counters = Arc::default();
-        Consumer { name_servers: self.name_servers, group: self.group, inbox, handlers: NoHandler, counters }
+        let Self { name_servers, group } = self;
+        let (concurrency, counters) = (DEFAULT_CONCURRENCY, Arc::default());
+        Consumer { name_servers, group, inbox, handlers: NoHandler, concurrency, counters }
     }
 }
 
@@ -46,6 +51,7 @@ pub struct Consumer<D, H> {
     group: String,
     inbox: Inbox<D>,
     handlers: H,
+    concurrency: usize,
     counters: Arc<Counters>,
 }
 
@@ -91,9 +97,15 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         T: DeserializeOwned,
         E: std::fmt::Display,
     {
-        let Self { name_servers, group, inbox, handlers, counters } = self;
+        let Self { name_servers, group, inbox, handlers, concurrency, counters } = self;
         let handlers = OnTopic { topic: topic.into(), handler, rest: handlers, body: PhantomData };
-        Consumer { name_servers, group, inbox, handlers, counters }
+        Consumer { name_servers, group, inbox, handlers, concurrency, counters }
+    }
+
+    /// Messages handled at the same time.
+    pub fn concurrency(mut self, messages: usize) -> Self {
+        self.concurrency = messages;
+        self
     }
 
     /// `inbox_handled_total`, `inbox_duplicate_total`, `inbox_failed_total`.

@@ -89,6 +89,12 @@ impl<S: Source> TxnProducer<S> {
         &self.link.producer
     }
 
+    /// Whether brokers know this instance and can ask it about half messages: a readiness check.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.link.producer.is_registered()
+    }
+
     /// `txn_outcome_total`, `txn_check_total`, `txn_in_doubt`.
     #[must_use]
     pub fn counters(&self) -> Vec<Sample> {

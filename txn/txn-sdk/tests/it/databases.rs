@@ -1,6 +1,10 @@
 //! A temporary SQLite file opened as either of the two databases, and what the suites need to say to it.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector};
 use sqlx::{
@@ -51,14 +55,17 @@ impl TestDatabase for DatabaseConnection {
     }
 }
 
-/// A database file that goes when it is dropped, with a table of the user's in it.
+/// A database file, with a table of the user's in it.
 pub(crate) struct File {
-    directory: TempDir,
+    directory: PathBuf,
+    /// Gone when it is dropped.
+    _temporary: Option<TempDir>,
 }
 
 impl File {
     pub(crate) async fn with_orders() -> Self {
-        let file = Self { directory: tempfile::tempdir().unwrap() };
+        let temporary = tempfile::tempdir().unwrap();
+        let file = Self { directory: temporary.path().to_owned(), _temporary: Some(temporary) };
         sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, note TEXT)")
             .execute(&file.pool().await)
             .await
@@ -66,15 +73,21 @@ impl File {
         file
     }
 
+    /// The file of another process.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), _temporary: None }
+    }
+
     pub(crate) fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
-            .filename(self.directory.path().join("shop.db"))
+            .filename(self.directory.join("shop.db"))
             .create_if_missing(true)
             .busy_timeout(Duration::from_secs(20))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     pub(crate) async fn pool(&self) -> SqlitePool {

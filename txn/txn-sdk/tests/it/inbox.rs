@@ -8,7 +8,7 @@ use std::sync::{
 use mq_client::{MessageQueue, Properties, ReceivedMessage};
 use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use serde::Deserialize;
-use txn_sdk::{Consumer, Delivered, Inbox, Key, Msg};
+use txn_sdk::{ConsumeError, Consumer, Delivered, Inbox, Key, Msg};
 
 use crate::databases::{File, TestDatabase, on_both_databases};
 
@@ -20,6 +20,7 @@ on_both_databases!(
     messages_are_told_apart_by_group_topic_tag_and_key,
     the_key_function_chooses,
     a_consumer_can_be_spawned,
+    two_handlers_of_one_topic_are_refused,
 );
 
 #[derive(Debug, Deserialize)]
@@ -46,7 +47,7 @@ fn message(topic: &str, properties: &[(&str, &str)], body: &str) -> ReceivedMess
     }
 }
 
-fn paid(order: u64) -> ReceivedMessage {
+pub(crate) fn paid(order: u64) -> ReceivedMessage {
     message("ORDER_PAID", &[("KEYS", &format!("order-{order}"))], &format!(r#"{{"order":{order}}}"#))
 }
 
@@ -78,8 +79,12 @@ async fn parallel_duplicates_have_one_effect<D: TestDatabase>() {
     let duplicates = delivered.iter().filter(|delivered| **delivered == Delivered::Duplicate).count();
     assert_eq!((done, duplicates), (ORDERS as usize, ORDERS as usize * (COPIES - 1)), "{delivered:?}");
     assert_eq!(file.orders().await, ORDERS as i64);
-    let counted: u64 =
-        instances.iter().flat_map(|i| i.counters()).filter(|s| s.name == "inbox_duplicate_total").map(|s| s.value).sum();
+    let counted: u64 = instances
+        .iter()
+        .flat_map(|i| i.counters())
+        .filter(|s| s.name == "inbox_duplicate_total")
+        .map(|s| s.value)
+        .sum();
     assert_eq!(counted, duplicates as u64);
 }
 
@@ -179,4 +184,17 @@ async fn a_consumer_can_be_spawned<D: TestDatabase>() {
     consumer.prepare().await.unwrap();
     let delivered = tokio::spawn(async move { consumer.deliver(paid(1)).await }).await.unwrap();
     assert_eq!(delivered, Delivered::Done);
+}
+
+/// Also compiles only if a whole running consumer may move between threads.
+async fn two_handlers_of_one_topic_are_refused<D: TestDatabase>() {
+    let file = File::with_orders().await;
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group("red-packet")
+        .inbox(Inbox::new(file.open::<D>().await))
+        .on("A", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await)
+        .on("B", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await)
+        .on("A", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await);
+    let run = tokio::spawn(consumer.run_until(std::future::pending())).await.unwrap();
+    assert!(matches!(&run, Err(ConsumeError::TwoHandlers(topic)) if topic == "A"), "{run:?}");
 }

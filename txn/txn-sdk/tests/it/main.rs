@@ -1,6 +1,8 @@
 //! Integration tests of the SDK: each suite runs on sqlx and on sea-orm, over a SQLite file of its own.
 
 mod broker;
+#[cfg(feature = "failpoints")]
+mod crashes;
 mod databases;
 mod inbox;
 mod markers;

@@ -12,9 +12,7 @@ use std::{
 };
 
 use mq_protocol::codes::response;
-use txn_sdk::{
-    BuildError, Message, Outcome, TRANSACTION_ID_PROPERTY, TransactionId, TxnError, TxnProducer, Verdict,
-};
+use txn_sdk::{BuildError, Message, Outcome, TRANSACTION_ID_PROPERTY, TransactionId, TxnError, TxnProducer, Verdict};
 
 use crate::{
     broker::{Broker, OnEnd, OnSend},
@@ -38,7 +36,7 @@ on_both_databases!(
     shutdown_waits_for_open_transactions,
 );
 
-fn message() -> Message {
+pub(crate) fn message() -> Message {
     Message::new("ORDER_PAID", r#"{"order":1}"#).key("order-1")
 }
 
@@ -145,7 +143,8 @@ async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>() {
 async fn an_unknown_commit_is_in_doubt_until_the_checkback<D: TestDatabase>() {
     for (behind_our_back, orders, verdict) in [("COMMIT", 1, Verdict::Commit), ("ROLLBACK", 0, Verdict::Rollback)] {
         let (broker, file) = (Broker::start().await, File::with_orders().await);
-        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(file.options()).await.unwrap();
+        let pool =
+            sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(file.options()).await.unwrap();
         let txn = producer(&broker, D::from_pool(pool), Duration::ZERO).await;
         let mut transaction = txn.begin(message()).await.unwrap();
         D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
@@ -227,7 +226,10 @@ async fn dropped_calls_end_one_way_or_the_other<D: TestDatabase>() {
                 committed += i64::from(verdict == Verdict::Commit);
                 let half = &broker.halves()[index];
                 assert_eq!(file.orders().await, committed, "{polls} polls: {verdict:?}");
-                assert!(half.ends.iter().all(|end| *end == verdict), "{polls} polls: {half:?}, the check says {verdict:?}");
+                assert!(
+                    half.ends.iter().all(|end| *end == verdict),
+                    "{polls} polls: {half:?}, the check says {verdict:?}"
+                );
                 match verdict {
                     _ if done => {}
                     Verdict::Commit => committed_drops += 1,
@@ -280,7 +282,8 @@ async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>() {
 
 async fn a_database_that_cannot_begin_cancels_the_half<D: TestDatabase>() {
     let (broker, file) = (Broker::start().await, File::with_orders().await);
-    let impatient = sqlx::SqlitePool::connect_with(file.options().busy_timeout(Duration::from_millis(10))).await.unwrap();
+    let impatient =
+        sqlx::SqlitePool::connect_with(file.options().busy_timeout(Duration::from_millis(10))).await.unwrap();
     let txn = producer(&broker, D::from_pool(impatient), LONG).await;
     let elsewhere = file.pool().await;
     let writer = elsewhere.begin_with("BEGIN IMMEDIATE").await.unwrap();
