@@ -28,8 +28,8 @@ pub fn arm() {
     }
 }
 
-#[cfg(feature = "failpoints")]
 /// Dies here, if this point is armed. Public for the points of programs that are built on the SDK.
+#[cfg(feature = "failpoints")]
 pub fn reach(point: &'static str) {
     let visit = || fail::fail_point!(point, |_| abort(point));
     if std::panic::catch_unwind(visit).is_err() {
@@ -37,6 +37,7 @@ pub fn reach(point: &'static str) {
     }
 }
 
+/// Does nothing in a binary without crash points.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub fn reach(_point: &'static str) {}
