@@ -31,7 +31,8 @@ const SYS_FLAG_AT: usize = 36;
 const BORN_HOST_AT: usize = 48;
 /// The shortest record: IPv4 hosts, no body, no topic, no properties.
 pub const MIN_RECORD_BYTES: usize = 91;
-const V1_TOPIC_LIMIT: usize = 127;
+/// Longer topics make a V2 record.
+pub const V1_TOPIC_LIMIT: usize = 127;
 
 /// A message on its way into the log. The log assigns both offsets and the store timestamp.
 #[derive(Clone, Debug, PartialEq, Eq)]

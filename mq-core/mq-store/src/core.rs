@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::error::{AppendError, DiskError, Poisoned};
 use crate::failpoints;
 use crate::marks::Marks;
-use crate::options::{FlushMode, TAIL_ENTRIES_HARD, TAIL_ENTRIES_SOFT};
+use crate::options::{FlushMode, MAX_WAITING_ENTRIES};
 use crate::queue::Queues;
 use crate::segments::Segments;
 
@@ -110,7 +110,7 @@ impl Core {
         if self.closed.load(Ordering::Acquire) {
             return Err(AppendError::Closed);
         }
-        if self.queues.waiting_entries() > TAIL_ENTRIES_HARD
+        if self.queues.waiting_entries() > MAX_WAITING_ENTRIES
             && let Some(error) = &self.settling.lock().write_error
         {
             return Err(error.clone().into());
@@ -192,10 +192,6 @@ impl Core {
             listeners.iter().for_each(|listener| listener.visible(arrivals));
             arrivals.clear();
         }
-    }
-
-    pub(crate) fn wants_write_out(&self) -> bool {
-        self.queues.waiting_entries() > TAIL_ENTRIES_SOFT
     }
 
     /// Queue entries go from memory to their files.

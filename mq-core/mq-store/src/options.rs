@@ -12,10 +12,10 @@ pub const QUEUE_ENTRY_BYTES: u64 = 20;
 pub const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
 /// Descriptors of queue files that stay open: far below the process's limit, enough for the busy ones.
 pub(crate) const OPEN_QUEUE_FILES: usize = 256;
-/// Queue entries that wait in memory for their file before the keeper is woken: a few MiB.
-pub(crate) const TAIL_ENTRIES_SOFT: usize = 64 * 1024;
-/// Queue entries in memory beyond which appends are refused, because their files cannot be written.
-pub(crate) const TAIL_ENTRIES_HARD: usize = 1024 * 1024;
+/// Queue entries that recovery keeps in memory before it writes them: a few MiB.
+pub(crate) const RECOVERY_WAITING_ENTRIES: usize = 64 * 1024;
+/// Queue entries in memory beyond which appends are refused when their files cannot be written.
+pub(crate) const MAX_WAITING_ENTRIES: usize = 1024 * 1024;
 /// How often waiting queue entries go to their files.
 pub(crate) const WRITE_OUT_EVERY: Duration = Duration::from_secs(1);
 /// How often queue files are synced and the checkpoint moves; bounds what an unclean start reads again.

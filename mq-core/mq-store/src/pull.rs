@@ -96,7 +96,7 @@ impl Core {
         accepts: &dyn Fn(i64) -> bool,
     ) -> Result<Pulled, ReadError> {
         let log_min = self.segments.min();
-        let last = from.plus(SCAN_ENTRIES.max(limits.messages as u64)).min(bounds.max);
+        let last = QueueOffset(from.0.saturating_add(SCAN_ENTRIES.max(limits.messages as u64))).min(bounds.max);
         let mut taken = Taken { limits, messages: 0, bytes: 0, runs: Vec::new() };
         let mut status = PullStatus::NoMatchedMessage;
         let (mut next, mut full) = (from, false);

@@ -49,3 +49,33 @@ pub(crate) fn step(segments: &Segments, at: LogOffset, limit: u64) -> Result<Ste
         Ok(message) => Step::Record(message),
     })
 }
+
+/// What a disk writes whole.
+const SECTOR_BYTES: u64 = 512;
+
+/// Whether a sector of this record never reached the disk. For records that may not have been synced: unwritten space
+/// is zeros, and the record's own checksum covers nothing but the body.
+pub(crate) fn lost_a_sector(segments: &Segments, record: &StoredMessage) -> Result<bool, DiskError> {
+    let (at, size) = (record.log_offset.0, record.size as usize);
+    let Some(bytes) = segments.bytes(at, size)? else { return Ok(true) };
+    // A sector may be zeros as it was written if it only holds the end of a record without properties: their length.
+    let significant = if record.message.properties.is_empty() { size - 2 } else { size };
+    let first = (SECTOR_BYTES - (at - segments.base_of(at)) % SECTOR_BYTES) as usize;
+    let message = &record.message;
+    let topic_length_bytes = if message.topic.len() > record::V1_TOPIC_LIMIT { 2 } else { 1 };
+    let body_end = size - 2 - message.properties.len() - message.topic.len() - topic_length_bytes;
+    // The high byte of a wide length is zero and belongs to nothing that a sector without it would miss.
+    let body = body_end - message.body.len()..body_end + topic_length_bytes - 1;
+    // So is a sector that holds only the high bytes of the size.
+    let mut start = if first < 4 { first } else { 0 };
+    let mut end = if first < 4 { first + SECTOR_BYTES as usize } else { first };
+    while start < significant {
+        let sector = start..end.min(significant);
+        let inside_body = body.start <= sector.start && sector.end <= body.end;
+        if !inside_body && bytes[sector].iter().all(|byte| *byte == 0) {
+            return Ok(true);
+        }
+        (start, end) = (end, end + SECTOR_BYTES as usize);
+    }
+    Ok(false)
+}

@@ -10,9 +10,9 @@ use crate::append::{has_entry, names_a_directory};
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoints, LastRun};
 use crate::error::{AtPath, DiskError, OpenError};
-use crate::options::{Options, RecordRules, TAIL_ENTRIES_SOFT};
+use crate::options::{Options, RECOVERY_WAITING_ENTRIES, RecordRules};
 use crate::queue::{self, QueueEntry, QueueFiles, Queues};
-use crate::record_reader::{Step, step};
+use crate::record_reader::{Step, lost_a_sector, step};
 use crate::segments::{self, Segments};
 
 /// What a start found.
@@ -41,8 +41,8 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<Recovered, OpenError> {
     refuse_unsupported(&**backend)?;
     let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes)?);
-    let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries));
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
+    let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));
     let from = first_to_scan(&segments, &last_run)?;
     queues.load(from.0, segments.min().0)?;
     let scan = Scan::run(&segments, &queues, &*options.rules, from, last_run.marks.map(|(durable, _)| durable))?;
@@ -132,6 +132,12 @@ impl Scan {
                     scan.stopped_by = reason.to_string();
                     break;
                 }
+                Step::Record(record)
+                    if durable.is_some_and(|durable| scan.end >= durable) && lost_a_sector(segments, &record)? =>
+                {
+                    scan.stopped_by = "a sector of the record was not written".into();
+                    break;
+                }
                 Step::Record(record) => {
                     missing = if group.is_empty() { rules.followers(&record) } else { missing - 1 };
                     scan.end = record.log_offset.plus(u64::from(record.size));
@@ -166,5 +172,5 @@ fn restore(queues: &Queues, rules: &dyn RecordRules, record: &StoredMessage) -> 
     let entry = QueueEntry { log_offset: record.log_offset, size: record.size, tags_code };
     let queue = queues.get_or_create(&message.topic, message.queue_id);
     queues.restore(&queue, record.queue_offset, entry)?;
-    if queues.waiting_entries() > TAIL_ENTRIES_SOFT { queues.write_out() } else { Ok(()) }
+    if queues.waiting_entries() > RECOVERY_WAITING_ENTRIES { queues.write_out() } else { Ok(()) }
 }

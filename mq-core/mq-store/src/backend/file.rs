@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{Backend, Entry, File, LockGuard, Space, Usage, mmap};
 
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A directory of the real file system.
 #[derive(Clone, Debug)]

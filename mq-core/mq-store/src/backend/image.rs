@@ -57,6 +57,12 @@ impl Image {
         self.files.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
     }
 
+    /// An error if there is no such directory.
+    pub(super) fn directory(&self, path: &str) -> io::Result<()> {
+        let there = path.is_empty() || self.directories.contains(path);
+        if there { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
     pub(super) fn content(&self, inode: Inode) -> io::Result<&SparseBytes> {
         self.contents.get(&inode).ok_or_else(|| ErrorKind::NotFound.into())
     }
@@ -132,6 +138,33 @@ impl Image {
             written.max(self.reserved.get(inode).copied().unwrap_or(0))
         };
         self.files.values().map(taken).sum()
+    }
+
+    /// Bytes that a write takes beyond what the file has.
+    pub(super) fn missing_bytes(&self, inode: Inode, at: u64, bytes: u64) -> u64 {
+        let reserved = self.reserved.get(&inode).copied().unwrap_or(0);
+        if at + bytes <= reserved {
+            0
+        } else {
+            self.contents.get(&inode).map_or(bytes, |file| file.missing_bytes(at, bytes))
+        }
+    }
+
+    /// Forgets files whose directory, and contents whose name did not outlive the crash.
+    pub(super) fn drop_orphans(&mut self) {
+        let directories = &self.directories;
+        let reachable = |path: &str| {
+            let mut directory = parent(path);
+            while !directory.is_empty() && directories.contains(directory) {
+                directory = parent(directory);
+            }
+            directory.is_empty()
+        };
+        self.files.retain(|path, _| reachable(path));
+        let kept = self.directories.iter().filter(|path| reachable(path)).cloned().collect();
+        self.directories = kept;
+        let named: BTreeSet<Inode> = self.files.values().copied().collect();
+        self.contents.retain(|inode, _| named.contains(inode));
     }
 
     pub(super) fn usage(&self, limit_bytes: u64) -> Usage {

@@ -57,8 +57,8 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    fn sync_directory(&self, _directory: &str) -> io::Result<()> {
-        Ok(())
+    fn sync_directory(&self, directory: &str) -> io::Result<()> {
+        self.0.image.lock().directory(directory)
     }
 
     fn lock(&self, _path: &str) -> io::Result<LockGuard> {

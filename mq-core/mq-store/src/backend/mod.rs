@@ -3,6 +3,7 @@
 //!
 //! Paths are relative to the store's root and use `/`.
 
+mod crash;
 mod file;
 mod image;
 mod memory;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use crash::{CrashBackend, CrashMode, Fault};
 pub use file::FileBackend;
 pub use memory::MemoryBackend;
 

@@ -16,6 +16,12 @@ impl SparseBytes {
         self.pages.len() as u64 * PAGE_BYTES
     }
 
+    /// Bytes of pages that a write would have to add.
+    pub(super) fn missing_bytes(&self, at: u64, bytes: u64) -> u64 {
+        let pages = at / PAGE_BYTES..(at + bytes).div_ceil(PAGE_BYTES);
+        pages.filter(|page| !self.pages.contains_key(page)).count() as u64 * PAGE_BYTES
+    }
+
     /// False when the range leaves the file.
     pub(super) fn read(&self, at: u64, into: &mut [u8]) -> bool {
         if at + into.len() as u64 > self.len {

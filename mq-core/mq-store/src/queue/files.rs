@@ -13,6 +13,8 @@ use crate::options::{OPEN_QUEUE_FILES, QUEUE_ENTRY_BYTES};
 pub(crate) struct QueueFiles {
     backend: Arc<dyn Backend>,
     pub(crate) entries_per_file: u64,
+    /// A crash may have left files whose length was not durable yet.
+    after_crash: bool,
     open: Mutex<OpenFiles>,
 }
 
@@ -24,8 +26,8 @@ struct OpenFiles {
 }
 
 impl QueueFiles {
-    pub(crate) fn new(backend: Arc<dyn Backend>, entries_per_file: u64) -> Self {
-        Self { backend, entries_per_file, open: Mutex::default() }
+    pub(crate) fn new(backend: Arc<dyn Backend>, entries_per_file: u64, after_crash: bool) -> Self {
+        Self { backend, entries_per_file, after_crash, open: Mutex::default() }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -45,7 +47,7 @@ impl QueueFiles {
         format!("{directory}/{}", backend::offset_name(self.first_of(index) * QUEUE_ENTRY_BYTES))
     }
 
-    /// The first indexes of a queue's files, ascending. A last file that a crash left short is made whole.
+    /// The first indexes of a queue's files, ascending. Files that a crash left short are made whole.
     pub(crate) fn list(&self, directory: &str) -> Result<Vec<u64>, OpenError> {
         let bases = backend::list_bases(&*self.backend, directory).at_path(&*self.backend, directory)?;
         for base in &bases {
@@ -53,11 +55,12 @@ impl QueueFiles {
             let file = self.open(&path)?;
             let found = file.bytes().at_path(&*self.backend, &path)?;
             let whole = self.file_bytes();
-            if base % whole != 0 || (found != whole && (found != 0 || bases.last() != Some(base))) {
+            let short = found < whole && self.after_crash;
+            if base % whole != 0 || (found != whole && !short) {
                 let path = self.backend.locate(&path);
                 return Err(OpenError::FileSize { path, found, configured: whole });
             }
-            if found == 0 {
+            if short {
                 file.resize(whole, Space::Sparse).at_path(&*self.backend, &path)?;
             }
         }

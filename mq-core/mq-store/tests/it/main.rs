@@ -1,4 +1,9 @@
 //! The store through its public interface. One binary, so that it links once.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod conformance;
+mod crash;
+mod history;
 mod life;
+mod pulls;
 mod support;
