@@ -73,7 +73,7 @@ fn read(path: &Path) -> io::Result<Stored> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::default()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     };
     body::from_json("key-value configuration", &bytes).or_else(|error| {
         let aside = path.with_extension("json.unreadable");

@@ -1,1 +1,39 @@
-//! The binary mq: parse arguments, load configuration, start the parts.
+//! The binary `mq`: parse arguments, load configuration, start the parts, stop them in order.
+
+mod arguments;
+mod banner;
+mod listen;
+mod parts;
+mod settings;
+mod signals;
+
+use anyhow::{Context, Result};
+
+pub use arguments::Arguments;
+use arguments::Command;
+
+/// Runs until the work is done or a signal asks to stop.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Namesrv(options) => parts::name_server(&options).await,
+            Command::Broker(options) => parts::broker(&options).await,
+            Command::Up(options) => parts::up(&options).await,
+        }
+    })
+}
+
+/// An error and its causes in one line; a cause that the text before it already tells is not told again.
+#[must_use]
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}

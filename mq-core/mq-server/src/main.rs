@@ -1,0 +1,25 @@
+//! The binary `mq`: arguments in, exit status out. Everything else is in the library.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use mq_server::Arguments;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _armed = fail::FailScenario::setup();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    match mq_server::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr is no reason to hide the status.
+            let _ = writeln!(std::io::stderr(), "error: {}", mq_server::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The binary `mq` as its users run it: started, asked over its socket, signalled, restarted.
+
+mod process;
+mod refusals;
+mod split;
+mod up;
+mod wire;
