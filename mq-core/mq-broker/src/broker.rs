@@ -164,6 +164,8 @@ impl Broker {
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
         let stop = CancellationToken::new();
+        // A caller that drops this future stops the background work too.
+        let _stop = (stop.clone().drop_guard(), RingOnDrop(&self.schedule_bell));
         let schedule = self.schedule.lock().take().expect("a broker runs once");
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
@@ -240,6 +242,14 @@ impl Broker {
 
     pub(crate) fn schedule_bell(&self) -> &Arc<Bell> {
         &self.schedule_bell
+    }
+}
+
+struct RingOnDrop<'b>(&'b Bell);
+
+impl Drop for RingOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

@@ -1,0 +1,332 @@
+//! A broker on port 0 and a client that speaks frames, nothing more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mq_broker::{Broker, BrokerConfig, RunError};
+use mq_protocol::ByteString;
+use mq_protocol::body::{self, ConsumerData, HeartbeatData, ProducerData, Subscription};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::frame::{self, HeaderFormat};
+use mq_protocol::header::{
+    EndTransaction, GetMaxOffset, Header, OffsetResponse, PullMessage, PullMessageResponse, SendMessage,
+    SendMessageResponse,
+};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::properties::Properties;
+use mq_protocol::record::{self, StoredMessage};
+use mq_protocol::sys_flag::pull;
+use mq_store::{Backend, Clock, ManualClock, MemoryBackend};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+pub const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// What outlives a broker's process: its disk and the time.
+#[derive(Clone)]
+pub struct World {
+    pub backend: Arc<dyn Backend>,
+    pub clock: Arc<ManualClock>,
+    pub directory: Arc<tempfile::TempDir>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            backend: Arc::new(MemoryBackend::default()),
+            clock: Arc::new(ManualClock::at(START)),
+            directory: Arc::new(tempfile::tempdir().unwrap()),
+        }
+    }
+
+    pub async fn start(&self) -> TestBroker {
+        self.start_with(|_| {}).await
+    }
+
+    pub async fn start_with(&self, adjust: impl FnOnce(&mut BrokerConfig)) -> TestBroker {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut config = BrokerConfig {
+            broker_name: "broker-a".into(),
+            store_root: self.directory.path().to_owned(),
+            listen_port: address.port(),
+            commit_log_segment_bytes: 32 << 20,
+            ..BrokerConfig::default()
+        };
+        adjust(&mut config);
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let broker = Broker::open_on(self.backend.clone(), config, clock).unwrap();
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let running = tokio::spawn(async move { broker.run(vec![listener], stop).await });
+        TestBroker { address, shutdown, running }
+    }
+}
+
+pub struct TestBroker {
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl TestBroker {
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    pub async fn stop(self) -> Result<(), RunError> {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.running).await.expect("the broker stops").expect("no panic")
+    }
+}
+
+/// One connection. Answers are found by their opaque; requests of the broker are kept for `request`.
+pub struct Client {
+    stream: TcpStream,
+    input: BytesMut,
+    opaque: i32,
+    pub format: HeaderFormat,
+    kept: Vec<Command>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Self { stream, input: BytesMut::new(), opaque: 0, format: HeaderFormat::Json, kept: Vec::new() }
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// Gives the command an opaque and its bytes.
+    pub fn frame(&mut self, mut command: Command) -> (i32, BytesMut) {
+        self.opaque += 1;
+        command.opaque = self.opaque;
+        command.format = self.format;
+        let mut bytes = BytesMut::new();
+        command.encode(&mut bytes);
+        (self.opaque, bytes)
+    }
+
+    pub async fn post(&mut self, command: Command) -> i32 {
+        let (opaque, bytes) = self.frame(command);
+        self.write(&bytes).await;
+        opaque
+    }
+
+    pub async fn call(&mut self, command: Command) -> Command {
+        let opaque = self.post(command).await;
+        self.answer(opaque).await
+    }
+
+    pub async fn answer(&mut self, opaque: i32) -> Command {
+        self.find(|command| command.is_response() && command.opaque == opaque).await
+    }
+
+    /// The next request of the broker with this code.
+    pub async fn request(&mut self, code: i32) -> Command {
+        self.find(|command| !command.is_response() && command.code == code).await
+    }
+
+    async fn find(&mut self, wanted: impl Fn(&Command) -> bool) -> Command {
+        if let Some(at) = self.kept.iter().position(&wanted) {
+            return self.kept.remove(at);
+        }
+        loop {
+            let command = self.read().await.expect("the connection is open");
+            if wanted(&command) {
+                return command;
+            }
+            self.kept.push(command);
+        }
+    }
+
+    /// The next frame; `None` when the broker closed the connection.
+    pub async fn read(&mut self) -> Option<Command> {
+        loop {
+            if let Some(frame) = frame::split(&mut self.input, frame::MAX_FRAME_BYTES).unwrap() {
+                return Some(Command::decode(frame).unwrap());
+            }
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await;
+            match read.expect("the broker answers in time") {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends and expects success.
+    pub async fn send(&mut self, send: Send) -> SendMessageResponse {
+        let answer = self.call(send.command()).await;
+        assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
+        answer.header().unwrap()
+    }
+
+    pub async fn heartbeat(&mut self, client_id: &str, producers: &[&str], consumers: &[(&str, &str, &str)]) {
+        let consumer = |(group, topic, tags): &(&str, &str, &str)| ConsumerData {
+            group_name: (*group).to_owned(),
+            subscription_data_set: vec![
+                Subscription::tags(topic, tags, 1),
+                Subscription::tags(&mq_protocol::topic::retry_topic(group), "*", 1),
+            ],
+            ..ConsumerData::default()
+        };
+        let data = HeartbeatData {
+            client_id: client_id.to_owned(),
+            producer_data_set: producers
+                .iter()
+                .map(|group| ProducerData { group_name: (*group).to_owned(), ..ProducerData::default() })
+                .collect(),
+            consumer_data_set: consumers.iter().map(consumer).collect(),
+            ..HeartbeatData::default()
+        };
+        let answer = self.call(Command::request(request::HEART_BEAT).with_body(body::to_json(&data))).await;
+        assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
+    }
+
+    pub async fn max_offset(&mut self, topic: &str, queue: u32) -> u64 {
+        let header = GetMaxOffset { topic: topic.into(), queue_id: QueueId(queue), committed: None, bname: None };
+        let answer = self.call(Command::request_with(request::GET_MAX_OFFSET, &header)).await;
+        answer.header::<OffsetResponse>().unwrap().offset.0
+    }
+
+    /// Pulls until a message is there; the broker holds the request meanwhile.
+    pub async fn pull(&mut self, pull: Pull) -> Vec<StoredMessage> {
+        let answer = self.call(pull.command()).await;
+        assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
+        record::decode_all(&answer.body).unwrap()
+    }
+}
+
+/// A send with what most tests want.
+#[derive(Clone)]
+pub struct Send {
+    pub code: i32,
+    pub header: SendMessage,
+    pub properties: Properties,
+    pub body: Bytes,
+    pub oneway: bool,
+}
+
+impl Send {
+    pub fn to(topic: &str) -> Self {
+        let header = SendMessage { queue_id: 0, ..SendMessage::new("producers".into(), topic.into()) };
+        Self {
+            code: request::SEND_MESSAGE_V2,
+            header,
+            properties: Properties::default(),
+            body: Bytes::from_static(b"hello"),
+            oneway: false,
+        }
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn property(mut self, name: &'static str, value: impl Into<ByteString>) -> Self {
+        self.properties.set(name, value);
+        self
+    }
+
+    pub fn half(self, key: &str) -> Self {
+        let group = self.header.producer_group.clone();
+        self.property("TRAN_MSG", "true").property("PGROUP", group).property("UNIQ_KEY", key.to_owned())
+    }
+
+    pub fn command(self) -> Command {
+        let header = SendMessage { properties: Some(self.properties.encode()), ..self.header };
+        let mut command = Command::request(self.code).with_body(self.body);
+        if self.code == request::SEND_MESSAGE {
+            header.encode(&mut command.ext);
+        } else {
+            header.encode_v2(&mut command.ext);
+        }
+        if self.oneway { command.oneway() } else { command }
+    }
+}
+
+#[derive(Clone)]
+pub struct Pull(pub PullMessage);
+
+impl Pull {
+    /// Subscribes in the request itself and does not wait.
+    pub fn of(topic: &str, queue: u32, from: i64) -> Self {
+        Self(PullMessage {
+            consumer_group: mq_protocol::topic::TOOLS_GROUP.into(),
+            topic: topic.into(),
+            queue_id: QueueId(queue),
+            queue_offset: from,
+            max_msg_nums: 32,
+            sys_flag: pull::SUBSCRIPTION,
+            commit_offset: 0,
+            suspend_timeout_millis: 0,
+            subscription: Some("*".into()),
+            sub_version: 0,
+            expression_type: None,
+            max_msg_bytes: None,
+            request_source: None,
+            proxy_forward_client_id: None,
+            bname: None,
+        })
+    }
+
+    pub fn tags(mut self, expression: &str) -> Self {
+        self.0.subscription = Some(expression.into());
+        self
+    }
+
+    /// As a consumer of `group`, which subscribed by its heartbeat.
+    pub fn by(mut self, group: &str) -> Self {
+        self.0.consumer_group = group.into();
+        self.0.sys_flag &= !pull::SUBSCRIPTION;
+        self
+    }
+
+    pub fn waiting(mut self, up_to: Duration) -> Self {
+        self.0.sys_flag |= pull::SUSPEND;
+        self.0.suspend_timeout_millis = up_to.as_millis() as i64;
+        self
+    }
+
+    pub fn command(self) -> Command {
+        Command::request_with(request::PULL_MESSAGE, &self.0)
+    }
+}
+
+/// Code, next offset, bounds and bodies of a pull's answer.
+pub fn pulled(answer: &Command) -> (i32, u64, u64, u64, Vec<Bytes>) {
+    let header: PullMessageResponse = answer.header().unwrap();
+    let bodies = record::decode_all(&answer.body).unwrap().into_iter().map(|stored| stored.message.body).collect();
+    (answer.code, header.next_begin_offset.0, header.min_offset.0, header.max_offset.0, bodies)
+}
+
+/// END_TRANSACTION for a half as its send was answered.
+pub fn end(sent: &SendMessageResponse, group: &str, bits: i32) -> Command {
+    let (_, log_offset) = mq_protocol::message_id::parse_offset_id(&sent.msg_id).unwrap();
+    end_at(sent.queue_offset, log_offset, group, bits)
+}
+
+pub fn end_at(half: QueueOffset, log_offset: LogOffset, group: &str, bits: i32) -> Command {
+    let header = EndTransaction {
+        topic: None,
+        producer_group: group.into(),
+        tran_state_table_offset: half,
+        commit_log_offset: log_offset,
+        commit_or_rollback: bits,
+        from_transaction_check: Some(false),
+        msg_id: Some("key".into()),
+        transaction_id: None,
+        bname: None,
+    };
+    Command::request_with(request::END_TRANSACTION, &header)
+}
