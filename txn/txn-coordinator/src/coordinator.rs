@@ -146,10 +146,11 @@ impl Coordinator {
         self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
     }
 
-    /// When the next [`Coordinator::tick`] has something to do.
+    /// When the next [`Coordinator::tick`] has something to do. Look again every few seconds: halves come, and clocks
+    /// are set.
     #[must_use]
     pub fn next_due(&self) -> Option<UnixMillis> {
-        self.0.state.lock().engine.next_due()
+        self.0.state.lock().engine.next_due(self.0.clock.now())
     }
 
     #[must_use]
