@@ -122,13 +122,17 @@ impl Routes {
             return Ok(known);
         }
         let seeded = self.seeded.read().get(topic).cloned();
-        if let Some((route, _)) = seeded.filter(|(_, until)| *until > Instant::now()) {
-            return Ok(route);
+        if let Some((route, until)) = &seeded
+            && *until > Instant::now()
+        {
+            return Ok(route.clone());
         }
-        match self.refresh(topic).await {
+        let asked = match self.refresh(topic).await {
             Err(RouteError::NoTopic { topic, names }) => self.seed(topic, names).await,
             other => other,
-        }
+        };
+        // Brokers that are away are no reason to forget them.
+        asked.or_else(|error| seeded.map(|(route, _)| route).ok_or(error))
     }
 
     /// The route to read by.

@@ -120,9 +120,7 @@ impl Core {
 
     /// Group commit: one sync covers everything written before it.
     pub(crate) fn flush(&self) -> Result<(), Poisoned> {
-        if self.marks.written() != self.marks.durable() {
-            failpoints::hit("store-before-flush", self);
-        }
+        failpoints::hit("store-before-flush", self);
         let moved = self.sync_log()?;
         if moved {
             failpoints::hit("store-after-flush", self);
@@ -240,16 +238,15 @@ impl Core {
         used > self.segments.segment_bytes / 2 && !self.segments.has_spare()
     }
 
-    /// Undoes, on disk, everything that a power cut could undo, and lets nothing happen after it.
+    /// Undoes, on disk, everything that a power cut could undo.
     #[cfg(feature = "failpoints")]
-    pub(crate) fn cut_power(&self) -> ! {
+    pub(crate) fn drop_unsynced(&self) {
         self.appender.while_stopped(|_| {
-            let checkpoints = self.checkpoints.lock();
+            let _no_sync = self.checkpoints.lock();
             let _no_publish = self.publishing.lock();
-            let settled = checkpoints.settled().0;
-            self.queues.drop_from(settled, self.segments.min().0);
+            self.queues.drop_unsynced().expect("the failpoint can cut the queues");
             self.segments.cut(self.marks.durable().0).expect("the failpoint can cut the log");
-            std::process::abort()
-        })
+            std::process::abort();
+        });
     }
 }

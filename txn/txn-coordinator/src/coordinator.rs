@@ -146,11 +146,10 @@ impl Coordinator {
         self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
     }
 
-    /// When the next [`Coordinator::tick`] has something to do. Look again every few seconds: halves come, and clocks
-    /// are set.
+    /// When the next [`Coordinator::tick`] has something to do.
     #[must_use]
     pub fn next_due(&self) -> Option<UnixMillis> {
-        self.0.state.lock().engine.next_due(self.0.clock.now())
+        self.0.state.lock().engine.next_due()
     }
 
     #[must_use]

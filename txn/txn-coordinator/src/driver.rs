@@ -140,7 +140,7 @@ impl Inner {
         checks: u32,
         now: UnixMillis,
     ) -> Option<Plan> {
-        let record = self.read(half).unwrap_or_else(|lost| state.give_up(half, &lost, now))?;
+        let record = self.read(state, half, now)?;
         let group = record.message.property(name::PRODUCER_GROUP);
         let transaction = record.message.property(name::UNIQ_KEY);
         tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
@@ -148,7 +148,7 @@ impl Inner {
     }
 
     fn check(&self, ask: Ask, now: UnixMillis) -> Option<Check> {
-        let record = self.read(ask.half).unwrap_or_else(|lost| self.state.lock().give_up(ask.half, &lost, now))?;
+        let record = self.read(&mut self.state.lock(), ask.half, now)?;
         if !is_durable(&self.store, &record) {
             return None;
         }
@@ -164,17 +164,20 @@ impl Inner {
         })
     }
 
-    /// A half that is due; `None` when the disk fails now and may work later, an error when the half is lost for good.
-    fn read(&self, half: HalfOffset) -> Result<Option<StoredMessage>, String> {
-        match half_at(&self.store, half) {
-            Ok(Some(record)) => Ok(Some(record)),
-            Ok(None) => Err("it is no longer on disk".into()),
+    /// A half that is due. One that is gone, or damaged, is given up and named; it holds up nobody else.
+    fn read(&self, state: &mut State, half: HalfOffset, now: UnixMillis) -> Option<StoredMessage> {
+        let lost = match half_at(&self.store, half) {
+            Ok(Some(record)) => return Some(record),
+            Ok(None) => "it is no longer on disk".to_owned(),
             Err(error @ ReadError::Disk(_)) => {
                 tracing::error!(half = half.0, %error, "a due half message cannot be read now; it is tried again");
-                Ok(None)
+                return None;
             }
-            Err(error) => Err(error.to_string()),
-        }
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(half = half.0, reason = lost, "a half message is lost without a verdict");
+        state.tell(now, Input::Gone(half));
+        None
     }
 
     /// Appends the plans, each as one group, and tells the engine. Returns where the log has to be durable to.
@@ -206,12 +209,8 @@ impl Inner {
             (covered, blocks, state.written_to)
         };
         // The blocks hold verdicts up to there: the file must not know more than the log.
-        let durable = self.store.wait_durable(end, CHECKPOINT_PATIENCE).map_err(CheckpointError::from);
-        let saved = durable.and_then(|()| Ok(self.verdict_file.save(&covered, &blocks)?));
-        if saved.is_err() {
-            self.state.lock().engine.verdicts_mut().put_back(&blocks);
-        }
-        saved
+        self.store.wait_durable(end, CHECKPOINT_PATIENCE)?;
+        Ok(self.verdict_file.save(&covered, &blocks)?)
     }
 }
 
@@ -237,13 +236,6 @@ impl State {
             self.tell(now, Input::Stored(half));
         }
         Some(transaction)
-    }
-
-    /// One that is gone, or damaged, is named and holds up nobody else.
-    fn give_up(&mut self, half: HalfOffset, reason: &str, now: UnixMillis) -> Option<StoredMessage> {
-        tracing::error!(half = half.0, reason, "a half message is lost without a verdict");
-        self.tell(now, Input::Gone(half));
-        None
     }
 
     /// What an Apache broker may skip, as things are written now.
@@ -280,7 +272,8 @@ impl State {
         let halves = store.queue_bounds(topic::HALF, QUEUE);
         let (first, half) = (HalfOffset::from(halves.min), HalfOffset::from(halves.max));
         while let Some(gone) = self.engine.first_open().filter(|open| *open < first) {
-            self.give_up(gone, "it expired from disk", now);
+            tracing::error!(half = gone.0, "a half message expired from disk without a verdict");
+            self.tell(now, Input::Gone(gone));
         }
         let Progress { op, .. } = self.progress(store, now);
         let last_half_at =

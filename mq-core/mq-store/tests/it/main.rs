@@ -3,8 +3,6 @@
 
 mod conformance;
 mod crash;
-#[cfg(feature = "failpoints")]
-mod failpoints;
 mod history;
 mod life;
 mod pulls;

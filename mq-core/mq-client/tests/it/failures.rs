@@ -1,0 +1,171 @@
+//! Brokers and name servers that are slow, wrong, away or restarted.
+
+use std::time::Duration;
+
+use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage, Verdict};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::header::SendMessageResponse;
+use mq_protocol::ids::{QueueId, QueueOffset};
+
+use crate::cluster::{Cluster, Seen, body, eventually, unique};
+use crate::fake::Fake;
+
+fn stored(command: &Command) -> Command {
+    command.response(response::SUCCESS).with_header(&SendMessageResponse {
+        msg_id: "7F00000100002A9F0000000000000007".into(),
+        queue_id: QueueId(0),
+        queue_offset: QueueOffset(3),
+        transaction_id: None,
+        batch_uniq_id: None,
+        recall_handle: None,
+        region: None,
+        trace_on: None,
+    })
+}
+
+async fn producer(names: &Fake) -> Producer {
+    let builder = Producer::builder(&names.address).group("g").send_timeout(Duration::from_millis(400));
+    builder.build().await.expect("valid")
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_pass_is_retried_on_another_broker_and_the_first_is_avoided() {
+    for code in [response::SYSTEM_BUSY, response::SERVICE_NOT_AVAILABLE, response::NO_PERMISSION] {
+        let ill = Fake::broker(move |command| Some(command.error(code, "not now"))).await;
+        let well = Fake::broker(|command| Some(stored(command))).await;
+        let names = Fake::name_server(&[("ill", &ill), ("well", &well)]).await;
+        let producer = producer(&names).await;
+        for _ in 0..4 {
+            let receipt = producer.send(Message::new("T", "x")).await.expect("the other broker takes it");
+            assert_eq!(receipt.queue.broker_name, "well");
+        }
+        assert_eq!(well.asked(request::SEND_MESSAGE_V2), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_final_refusal_is_not_retried() {
+    let broker = Fake::broker(|command| Some(command.error(response::MESSAGE_ILLEGAL, "no"))).await;
+    let names = Fake::name_server(&[("b", &broker)]).await;
+    let error = producer(&names).await.send(Message::new("T", "x")).await.expect_err("refused");
+    assert!(!error.may_be_stored(), "{error}");
+    assert_eq!((error.attempts, broker.asked(request::SEND_MESSAGE_V2)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_half_in_doubt_is_reported_and_never_sent_again() {
+    let silent = Fake::broker(|_| None).await;
+    let other = Fake::broker(|_| None).await;
+    let names = Fake::name_server(&[("a", &silent), ("b", &other)]).await;
+    let error = producer(&names).await.send_half(Message::new("T", "x")).await.expect_err("no answer");
+    assert!(error.may_be_stored(), "{error}");
+    let sends = silent.asked(request::SEND_MESSAGE_V2) + other.asked(request::SEND_MESSAGE_V2);
+    assert_eq!((error.attempts, sends), (1, 1));
+}
+
+#[tokio::test]
+async fn a_half_that_is_stored_but_not_safe_gives_no_receipt() {
+    for code in [response::FLUSH_DISK_TIMEOUT, response::SLAVE_NOT_AVAILABLE, response::FLUSH_SLAVE_TIMEOUT] {
+        let broker = Fake::broker(move |command| Some(Command { code, ..stored(command) })).await;
+        let names = Fake::name_server(&[("b", &broker)]).await;
+        let producer = producer(&names).await;
+        let error = producer.send_half(Message::new("T", "x")).await.expect_err("not safe");
+        assert!(error.may_be_stored(), "{error}");
+        assert!(producer.send(Message::new("T", "x")).await.is_ok(), "a plain send is told by its status");
+    }
+}
+
+#[tokio::test]
+async fn a_half_surely_not_stored_may_go_to_another_broker() {
+    let busy = Fake::broker(|command| Some(command.error(response::SYSTEM_BUSY, "busy"))).await;
+    let well = Fake::broker(|command| Some(stored(command))).await;
+    let names = Fake::name_server(&[("busy", &busy), ("well", &well)]).await;
+    let half = producer(&names).await.send_half(Message::new("T", "x")).await.expect("the other broker takes it");
+    assert_eq!((&*half.broker_name, half.half_offset, half.log_offset.0), ("well", QueueOffset(3), 7));
+}
+
+#[tokio::test]
+async fn an_unreachable_cluster_is_an_error_that_names_it() {
+    let producer = Producer::builder("127.0.0.1:1;127.0.0.1:2").build().await.expect("being away is no error yet");
+    let error = producer.send(Message::new("T", "x")).await.expect_err("nobody there");
+    assert!(!error.may_be_stored());
+    assert!(error.to_string().contains("127.0.0.1:1;127.0.0.1:2"), "{error}");
+    for bad in ["", ";", "localhost", "host:port"] {
+        assert!(Producer::builder(bad).build().await.is_err(), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_second_name_server_answers_when_the_first_is_dead() {
+    let cluster = Cluster::start().await;
+    let names = format!("127.0.0.1:1;{}", cluster.name_servers);
+    let producer = Producer::builder(names).group(unique("g")).build().await.expect("valid");
+    producer.send(Message::new(unique("failover"), "x")).await.expect("stored");
+}
+
+#[tokio::test]
+async fn known_routes_serve_on_without_a_name_server() {
+    let Some(cluster) = Cluster::start_own().await else { return };
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("survives", &producer).await;
+    producer.send(Message::new(topic.clone(), "before")).await.expect("stored");
+    cluster
+        .without_name_server(async || {
+            for _ in 0..10 {
+                producer.send(Message::new(topic.clone(), "after")).await.expect("stored");
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_restarted_broker_is_found_again_by_senders_and_consumers() {
+    let Some(cluster) = Cluster::start_own().await else { return };
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("restarted", &producer).await;
+    let seen = Seen::default();
+    let log = seen.clone();
+    let handler = move |batch: Vec<ReceivedMessage>| {
+        log.add(body(&batch[0]));
+        std::future::ready(Action::Ack)
+    };
+    let builder = PushConsumer::builder(&cluster.name_servers).group(unique("g")).subscribe(&topic, Filter::all());
+    let consumer = builder.consume_from(ConsumeFrom::First).concurrent(handler).start().await.expect("valid");
+    seen.reach(1).await;
+    let sending = {
+        let (producer, topic) = (producer.clone(), topic.clone());
+        async move || {
+            // The first one may still go into the dying connection; then it is in doubt.
+            eventually("a refused connection, which stores nothing", || async {
+                let error = producer.send_half(Message::new(topic.clone(), "x")).await.expect_err("nobody there");
+                (!error.may_be_stored()).then_some(())
+            })
+            .await;
+        }
+    };
+    let _cluster = cluster.restart_broker(sending).await;
+    producer.send(Message::new(topic.clone(), "again")).await.expect("stored");
+    seen.reach(2).await;
+    assert_eq!(seen.all(), ["first", "again"]);
+    consumer.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_restarted_broker_hears_of_its_checkers_at_once() {
+    let Some(cluster) = Cluster::start_own().await else { return };
+    let topic = cluster.topic("asked-again", &cluster.producer().await).await;
+    let (sender, answerer) = (unique("sender"), Seen::default());
+    let log = answerer.clone();
+    let checker = move |half: CheckedHalf| {
+        log.add(body(&half.message));
+        std::future::ready(Verdict::Commit)
+    };
+    let builder = Producer::builder(&cluster.name_servers).group(sender).topics([topic.clone()]).checker(checker);
+    let producer = builder.build().await.expect("valid");
+    producer.send_half(Message::new(topic.clone(), "half")).await.expect("stored");
+    let cluster = cluster.restart_broker(async || {}).await;
+    // The producer sends nothing any more: only its heartbeat on the new connection can tell the broker whom to ask.
+    eventually("the half", || async { (cluster.bodies(&topic).await == ["first", "half"]).then_some(()) }).await;
+    assert!(!answerer.all().is_empty());
+}

@@ -1,0 +1,8 @@
+//! The client against real servers in this process, or against any RocketMQ cluster that `MQ_TEST_NAMESRV` names.
+
+mod cluster;
+mod consuming;
+mod failures;
+mod fake;
+mod producing;
+mod transactions;
