@@ -46,6 +46,16 @@ impl World {
         }
     }
 
+    /// Returns once the threads of an abandoned broker let go of the store.
+    pub async fn wait_unlocked(&self) {
+        let free = async {
+            while self.backend.lock("lock").is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, free).await.expect("the broker's threads end");
+    }
+
     pub async fn start(&self) -> TestBroker {
         self.start_with(|_| {}).await
     }
@@ -79,6 +89,12 @@ pub struct TestBroker {
 impl TestBroker {
     pub async fn connect(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// Ends it without an orderly stop. Its threads let go of the store a moment later.
+    pub async fn abandon(self) {
+        self.running.abort();
+        let _ = self.running.await;
     }
 
     pub async fn stop(self) -> Result<(), RunError> {

@@ -1,0 +1,179 @@
+//! Half messages, verdicts and checkback, over the wire.
+
+use std::time::Duration;
+
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::header::{CheckTransactionState, SendMessageResponse};
+use mq_protocol::ids::{LogOffset, QueueOffset};
+use mq_protocol::record::StoredMessage;
+use mq_protocol::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_NONE, TRANSACTION_ROLLBACK};
+
+use crate::harness::{Client, Pull, Send, World, end, end_at, pulled};
+
+const GROUP: &str = "producers";
+const TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Whether the topic shows a message at all, and which.
+async fn visible(client: &mut Client) -> Vec<bytes::Bytes> {
+    let answer = client.call(Pull::of("T", 0, 0).command()).await;
+    if answer.code == response::TOPIC_NOT_EXIST { Vec::new() } else { pulled(&answer).4 }
+}
+
+async fn half(client: &mut Client, key: &str) -> SendMessageResponse {
+    client.send(Send::to("T").half(key).property("TAGS", "paid").body(key.to_owned())).await
+}
+
+#[tokio::test]
+async fn a_half_is_invisible_until_commit_and_a_rollback_keeps_it_so() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    let (first, second) = (half(&mut client, "kept").await, half(&mut client, "dropped").await);
+    assert_eq!((first.queue_offset.0, second.queue_offset.0), (0, 1), "offsets of the half queue");
+    assert_eq!((first.queue_id.0, first.transaction_id.as_deref()), (0, Some("kept")));
+    assert!(visible(&mut client).await.is_empty());
+    for (sent, bits) in [(&first, TRANSACTION_COMMIT), (&second, TRANSACTION_ROLLBACK)] {
+        assert_eq!(client.call(end(sent, GROUP, bits)).await.code, response::SUCCESS);
+    }
+    let stored = client.pull(Pull::of("T", 0, 0).tags("paid")).await;
+    assert_eq!(stored.len(), 1);
+    let message = &stored[0].message;
+    assert_eq!((&message.body[..], message.property("TRAN_MSG")), (&b"kept"[..], Some("true")));
+    assert_eq!(message.sys_flag & 0xC, TRANSACTION_COMMIT);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_verdict_stands() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    let committed = half(&mut client, "committed").await;
+    let rolled_back = half(&mut client, "rolled back").await;
+    let open = half(&mut client, "open").await;
+    let nowhere = end_at(QueueOffset(77), LogOffset(1 << 30), GROUP, TRANSACTION_COMMIT);
+    let shifted = {
+        let (_, offset) = mq_protocol::message_id::parse_offset_id(&open.msg_id).unwrap();
+        end_at(open.queue_offset, offset.plus(1), GROUP, TRANSACTION_COMMIT)
+    };
+    for (name, command, code) in [
+        ("commit", end(&committed, GROUP, TRANSACTION_COMMIT), response::SUCCESS),
+        ("commit again", end(&committed, GROUP, TRANSACTION_COMMIT), response::SUCCESS),
+        ("rollback of committed", end(&committed, GROUP, TRANSACTION_ROLLBACK), response::ILLEGAL_OPERATION),
+        ("rollback", end(&rolled_back, GROUP, TRANSACTION_ROLLBACK), response::SUCCESS),
+        ("rollback again", end(&rolled_back, GROUP, TRANSACTION_ROLLBACK), response::SUCCESS),
+        ("commit of rolled back", end(&rolled_back, GROUP, TRANSACTION_COMMIT), response::ILLEGAL_OPERATION),
+        ("other group", end(&open, "others", TRANSACTION_COMMIT), response::SYSTEM_ERROR),
+        ("no such half", nowhere, response::SYSTEM_ERROR),
+        ("other log offset", shifted, response::SYSTEM_ERROR),
+        ("no verdict", end(&open, GROUP, 5), response::SYSTEM_ERROR),
+        ("unknown", end(&open, GROUP, TRANSACTION_NONE), response::SUCCESS),
+    ] {
+        let answer = client.call(command).await;
+        assert_eq!(answer.code, code, "{name}: {:?}", answer.remark);
+    }
+    assert_eq!(visible(&mut client).await, ["committed"]);
+}
+
+#[tokio::test]
+async fn a_oneway_verdict_counts_and_is_not_answered() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    let sent = half(&mut client, "kept").await;
+    client.post(end(&sent, GROUP, TRANSACTION_COMMIT).oneway()).await;
+    let waited = client.call(Pull::of("T", 0, 0).waiting(Duration::from_secs(15)).command()).await;
+    assert_eq!(pulled(&waited).4, ["kept"], "the first answer that came is the pull's");
+}
+
+#[tokio::test]
+async fn a_broker_may_refuse_transactions() {
+    let broker = World::new().start_with(|config| config.reject_transactions = true).await;
+    let mut client = broker.connect().await;
+    let answer = client.call(Send::to("T").half("K").command()).await;
+    assert_eq!(answer.code, response::NO_PERMISSION);
+}
+
+fn asked(check: &Command) -> (CheckTransactionState, StoredMessage) {
+    assert!(check.is_oneway());
+    (check.header().unwrap(), StoredMessage::decode(&check.body).unwrap())
+}
+
+#[tokio::test]
+async fn the_sender_of_a_silent_half_is_asked_first_and_its_answer_ends_the_half() {
+    let world = World::new();
+    let broker = world.start().await;
+    let (mut other, mut sender) = (broker.connect().await, broker.connect().await);
+    other.heartbeat("a@other", &[GROUP], &[]).await;
+    sender.heartbeat("b@sender", &[GROUP], &[]).await;
+    let sent = half(&mut sender, "silent").await;
+    world.clock.advance(TIMEOUT);
+    let check = sender.request(request::CHECK_TRANSACTION_STATE).await;
+    let (header, message) = asked(&check);
+    assert_eq!(header.tran_state_table_offset, sent.queue_offset);
+    assert_eq!(header.transaction_id.as_deref(), Some("silent"));
+    assert_eq!(header.bname.as_deref(), Some("broker-a"));
+    assert_eq!((&*message.message.topic, &message.message.body[..]), ("T", &b"silent"[..]));
+    assert_eq!(message.message.property("PGROUP"), Some(GROUP));
+    let verdict = end_at(header.tran_state_table_offset, header.commit_log_offset, GROUP, TRANSACTION_COMMIT);
+    assert_eq!(sender.call(verdict).await.code, response::SUCCESS);
+    assert_eq!(visible(&mut other).await, ["silent"]);
+}
+
+#[tokio::test]
+async fn when_the_sender_is_gone_another_of_its_group_is_asked_and_when_nobody_is_there_the_next_who_comes() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut sender = broker.connect().await;
+    sender.heartbeat("a@sender", &[GROUP], &[]).await;
+    half(&mut sender, "orphan").await;
+    drop(sender);
+    world.clock.advance(TIMEOUT);
+    let mut heir = broker.connect().await;
+    heir.heartbeat("b@heir", &[GROUP], &[]).await;
+    // Nobody may have been there at the first attempt; the next one is an interval later.
+    world.clock.advance(Duration::from_secs(31));
+    let (header, _) = asked(&heir.request(request::CHECK_TRANSACTION_STATE).await);
+    let verdict = end_at(header.tran_state_table_offset, header.commit_log_offset, GROUP, TRANSACTION_ROLLBACK);
+    assert_eq!(heir.call(verdict).await.code, response::SUCCESS);
+    assert!(visible(&mut heir).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_unknown_answer_is_asked_again_after_the_interval_until_the_half_is_parked() {
+    let world = World::new();
+    let broker = world.start_with(|config| config.transaction_check_max = 3).await;
+    let mut client = broker.connect().await;
+    client.heartbeat("a@1", &[GROUP], &[]).await;
+    half(&mut client, "undecided").await;
+    world.clock.advance(TIMEOUT);
+    for attempt in 1..=3 {
+        let (header, message) = asked(&client.request(request::CHECK_TRANSACTION_STATE).await);
+        assert_eq!(message.message.property("TRANSACTION_CHECK_TIMES"), Some(attempt.to_string().as_str()));
+        let unknown = end_at(header.tran_state_table_offset, header.commit_log_offset, GROUP, TRANSACTION_NONE);
+        client.call(unknown).await;
+        world.clock.advance(Duration::from_secs(31));
+    }
+    let parked = Pull::of("TRANS_CHECK_MAX_TIME_TOPIC", 0, 0).waiting(Duration::from_secs(15));
+    assert_eq!(client.pull(parked).await[0].message.body, "undecided");
+    assert!(visible(&mut client).await.is_empty());
+}
+
+#[tokio::test]
+async fn open_halves_and_verdicts_survive_a_restart() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    let (open, done) = (half(&mut client, "open").await, half(&mut client, "done").await);
+    client.call(end(&done, GROUP, TRANSACTION_COMMIT)).await;
+    broker.stop().await.unwrap();
+
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    client.heartbeat("a@1", &[GROUP], &[]).await;
+    assert_eq!(client.call(end(&done, GROUP, TRANSACTION_ROLLBACK)).await.code, response::ILLEGAL_OPERATION);
+    world.clock.advance(TIMEOUT + Duration::from_secs(31));
+    let (header, _) = asked(&client.request(request::CHECK_TRANSACTION_STATE).await);
+    assert_eq!(header.tran_state_table_offset, open.queue_offset);
+    let verdict = end_at(header.tran_state_table_offset, header.commit_log_offset, GROUP, TRANSACTION_COMMIT);
+    assert_eq!(client.call(verdict).await.code, response::SUCCESS);
+    assert_eq!(visible(&mut client).await, ["done", "open"]);
+}
