@@ -1,5 +1,7 @@
 //! Integration tests of the SDK: each suite runs on sqlx and on sea-orm, over a SQLite file of its own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
+
 mod broker;
 #[cfg(feature = "failpoints")]
 mod crashes;
