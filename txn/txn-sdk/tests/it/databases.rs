@@ -1,10 +1,8 @@
 //! A temporary SQLite file opened as either of the two databases, and what the suites need to say to it.
 
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+#[cfg(feature = "failpoints")]
+use std::path::Path;
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector};
 use sqlx::{
@@ -86,6 +84,7 @@ impl File {
             .busy_timeout(Duration::from_secs(20))
     }
 
+    #[cfg(feature = "failpoints")]
     pub(crate) fn path(&self) -> &Path {
         &self.directory
     }

@@ -31,6 +31,7 @@ on_both_databases!(
     a_transaction_that_begins_too_late_is_fenced,
     dropped_calls_end_one_way_or_the_other,
     dropped_guard_is_rolled_back_and_cancelled,
+    a_dropped_commit_is_published_without_any_checkback,
     a_fresh_instance_answers_for_the_one_before,
     a_database_that_cannot_begin_cancels_the_half,
     shutdown_waits_for_open_transactions,
@@ -260,6 +261,17 @@ async fn dropped_guard_is_rolled_back_and_cancelled<D: TestDatabase>() {
     }
     assert_eq!((broker.halves().len(), file.orders().await), (2, 0));
     assert_eq!(sample(&txn.counters(), "txn_outcome_total", Some("rolled_back")), 2);
+}
+
+async fn a_dropped_commit_is_published_without_any_checkback<D: TestDatabase>() {
+    let (broker, file) = (Broker::start().await, File::with_orders().await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    let mut transaction = txn.begin(message()).await.unwrap();
+    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
+    assert!(!dropped_after(1, transaction.commit()).await, "the client hung up as soon as the commit had begun");
+    txn.shutdown().await;
+    assert_eq!(broker.last().ends, [Verdict::Commit]);
+    assert_eq!(file.orders().await, 1);
 }
 
 async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>() {
