@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mq_protocol::ByteString;
 use mq_protocol::command::Command;
@@ -30,13 +31,21 @@ pub struct TransactionOptions {
     pub max_pending: usize,
     /// Halves of one transaction: a client sends its half again a few times, not more. Bounds the OP record too.
     pub max_siblings: usize,
+    /// How long a checkpoint waits for the log below it to be durable.
+    pub checkpoint_patience: Duration,
 }
 
 impl TransactionOptions {
     #[must_use]
     pub fn new(broker_name: impl Into<ByteString>, store_host: SocketAddr) -> Self {
-        let rules = Rules::default();
-        Self { rules, broker_name: broker_name.into(), store_host, max_pending: 1_000_000, max_siblings: 64 }
+        Self {
+            rules: Rules::default(),
+            broker_name: broker_name.into(),
+            store_host,
+            max_pending: 1_000_000,
+            max_siblings: 64,
+            checkpoint_patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -146,10 +155,11 @@ impl Coordinator {
         self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
     }
 
-    /// When the next [`Coordinator::tick`] has something to do.
+    /// When the next [`Coordinator::tick`] has something to do. Look again every few seconds: halves come, and clocks
+    /// are set.
     #[must_use]
     pub fn next_due(&self) -> Option<UnixMillis> {
-        self.0.state.lock().engine.next_due()
+        self.0.state.lock().engine.next_due(self.0.clock.now())
     }
 
     #[must_use]

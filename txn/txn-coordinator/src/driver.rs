@@ -4,7 +4,6 @@
 //! under it: callers get the log offset that has to be durable before they answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::properties::name;
@@ -22,9 +21,6 @@ use crate::progress::{OpRecords, Progress, Published};
 use crate::recovery::{Rebuilt, half_at, place_of};
 use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey};
 use crate::verdict_file::{Covered, VerdictFile};
-
-/// How long a checkpoint waits for the log below it.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
@@ -140,7 +136,7 @@ impl Inner {
         checks: u32,
         now: UnixMillis,
     ) -> Option<Plan> {
-        let record = self.read(state, half, now)?;
+        let record = self.read(half).unwrap_or_else(|lost| state.give_up(half, &lost, now))?;
         let group = record.message.property(name::PRODUCER_GROUP);
         let transaction = record.message.property(name::UNIQ_KEY);
         tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
@@ -148,7 +144,7 @@ impl Inner {
     }
 
     fn check(&self, ask: Ask, now: UnixMillis) -> Option<Check> {
-        let record = self.read(&mut self.state.lock(), ask.half, now)?;
+        let record = self.read(ask.half).unwrap_or_else(|lost| self.state.lock().give_up(ask.half, &lost, now))?;
         if !is_durable(&self.store, &record) {
             return None;
         }
@@ -164,20 +160,17 @@ impl Inner {
         })
     }
 
-    /// A half that is due. One that is gone, or damaged, is given up and named; it holds up nobody else.
-    fn read(&self, state: &mut State, half: HalfOffset, now: UnixMillis) -> Option<StoredMessage> {
-        let lost = match half_at(&self.store, half) {
-            Ok(Some(record)) => return Some(record),
-            Ok(None) => "it is no longer on disk".to_owned(),
+    /// A half that is due; `None` when the disk fails now and may work later, an error when the half is lost for good.
+    fn read(&self, half: HalfOffset) -> Result<Option<StoredMessage>, String> {
+        match half_at(&self.store, half) {
+            Ok(Some(record)) => Ok(Some(record)),
+            Ok(None) => Err("it is no longer on disk".into()),
             Err(error @ ReadError::Disk(_)) => {
                 tracing::error!(half = half.0, %error, "a due half message cannot be read now; it is tried again");
-                return None;
+                Ok(None)
             }
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(half = half.0, reason = lost, "a half message is lost without a verdict");
-        state.tell(now, Input::Gone(half));
-        None
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Appends the plans, each as one group, and tells the engine. Returns where the log has to be durable to.
@@ -209,8 +202,12 @@ impl Inner {
             (covered, blocks, state.written_to)
         };
         // The blocks hold verdicts up to there: the file must not know more than the log.
-        self.store.wait_durable(end, CHECKPOINT_PATIENCE)?;
-        Ok(self.verdict_file.save(&covered, &blocks)?)
+        let durable = self.store.wait_durable(end, self.options.checkpoint_patience).map_err(CheckpointError::from);
+        let saved = durable.and_then(|()| Ok(self.verdict_file.save(&covered, &blocks)?));
+        if saved.is_err() {
+            self.state.lock().engine.verdicts_mut().put_back(&blocks);
+        }
+        saved
     }
 }
 
@@ -236,6 +233,13 @@ impl State {
             self.tell(now, Input::Stored(half));
         }
         Some(transaction)
+    }
+
+    /// One that is gone, or damaged, is named and holds up nobody else.
+    fn give_up(&mut self, half: HalfOffset, reason: &str, now: UnixMillis) -> Option<StoredMessage> {
+        tracing::error!(half = half.0, reason, "a half message is lost without a verdict");
+        self.tell(now, Input::Gone(half));
+        None
     }
 
     /// What an Apache broker may skip, as things are written now.
@@ -272,8 +276,7 @@ impl State {
         let halves = store.queue_bounds(topic::HALF, QUEUE);
         let (first, half) = (HalfOffset::from(halves.min), HalfOffset::from(halves.max));
         while let Some(gone) = self.engine.first_open().filter(|open| *open < first) {
-            tracing::error!(half = gone.0, "a half message expired from disk without a verdict");
-            self.tell(now, Input::Gone(gone));
+            self.give_up(gone, "it expired from disk", now);
         }
         let Progress { op, .. } = self.progress(store, now);
         let last_half_at =

@@ -59,6 +59,8 @@ pub struct Half {
     pub immunity: Duration,
     /// Checks that an Apache broker counted in the record.
     pub checks: u32,
+    /// Stored by an operator to open a parked transaction again.
+    pub resumes: bool,
     pub client: Option<ClientId>,
 }
 
@@ -205,8 +207,12 @@ impl Engine {
     }
 
     fn stored(&mut self, half: Half, now: UnixMillis, steady: UnixMillis) {
-        if self.verdicts.get(half.offset).is_some() {
-            return;
+        if let Some(outcome) = self.verdicts.get(half.offset) {
+            // Told late, or read back: what is known of the half holds for its transaction.
+            if outcome != Outcome::Parked {
+                self.close_soon(&half.transaction, outcome, steady);
+            }
+            return self.settled.remember(half.transaction, outcome);
         }
         if let Some(known) = self.halves.get(&half.offset) {
             // Learnt before (from its record, say), now from the one who knows its client.
@@ -223,8 +229,8 @@ impl Engine {
                 self.schedule.insert((open.due, open.halves[0]));
             }
             None => {
-                // A parked transaction may come back: an operator has resumed it.
-                let decided = self.settled.outcome(&half.transaction).filter(|outcome| *outcome != Outcome::Parked);
+                let reopens = |outcome: &Outcome| half.resumes && *outcome == Outcome::Parked;
+                let decided = self.settled.outcome(&half.transaction).filter(|outcome| !reopens(outcome));
                 let due = if decided.is_some() { steady } else { due };
                 let (halves, client, checks) = (vec![half.offset], half.client, half.checks);
                 self.schedule.insert((due, half.offset));
@@ -346,9 +352,6 @@ impl Engine {
                     Outcome::RolledBack => self.counters.rolled_back += 1,
                     Outcome::Parked => self.counters.parked += 1,
                 }
-            } else if outcome == Outcome::Parked {
-                // A park ends what its OP record names; a half that is left was stored by an operator to resume.
-                self.open.get_mut(&transaction).expect("it has a half left").decided = None;
             } else {
                 self.close_soon(&transaction, outcome, steady);
             }
@@ -390,8 +393,8 @@ impl Open {
         let at = self.halves.partition_point(|known| *known < half.offset);
         self.halves.insert(at, half.offset);
         self.client = half.client.or(self.client.take());
-        if self.decided.take_if(|outcome| *outcome == Outcome::Parked).is_some() {
-            // Apache parked it (without an OP record) and an operator has resumed it: it begins anew.
+        if self.decided.take_if(|outcome| half.resumes && *outcome == Outcome::Parked).is_some() {
+            // Apache parked it (without an OP record) and its operator has resumed it: it begins anew.
             (self.checks, self.unasked, self.due) = (half.checks, 0, due);
         } else {
             self.checks = self.checks.max(half.checks);
@@ -423,7 +426,8 @@ fn visit(open: &mut Open, rules: &Rules) -> Action {
 impl Engine {
     /// When the next [`Input::Due`] has something to do, by the clock that `now` is read from.
     #[must_use]
-    pub fn next_due(&self) -> Option<UnixMillis> {
+    pub fn next_due(&mut self, now: UnixMillis) -> Option<UnixMillis> {
+        self.time.steady(now);
         self.schedule.first().map(|(due, _)| self.time.wall(*due))
     }
 
@@ -463,11 +467,6 @@ impl Engine {
     #[must_use]
     pub fn first_open(&self) -> Option<HalfOffset> {
         self.halves.first_key_value().map(|(half, _)| *half)
-    }
-
-    /// Remembers an ended transaction that was read back from the half queue.
-    pub fn recall(&mut self, transaction: TransactionKey, outcome: Outcome) {
-        self.settled.remember(transaction, outcome);
     }
 
     pub fn verdicts_mut(&mut self) -> &mut Verdicts {

@@ -51,6 +51,7 @@ impl Bench {
                         .map_or(self.now, |at| UnixMillis(1_000_000_000 + at.parse::<i64>().unwrap() * 1000)),
                     immunity: Duration::from_secs(option("immunity").map_or(0, |s| s.parse().unwrap())),
                     checks: option("checks").map_or(0, |s| s.parse().unwrap()),
+                    resumes: words.contains(&"resumed"),
                     client: option("client").map(Into::into),
                 })
             }
@@ -99,7 +100,7 @@ impl Bench {
     }
 
     /// The halves that are open or ended, and when the engine wants to look next.
-    fn state(&self) -> String {
+    fn state(&mut self) -> String {
         let mut text = String::new();
         for half in self.on_disk.keys() {
             let state = match (self.engine.is_open(*half), self.engine.outcome(*half)) {
@@ -110,7 +111,7 @@ impl Bench {
             };
             write!(text, "{half} {state}, ").unwrap();
         }
-        match self.engine.next_due() {
+        match self.engine.next_due(self.now) {
             Some(due) => write!(text, "next at {}", (due.0 - 1_000_000_000) / 1000).unwrap(),
             None => text.push_str("nothing due"),
         }

@@ -101,6 +101,7 @@ pub(crate) fn facts(
     let properties = message.parsed_properties();
     let number = |name| properties.get(name).and_then(|value| value.parse::<i64>().ok());
     properties.get(name::REAL_TOPIC)?;
+    let checks = number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok());
     Some(Half {
         offset: HalfOffset::from(at),
         transaction: transaction_of(&properties).ok()?,
@@ -108,7 +109,9 @@ pub(crate) fn facts(
         immunity: number(name::CHECK_IMMUNITY_SECONDS)
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY)),
-        checks: number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok()).unwrap_or(0),
+        checks: checks.unwrap_or(0),
+        // Clients' halves have no count; a renewed one has at least 1; resuming writes 0.
+        resumes: checks == Some(0),
         client,
     })
 }

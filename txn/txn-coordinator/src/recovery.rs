@@ -35,23 +35,19 @@ pub(crate) fn rebuild(
     now: UnixMillis,
 ) -> Result<Rebuilt, ReadError> {
     let first = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).min);
-    let (mut rebuilt, from) = match saved.filter(|(covered, _)| fits(store, covered)) {
-        Some((covered, verdicts)) => {
-            let ops = OpRecords::starting_at(covered.op, covered.half);
-            let mut rebuilt =
-                Rebuilt { engine: Engine::new(rules, verdicts), ops, finished: covered.finished.max(first) };
-            rebuilt.resume(store, first, covered.half, now)?;
-            (rebuilt, covered.log)
+    if let Some((covered, verdicts)) = saved.filter(|(covered, _)| fits(store, covered)) {
+        let ops = OpRecords::starting_at(covered.op, covered.half);
+        let engine = Engine::new(rules.clone(), verdicts);
+        let mut rebuilt = Rebuilt { engine, ops, finished: covered.finished.max(first) };
+        rebuilt.resume(store, first, covered.half, now)?;
+        match rebuilt.replay_from(store, covered.log, now) {
+            Err(error) => tracing::warn!(%error, "the log is not what the verdict file says; all of it is read"),
+            Ok(()) => return Ok(rebuilt),
         }
-        None => {
-            let engine = Engine::new(rules, Verdicts::starting_at(first));
-            (Rebuilt { engine, ops: OpRecords::default(), finished: first }, LogOffset::ZERO)
-        }
-    };
-    for record in store.scan(from) {
-        rebuilt.replay(store, &record?, now);
     }
-    rebuilt.engine.reset_counters();
+    let engine = Engine::new(rules, Verdicts::starting_at(first));
+    let mut rebuilt = Rebuilt { engine, ops: OpRecords::default(), finished: first };
+    rebuilt.replay_from(store, LogOffset::ZERO, now)?;
     Ok(rebuilt)
 }
 
@@ -66,17 +62,21 @@ impl Rebuilt {
     /// Halves that the file covers: those without a verdict are open, the last ones with one are remembered by key.
     fn resume(&mut self, store: &Store, first: HalfOffset, end: HalfOffset, now: UnixMillis) -> Result<(), ReadError> {
         for half in (first.0..end.0).map(HalfOffset) {
-            let outcome = self.engine.outcome(half);
-            if outcome.is_some() && half.0 + RECALLED < end.0 {
+            if self.engine.outcome(half).is_some() && half.0 + RECALLED < end.0 {
                 continue;
             }
-            let Some(record) = half_at(store, half)? else { continue };
-            match (outcome, transaction_in(&record.message)) {
-                (Some(outcome), Some(transaction)) => self.engine.recall(transaction, outcome),
-                (Some(_), None) => {}
-                (None, _) => self.learn(&record, now),
+            if let Some(record) = half_at(store, half)? {
+                self.learn(&record, now);
             }
         }
+        Ok(())
+    }
+
+    fn replay_from(&mut self, store: &Store, from: LogOffset, now: UnixMillis) -> Result<(), ReadError> {
+        for record in store.scan(from) {
+            self.replay(store, &record?, now);
+        }
+        self.engine.reset_counters();
         Ok(())
     }
 

@@ -77,6 +77,16 @@ impl Verdicts {
             .collect()
     }
 
+    /// These blocks could not be saved: they count as changed again.
+    pub(crate) fn put_back(&mut self, unsaved: &[(u64, Box<[u8; BLOCK_BYTES]>)]) {
+        for (number, _) in unsaved {
+            let index = number.checked_sub(self.front).and_then(|index| usize::try_from(index).ok());
+            if let Some(block) = index.and_then(|index| self.blocks.get_mut(index)) {
+                block.changed = true;
+            }
+        }
+    }
+
     /// Adds the next block as it was read back.
     pub(crate) fn restore(&mut self, bytes: Box<[u8; BLOCK_BYTES]>) {
         self.blocks.push_back(Block { bytes, changed: false });

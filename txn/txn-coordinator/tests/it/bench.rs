@@ -1,6 +1,7 @@
 //! A store, a coordinator on it and a clock, with the few moves of a broker. Everything happens when it is called.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::properties::Properties;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::topic;
-use mq_store::{Backend, Clock, FlushMode, ManualClock, Options, Store};
+use mq_store::{Backend, Clock, FlushMode, ManualClock, Options, RecoveryReport, Store};
 use txn_coordinator::{
     Coordinator, EndError, EndRequest, Ended, HalfOffset, Outcome, Progress, Rules, StoredHalf, TransactionOptions,
     Verdict,
@@ -25,9 +26,22 @@ pub(crate) fn rules() -> Rules {
 pub(crate) struct Bench<B> {
     pub(crate) backend: B,
     pub(crate) clock: Arc<ManualClock>,
+    running: Option<Running>,
+    options: TransactionOptions,
+}
+
+pub(crate) struct Running {
+    pub(crate) recovered: RecoveryReport,
     pub(crate) store: Store,
     pub(crate) coordinator: Coordinator,
-    options: TransactionOptions,
+}
+
+impl<B> Deref for Bench<B> {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        self.running.as_ref().expect("it runs, but for the moment of a restart")
+    }
 }
 
 /// Where a half went.
@@ -58,21 +72,20 @@ impl Found {
 impl<B: Backend + Clone + 'static> Bench<B> {
     pub(crate) fn new(backend: B, options: TransactionOptions) -> Self {
         let clock = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000)));
-        let (store, coordinator) = open(&backend, &options, &clock);
-        Self { backend, clock, store, coordinator, options }
+        let running = Some(open(&backend, &options, &clock));
+        Self { backend, clock, running, options }
     }
 
     pub(crate) fn options() -> TransactionOptions {
         let options = TransactionOptions::new("broker-a", "127.0.0.1:10911".parse().unwrap());
-        TransactionOptions { rules: rules(), ..options }
+        TransactionOptions { rules: rules(), checkpoint_patience: Duration::ZERO, ..options }
     }
 
     /// The process ends without a word and comes back to what `found` is on disk.
-    pub(crate) fn restart_on(self, found: B) -> Self {
-        let Self { clock, options, store, coordinator, .. } = self;
-        drop((store, coordinator));
-        let (store, coordinator) = open(&found, &options, &clock);
-        Self { backend: found, clock, store, coordinator, options }
+    pub(crate) fn restart_on(&mut self, found: B) {
+        self.running = None;
+        self.backend = found;
+        self.running = Some(open(&self.backend, &self.options, &self.clock));
     }
 
     pub(crate) fn message(&self, id: &str, extra: &[(&str, &str)]) -> Message {
@@ -94,11 +107,15 @@ impl<B: Backend + Clone + 'static> Bench<B> {
 
     /// Appends a half. It is neither durable nor told.
     pub(crate) fn append_half(&self, id: &str) -> (Place, StoredHalf) {
-        let half = self.coordinator.admit(self.message(id, &[])).unwrap();
-        let appended = self.store.append(&[[half.clone()]]).unwrap().remove(0);
+        self.try_append_half(id).unwrap()
+    }
+
+    pub(crate) fn try_append_half(&self, id: &str) -> Result<(Place, StoredHalf), Box<dyn std::error::Error>> {
+        let half = self.coordinator.admit(self.message(id, &[]))?;
+        let appended = self.store.append(&[[half.clone()]])?.remove(0);
         let (log, offset) = appended.records[0];
         let stored = StoredHalf::new(&half, offset, appended.store_timestamp, Some("client-1".into())).unwrap();
-        (Place { half: offset.into(), log }, stored)
+        Ok((Place { half: offset.into(), log }, stored))
     }
 
     /// A half as a producer gets it acknowledged: durable and told.
@@ -172,12 +189,8 @@ fn store_options() -> Options {
     Options { segment_bytes: 64 << 10, queue_file_entries: 100, flush: FlushMode::Manual, ..Options::default() }
 }
 
-fn open<B: Backend + Clone + 'static>(
-    backend: &B,
-    options: &TransactionOptions,
-    clock: &Arc<ManualClock>,
-) -> (Store, Coordinator) {
-    let (store, _) = Store::open(Arc::new(backend.clone()), store_options(), clock.clone()).unwrap();
+fn open<B: Backend + Clone + 'static>(backend: &B, options: &TransactionOptions, clock: &Arc<ManualClock>) -> Running {
+    let (store, recovered) = Store::open(Arc::new(backend.clone()), store_options(), clock.clone()).unwrap();
     let coordinator = Coordinator::open(store.clone(), backend, options.clone(), clock.clone()).unwrap();
-    (store, coordinator)
+    Running { recovered, store, coordinator }
 }

@@ -16,9 +16,8 @@ fn bench() -> Bench<MemoryBackend> {
     Bench::new(MemoryBackend::new(), Bench::<MemoryBackend>::options())
 }
 
-fn restart(bench: Bench<MemoryBackend>) -> Bench<MemoryBackend> {
-    let found = bench.backend.clone();
-    bench.restart_on(found)
+fn restart(bench: &mut Bench<MemoryBackend>) {
+    bench.restart_on(bench.backend.clone());
 }
 
 fn op_record(ends: &str, like: &Message) -> Message {
@@ -81,7 +80,7 @@ fn rolled_back_message_is_never_visible_and_a_late_commit_is_refused_by_name() {
         assert_eq!(error.code(), 604);
         assert!(bench.found().real.is_empty());
         assert_eq!(bench.coordinator.stats().counters.contrary, 1);
-        bench = restart(bench);
+        restart(&mut bench);
     }
 }
 
@@ -153,7 +152,7 @@ fn halves_that_a_client_sent_twice_end_with_one_verdict_and_one_message() {
     let late = bench.half("a");
     assert!(bench.tick().is_empty(), "a half whose verdict is known is closed, not checked");
     assert_eq!(bench.outcomes(), [Some(Outcome::Committed); 3]);
-    bench = restart(bench);
+    restart(&mut bench);
     let later = bench.half("a");
     assert!(bench.tick().is_empty());
     for place in [late, later] {
@@ -201,7 +200,7 @@ fn after_the_last_unanswered_check_the_half_is_parked_with_its_op_record() {
         assert_eq!((found.ended().collect::<Vec<_>>(), found.real.len()), (vec![half.half.0], 0));
         assert_eq!(bench.outcomes(), [Some(Outcome::Parked)]);
         assert_eq!(bench.end(half, "a", Verdict::Commit).unwrap_err().code(), 604);
-        bench = restart(bench);
+        restart(&mut bench);
         assert!(bench.tick().is_empty());
     }
 }
@@ -234,7 +233,7 @@ fn pending_halves_survive_a_restart_with_and_without_the_verdict_file() {
         }
         bench.end(places[2], "c", Verdict::Commit).unwrap();
         bench.store.flush().unwrap();
-        bench = restart(bench);
+        restart(&mut bench);
         let expected = [Some(Outcome::Committed), Some(Outcome::RolledBack), Some(Outcome::Committed), None];
         assert_eq!(bench.outcomes(), expected, "with verdict file: {checkpoint}");
         bench.advance(6);
@@ -255,7 +254,7 @@ fn a_damaged_or_foreign_verdict_file_is_not_believed() {
         bench.store.flush().unwrap();
         bench.coordinator.checkpoint().unwrap();
         bench.backend.open("checkback/verdicts").unwrap().write_at(at, &[byte]).unwrap();
-        bench = restart(bench);
+        restart(&mut bench);
         assert_eq!(bench.outcomes(), [Some(Outcome::Committed), Some(Outcome::RolledBack), None], "byte {at}");
     }
 }
@@ -269,7 +268,7 @@ fn a_torn_commit_is_healed_by_its_op_record_and_delivered_once() {
             bench.coordinator.checkpoint().unwrap();
         }
         bench.append_raw(real_record(&bench, "a", half));
-        bench = restart(bench);
+        restart(&mut bench);
         assert_eq!(bench.end(half, "a", Verdict::Rollback).unwrap_err().code(), 604);
         assert!(bench.tick().is_empty());
         assert_eq!(bench.outcomes(), [Some(Outcome::Committed)]);
@@ -285,7 +284,7 @@ fn a_real_message_of_another_half_or_transaction_decides_nothing() {
     let (a, b) = (bench.half("a"), bench.half("b"));
     bench.append_raw(real_record(&bench, "a", b));
     bench.append_raw(Message { sys_flag: 0, ..real_record(&bench, "a", a) });
-    bench = restart(bench);
+    restart(&mut bench);
     assert_eq!(bench.outcomes(), [None, None]);
     bench.advance(6);
     assert_eq!(bench.tick().len(), 2);
@@ -320,7 +319,7 @@ fn a_directory_that_apache_wrote_is_understood() {
         queue_id: QueueId(0),
         ..half_of(bench.message("parked", &[])).unwrap()
     });
-    bench = restart(bench);
+    restart(&mut bench);
     bench.advance(6);
     let checks = bench.tick();
     assert_eq!(
@@ -351,7 +350,7 @@ fn an_apache_broker_neither_checks_finished_halves_again_nor_skips_open_ones() {
     for progress in [early, progress] {
         assert_eq!(bench.apache_would_check(progress), [3, 5, 7]);
     }
-    bench = restart(bench);
+    restart(&mut bench);
     assert_eq!(bench.coordinator.progress().half.0, 3);
     assert_eq!(bench.apache_would_check(bench.coordinator.progress()), [3, 5, 7]);
 }
