@@ -156,6 +156,11 @@ impl Checkpoints {
         }
     }
 
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn settled(&self) -> LogOffset {
+        LogOffset(self.mark.settled)
+    }
+
     /// The log is about to be cut at `end`: the mark must not stand above it.
     pub(crate) fn lower(&mut self, end: LogOffset) -> Result<(), DiskError> {
         self.mark.durable = self.mark.durable.min(end.0);

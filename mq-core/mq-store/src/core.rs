@@ -120,7 +120,9 @@ impl Core {
 
     /// Group commit: one sync covers everything written before it.
     pub(crate) fn flush(&self) -> Result<(), Poisoned> {
-        failpoints::hit("store-before-flush", self);
+        if self.marks.written() != self.marks.durable() {
+            failpoints::hit("store-before-flush", self);
+        }
         let moved = self.sync_log()?;
         if moved {
             failpoints::hit("store-after-flush", self);
@@ -238,15 +240,16 @@ impl Core {
         used > self.segments.segment_bytes / 2 && !self.segments.has_spare()
     }
 
-    /// Undoes, on disk, everything that a power cut could undo.
+    /// Undoes, on disk, everything that a power cut could undo, and lets nothing happen after it.
     #[cfg(feature = "failpoints")]
-    pub(crate) fn drop_unsynced(&self) {
+    pub(crate) fn cut_power(&self) -> ! {
         self.appender.while_stopped(|_| {
-            let _no_sync = self.checkpoints.lock();
+            let checkpoints = self.checkpoints.lock();
             let _no_publish = self.publishing.lock();
-            self.queues.drop_unsynced().expect("the failpoint can cut the queues");
+            let settled = checkpoints.settled().0;
+            self.queues.drop_from(settled, self.segments.min().0);
             self.segments.cut(self.marks.durable().0).expect("the failpoint can cut the log");
-            std::process::abort();
-        });
+            std::process::abort()
+        })
     }
 }

@@ -15,10 +15,17 @@ use crate::append::Appended;
 use crate::core::Core;
 use crate::segments::Segments;
 
+/// Arms the points that the environment names, of all crates of the process. For the start of a `main`; does nothing
+/// without the feature.
+pub fn arm_failpoints() {
+    points::arm();
+}
+
 #[cfg(not(feature = "failpoints"))]
 mod points {
     use super::{Appended, Core, Segments};
 
+    pub(super) fn arm() {}
     pub(crate) fn hit(_name: &str, _core: &Core) {}
     pub(crate) fn torn_group(_segments: &Segments, _from: u64, _end: u64, _groups: &[Appended]) {}
 }
@@ -30,6 +37,11 @@ mod points {
     enum Mode {
         Kill,
         PowerCut,
+    }
+
+    pub(super) fn arm() {
+        // The points stay armed as long as the scenario lives: as long as the process.
+        std::mem::forget(fail::FailScenario::setup());
     }
 
     fn armed(name: &str) -> Option<Mode> {
@@ -44,7 +56,7 @@ mod points {
         match armed(name) {
             None => return,
             Some(Mode::Kill) => {}
-            Some(Mode::PowerCut) => core.drop_unsynced(),
+            Some(Mode::PowerCut) => core.cut_power(),
         }
         std::process::abort();
     }

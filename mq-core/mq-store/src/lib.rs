@@ -30,6 +30,7 @@ pub use core::{Arrival, Listener};
 pub use error::{
     AppendError, CloseError, DiskError, DiskFull, OpenError, Poisoned, ReadError, TruncateError, WaitError,
 };
+pub use failpoints::arm_failpoints;
 pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};
 pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled};
 pub use queue::QueueEntry;

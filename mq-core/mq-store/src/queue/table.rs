@@ -140,4 +140,13 @@ impl Queues {
         self.waiting_entries.fetch_sub(dropped, Ordering::Relaxed);
         Ok(())
     }
+
+    /// Drops the entries of all records from `settled` on, which may not have been synced.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn drop_from(&self, settled: u64, log_min: u64) {
+        for queue in self.all() {
+            queue.load(settled, log_min).expect("the failpoint can read the queues");
+            queue.cut().expect("the failpoint can cut the queues");
+        }
+    }
 }

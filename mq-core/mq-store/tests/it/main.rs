@@ -3,6 +3,8 @@
 
 mod conformance;
 mod crash;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod history;
 mod life;
 mod pulls;
