@@ -201,11 +201,14 @@ impl Appender {
         }
     }
 
-    /// Stops appends while `work` runs on the end of the log; `work` may move it back.
+    /// Stops appends while `work` runs on the end of the log. `work` may move it back, over zeros.
     pub(crate) fn while_stopped<R>(&self, work: impl FnOnce(&mut u64) -> R) -> R {
         let mut end = self.end.lock();
+        let before = end.at;
         let result = work(&mut end.at);
-        end.dirty = end.dirty.max(end.at);
+        if end.at < before {
+            end.dirty = end.at;
+        }
         result
     }
 }

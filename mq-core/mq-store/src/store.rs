@@ -369,8 +369,11 @@ fn flush_every(every: Duration, core: &Core, stop: &AtomicBool) {
 /// Queue files, the checkpoint and the next segment. What fails is tried again: these are derived, or merely early.
 fn keep(core: &Core, stop: &AtomicBool) {
     let mut settle_at = Instant::now() + SETTLE_EVERY;
-    while !stop.load(Ordering::Acquire) {
+    loop {
         thread::park_timeout(WRITE_OUT_EVERY);
+        if stop.load(Ordering::Acquire) || core.poison.get().is_some() {
+            return;
+        }
         let mut work = core.write_out();
         if core.wants_spare() {
             work = work.and(core.segments.prepare_spare());

@@ -81,6 +81,10 @@ impl Backend for FileBackend {
         fs::File::open(self.root.join(directory))?.sync_all()
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(fs::File::open(&self.root)?)?)
+    }
+
     fn lock(&self, path: &str) -> io::Result<LockGuard> {
         ProcessLock::take(self.root.join(path)).map(|lock| Box::new(lock) as LockGuard)
     }

@@ -54,6 +54,8 @@ pub trait Backend: Send + Sync {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes creations, renames and removals in the directory outlive a power cut.
     fn sync_directory(&self, directory: &str) -> io::Result<()>;
+    /// Makes everything outlive a power cut, in one go: for when single syncs would be too many.
+    fn sync_all(&self) -> io::Result<()>;
     /// Excludes other processes. An error of kind `WouldBlock` if one is there already.
     fn lock(&self, path: &str) -> io::Result<LockGuard>;
     fn usage(&self) -> io::Result<Usage>;

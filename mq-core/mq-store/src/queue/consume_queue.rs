@@ -204,6 +204,11 @@ impl ConsumeQueue {
         unsynced.iter().try_for_each(|file| self.files.sync(&self.directory, *file))
     }
 
+    /// Somebody else syncs the files.
+    pub(crate) fn forget_unsynced(&self) {
+        self.state.lock().unsynced.clear();
+    }
+
     /// Removes whatever the files hold behind the last written entry.
     pub(crate) fn cut(&self) -> Result<(), DiskError> {
         let mut state = self.state.lock();

@@ -13,6 +13,9 @@ use super::entry::QueueEntry;
 use super::files::QueueFiles;
 use crate::error::{AtPath, DiskError, OpenError};
 
+/// More queues than this are cheaper to sync with their whole file system.
+const SYNCED_ONE_BY_ONE: usize = 64;
+
 pub(crate) struct Queues {
     files: Arc<QueueFiles>,
     by_topic: RwLock<HashMap<ByteString, HashMap<QueueId, Arc<ConsumeQueue>>>>,
@@ -124,6 +127,12 @@ impl Queues {
     /// Syncs every file that was written. After an error the files are of unknown worth until the next start.
     pub(crate) fn sync(&self) -> Result<(), DiskError> {
         let unsynced = std::mem::take(&mut *self.unsynced.lock());
+        if unsynced.len() > SYNCED_ONE_BY_ONE {
+            // Forgotten first: what is written meanwhile waits for the next time.
+            unsynced.iter().for_each(|queue| queue.forget_unsynced());
+            let backend = self.files.backend();
+            return backend.sync_all().at_path(backend, super::DIRECTORY);
+        }
         unsynced.iter().try_for_each(|queue| queue.sync())
     }
 

@@ -123,6 +123,9 @@ impl Backend for Forgetful {
     fn sync_directory(&self, directory: &str) -> io::Result<()> {
         if self.skips == Skip::Directory { Ok(()) } else { self.inner.sync_directory(directory) }
     }
+    fn sync_all(&self) -> io::Result<()> {
+        self.inner.sync_all()
+    }
     fn lock(&self, path: &str) -> io::Result<LockGuard> {
         self.inner.lock(path)
     }

@@ -3,9 +3,11 @@
 
 mod conformance;
 mod crash;
+mod durability;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod history;
+mod layout;
 mod life;
 mod pulls;
 mod support;
