@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mq_protocol::ByteString;
 use mq_protocol::command::Command;
 use mq_protocol::ids::LogOffset;
-use mq_store::{Backend, Clock, FileBackend, FlushMode, OpenError, Options, ReadError, Store};
+use mq_store::{Backend, Clock, FileBackend, FlushMode, OpenError, Options, Poisoned, ReadError, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use txn_coordinator::{Coordinator, StoredHalf, TransactionOptions};
 
+use crate::bell::Bell;
 use crate::checkback;
 use crate::clients::Clients;
 use crate::config::{BrokerConfig, FlushDiskType};
@@ -28,7 +29,7 @@ use crate::incoming::Stamp;
 use crate::locks::QueueLocks;
 use crate::offsets::OffsetTable;
 use crate::registration::{self, Registrant};
-use crate::schedule::{Bell, Schedule};
+use crate::schedule::Schedule;
 use crate::schedule_progress::ProgressFile;
 use crate::serve;
 use crate::store_link::{Link, Rules};
@@ -64,11 +65,38 @@ pub struct Broker {
     /// Whether ordinary answers wait for the disk.
     pub(crate) answers_wait: bool,
     /// Set once by the store's first failed sync: from then on nothing is acknowledged.
-    pub(crate) failed: CancellationToken,
+    pub(crate) failed: Arc<Failure>,
+    /// Bytes behind the end of the log that are surely still in memory.
+    pub(crate) hot_bytes: u64,
+    /// Rung when a half or a verdict waits for the disk although flushing is asynchronous.
+    flush_bell: Bell,
     /// How far the log is on disk. The store's own thread moves it; sessions with waiting replies wake on it.
     pub(crate) durable: watch::Sender<LogOffset>,
     /// How many name servers know this broker.
     registered: watch::Sender<usize>,
+}
+
+/// Why the store gave up, once it has.
+#[derive(Default)]
+pub(crate) struct Failure {
+    told: CancellationToken,
+    reason: OnceLock<Poisoned>,
+}
+
+impl Failure {
+    pub(crate) fn set(&self, reason: Poisoned) {
+        // Only the first counts.
+        let _ = self.reason.set(reason);
+        self.told.cancel();
+    }
+
+    pub(crate) fn get(&self) -> Option<&Poisoned> {
+        self.reason.get()
+    }
+
+    pub(crate) async fn happened(&self) {
+        self.told.cancelled().await;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +117,8 @@ pub enum StartError {
 pub enum RunError {
     #[error("the listener failed: {0}")]
     Listener(#[from] io::Error),
-    #[error("the store failed; nothing was acknowledged after that, restart to recover what is on disk")]
-    Store,
+    #[error("{0}; restart to recover what is on disk")]
+    Store(Poisoned),
     #[error("the store could not be closed cleanly: {0}")]
     Close(#[from] mq_store::CloseError),
     #[error("the consumer offsets are not saved: {0}")]
@@ -134,7 +162,9 @@ impl Broker {
             unique_keys: UniqueKeys::new(advertised_ip(&config)),
             stamp: Stamp::new(REGION, TRACE_ON, &config.cluster_name),
             durable: watch::Sender::new(store.durable()),
-            failed: CancellationToken::new(),
+            failed: Arc::default(),
+            hot_bytes: hot_bytes(config.memory_hot_percent),
+            flush_bell: Bell::default(),
             registered: watch::Sender::new(0),
             schedule: Mutex::new(Some(schedule)),
             schedule_bell: bell,
@@ -165,9 +195,11 @@ impl Broker {
     ) -> Result<(), RunError> {
         let stop = CancellationToken::new();
         // A caller that drops this future stops the background work too.
-        let _stop = (stop.clone().drop_guard(), RingOnDrop(&self.schedule_bell));
+        let _stop = (stop.clone().drop_guard(), RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell));
         let schedule = self.schedule.lock().take().expect("a broker runs once");
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
+        let broker = self.clone();
+        let flushing = tokio::task::spawn_blocking(move || broker.flush_on_demand());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
         let expiring = tokio::spawn(self.held.clone().expire());
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
@@ -183,8 +215,10 @@ impl Broker {
         leaving.cancel();
         expiring.abort();
         self.schedule_bell.stop();
+        self.flush_bell.stop();
         for (what, task) in [
             ("delivery of delayed messages", delivering),
+            ("flushing", flushing),
             ("checkback", checking),
             ("housekeeping", keeping),
             ("registration", registering),
@@ -199,8 +233,26 @@ impl Broker {
         closed.expect("closing does not panic")
     }
 
+    /// One sync for all halves and verdicts that came meanwhile.
+    fn flush_on_demand(&self) {
+        while self.flush_bell.wait(None) {
+            if self.store.flush().is_err() {
+                // The store's listeners are told, and end the broker.
+                return;
+            }
+        }
+    }
+
+    /// Something waits for the disk that does not wait for the next asynchronous flush.
+    pub(crate) fn hurry(&self) {
+        if !self.answers_wait {
+            self.flush_bell.ring();
+        }
+    }
+
     /// Everything that is in memory goes to disk.
     fn close(&self) -> Result<(), RunError> {
+        checkback::save(self);
         let saved = self.offsets.save(self.clock.now());
         self.store.close()?;
         Ok(saved?)
@@ -251,6 +303,12 @@ impl Drop for RingOnDrop<'_> {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+/// The part of the machine's memory that may be taken to hold the newest messages (`accessMessageInMemoryMaxRatio`).
+fn hot_bytes(percent: u8) -> u64 {
+    let memory = rustix::system::sysinfo();
+    memory.totalram * u64::from(memory.mem_unit) / 100 * u64::from(percent.min(100))
 }
 
 fn advertised_ip(config: &BrokerConfig) -> IpAddr {

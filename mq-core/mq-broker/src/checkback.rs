@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mq_protocol::ids::QueueId;
+use mq_protocol::topic;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use txn_coordinator::{Check, CheckResult};
@@ -17,19 +19,49 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Rest after a round that could not do all that was due (a full disk, say).
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Bounds how much of the log a restart reads for its transactions.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
 pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
+    tokio::join!(ask_when_due(&broker, &stop), save_now_and_then(&broker, &stop));
+}
+
+async fn save_now_and_then(broker: &Arc<Broker>, stop: &CancellationToken) {
+    while pause(SAVE_EVERY, stop).await.is_ok() {
+        let broker = broker.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || save(&broker)).await {
+            warn!(%error, "saving the verdicts ended early");
+        }
+    }
+}
+
+/// Verdicts, for our next start; and how far halves and OP records are settled, for an Apache broker that opens this
+/// directory next.
+pub(crate) fn save(broker: &Broker) {
+    if let Err(error) = broker.transactions.checkpoint() {
+        warn!(%error, "the verdicts are not saved; a restart reads more of the log");
+    }
+    let progress = broker.transactions.progress();
+    for (topic, offset) in [(topic::HALF, progress.half), (topic::OP_HALF, progress.op)] {
+        if broker.offsets.get(topic::TRANSACTION_GROUP, topic, QueueId(0)) != Some(offset) {
+            broker.offsets.reset(topic::TRANSACTION_GROUP, topic, QueueId(0), offset);
+        }
+    }
+}
+
+async fn ask_when_due(broker: &Arc<Broker>, stop: &CancellationToken) {
     loop {
         let wait = broker.transactions.next_due().map(|due| due.since(broker.clock.now()).min(LOOK_EVERY));
         match wait {
             Some(Duration::ZERO) => {
-                round(&broker).await;
+                round(broker).await;
                 let is_stuck = broker.transactions.next_due().is_some_and(|due| due <= broker.clock.now());
-                if is_stuck && pause(PAUSE, &stop).await.is_err() {
+                if is_stuck && pause(PAUSE, stop).await.is_err() {
                     return;
                 }
             }
             Some(wait) => {
-                if pause(wait, &stop).await.is_err() {
+                if pause(wait, stop).await.is_err() {
                     return;
                 }
             }

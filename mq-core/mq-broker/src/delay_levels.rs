@@ -5,11 +5,11 @@ use std::time::Duration;
 use mq_protocol::ids::QueueId;
 
 /// Apache's eighteen.
-pub const DEFAULT_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
+pub(crate) const DEFAULT_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h";
 
 /// Level `n` is the n-th, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DelayLevels(Vec<Duration>);
+pub(crate) struct DelayLevels(Vec<Duration>);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("messageDelayLevel has {word:?}: each level is a number and one of s, m, h, d, as in {DEFAULT_LEVELS:?}")]
@@ -49,11 +49,6 @@ fn level(word: &str) -> Option<Duration> {
 }
 
 impl DelayLevels {
-    #[must_use]
-    pub fn durations(&self) -> &[Duration] {
-        &self.0
-    }
-
     /// The level that a message gets that asks for `level`: the last one when there is none that high; `None` when it
     /// asks for no delay, or there are no levels.
     pub(crate) fn clamp(&self, level: u32) -> Option<u32> {
@@ -83,7 +78,7 @@ mod tests {
     #[test]
     fn levels_are_read_as_apache_writes_them() {
         let levels = DelayLevels::default();
-        assert_eq!(levels.durations().len(), 18);
+        assert_eq!(levels.queues().count(), 18);
         for (level, seconds) in [(1, 1), (4, 30), (5, 60), (18, 7200)] {
             assert_eq!(levels.delay(level), Duration::from_secs(seconds));
         }

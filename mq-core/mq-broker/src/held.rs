@@ -22,7 +22,7 @@ pub(crate) type QueueKey = (ByteString, QueueId);
 /// A pull and where its answer goes.
 pub(crate) struct HeldPull {
     pub(crate) connection: Connection,
-    pub(crate) pull: Pull,
+    pub(crate) pull: Box<Pull>,
 }
 
 impl HeldPull {
@@ -31,7 +31,7 @@ impl HeldPull {
     }
 
     fn wake(self) {
-        self.connection.clone().answer(Mail::Pull(Box::new(self.pull)));
+        self.connection.clone().answer(Mail::Pull(self.pull));
     }
 }
 

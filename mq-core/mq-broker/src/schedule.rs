@@ -11,9 +11,9 @@ use mq_protocol::properties::name;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::topic;
 use mq_store::{AppendError, Clock, ReadError, Store};
-use parking_lot::{Condvar, Mutex};
 use tracing::{error, warn};
 
+use crate::bell::Bell;
 use crate::delay_levels::{DelayLevels, queue_of};
 use crate::schedule_progress::{Progress, ProgressFile};
 
@@ -39,44 +39,6 @@ pub(crate) struct Schedule {
     progress: Progress,
     file: ProgressFile,
     bell: Arc<Bell>,
-}
-
-/// Rung when a delayed message is stored and when the broker stops.
-#[derive(Default)]
-pub(crate) struct Bell {
-    rung: Mutex<Rung>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Rung {
-    arrived: bool,
-    stopped: bool,
-}
-
-impl Bell {
-    pub(crate) fn arrived(&self) {
-        self.rung.lock().arrived = true;
-        self.changed.notify_one();
-    }
-
-    pub(crate) fn stop(&self) {
-        self.rung.lock().stopped = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits for a ring, at most `timeout`; false when it is time to stop.
-    fn wait(&self, timeout: Option<Duration>) -> bool {
-        let mut rung = self.rung.lock();
-        if !rung.arrived && !rung.stopped {
-            match timeout {
-                Some(timeout) => drop(self.changed.wait_for(&mut rung, timeout)),
-                None => self.changed.wait(&mut rung),
-            }
-        }
-        rung.arrived = false;
-        !rung.stopped
-    }
 }
 
 impl Schedule {

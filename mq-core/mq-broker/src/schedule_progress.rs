@@ -131,7 +131,7 @@ impl ProgressFile {
         }
         self.version.counter += 1;
         let saved = Saved {
-            data_version: self.version.clone(),
+            data_version: self.version,
             log_offset: Some(log_offset),
             offset_table: progress.offsets.iter().map(|(level, offset)| (*level, offset.0)).collect(),
         };

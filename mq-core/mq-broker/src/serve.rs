@@ -28,7 +28,7 @@ pub(crate) async fn serve(
         loops.spawn(accept(broker.clone(), listener, places.clone(), shutdown.clone()));
     }
     while loops.join_next().await.is_some() {}
-    if broker.failed.is_cancelled() { Err(RunError::Store) } else { Ok(()) }
+    broker.failed.get().map_or(Ok(()), |reason| Err(RunError::Store(reason.clone())))
 }
 
 async fn accept(broker: Arc<Broker>, listener: TcpListener, places: Arc<Semaphore>, shutdown: CancellationToken) {
@@ -38,7 +38,7 @@ async fn accept(broker: Arc<Broker>, listener: TcpListener, places: Arc<Semaphor
             accepted = listener.accept() => accepted,
             Some(_) = sessions.join_next() => continue,
             () = shutdown.cancelled() => break,
-            () = broker.failed.cancelled() => break,
+            () = broker.failed.happened() => break,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -60,7 +60,7 @@ async fn accept(broker: Arc<Broker>, listener: TcpListener, places: Arc<Semaphor
         }
     }
     drop(listener);
-    if broker.failed.is_cancelled() {
+    if broker.failed.get().is_some() {
         // Nothing that waits for the disk may be acknowledged any more.
         sessions.abort_all();
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -19,6 +20,7 @@ use txn_coordinator::StoredHalf;
 
 use crate::broker::Broker;
 use crate::connection::{Connection, Mail};
+use crate::handlers::error::Refusal;
 use crate::handlers::{self, Handled, Reply};
 use crate::limits;
 use crate::output::Output;
@@ -173,6 +175,9 @@ impl Session {
             self.take(Command::decode(frame)?);
         }
         self.append_sends();
+        if !self.waiting.is_empty() {
+            self.broker.hurry();
+        }
         if self.input.is_empty() && self.read_bytes == limits::MIN_READ_BYTES {
             // Nothing half read and little traffic: an idle connection keeps no buffer.
             self.input = BytesMut::new();
@@ -242,7 +247,8 @@ impl Session {
         self.lane += 1;
         let (broker, connection) = (self.broker.clone(), self.connection.clone());
         tokio::task::spawn_blocking(move || {
-            let handled = job(&broker);
+            // A bug in one request must not take the connection's other requests along.
+            let handled = catch_unwind(AssertUnwindSafe(|| job(&broker))).unwrap_or_else(|_| Err(Refusal::broken()));
             connection.answer(Mail::FromLane(request, handled));
         });
     }
@@ -252,8 +258,9 @@ impl Session {
             match mail {
                 Mail::Command(command) => self.output.push(&command),
                 Mail::Pull(pull) => {
-                    let answer = handlers::pull::woken(&self.broker, *pull);
-                    self.push(answer);
+                    let request = pull.answer.clone();
+                    let woken = handlers::pull::woken(&self.broker, *pull);
+                    self.reply(request, Ok(woken));
                 }
                 Mail::FromLane(request, handled) => {
                     self.lane -= 1;
@@ -300,7 +307,7 @@ impl Drop for Session {
             .drain(..)
             .flat_map(|waiting| waiting.halves.into_iter().map(move |half| (waiting.at, half)))
             .collect();
-        if !halves.is_empty() && !self.broker.failed.is_cancelled() {
+        if !halves.is_empty() && self.broker.failed.get().is_none() {
             // The producer is gone, its halves are not: they will be asked about.
             tokio::spawn(learn_when_durable(self.broker.clone(), halves));
         }

@@ -9,13 +9,13 @@ use mq_protocol::record::Message;
 use mq_protocol::topic;
 use mq_store::{Arrival, Listener, Poisoned, RecordRules};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::broker::Broker;
+use crate::bell::Bell;
+use crate::broker::{Broker, Failure};
 use crate::delay_levels::DelayLevels;
 use crate::held::HeldPulls;
-use crate::schedule::{self, Bell};
+use crate::schedule;
 
 /// What records mean to the broker.
 pub(crate) struct Rules {
@@ -37,7 +37,7 @@ impl RecordRules for Rules {
 /// Carries the store's news to whoever waits for them.
 pub(crate) struct Link {
     durable: watch::Sender<LogOffset>,
-    failed: CancellationToken,
+    failed: Arc<Failure>,
     held: Arc<HeldPulls>,
     schedule: Arc<Bell>,
 }
@@ -65,12 +65,12 @@ impl Listener for Link {
             self.held.arrived(&arrival.topic, arrival.queue_id, arrival.next, arrival.tags_code);
         }
         if delayed {
-            self.schedule.arrived();
+            self.schedule.ring();
         }
     }
 
     fn failed(&self, error: &Poisoned) {
         error!(%error, "the broker stops");
-        self.failed.cancel();
+        self.failed.set(error.clone());
     }
 }

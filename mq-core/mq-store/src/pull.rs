@@ -39,6 +39,8 @@ pub struct Pulled {
     pub next: QueueOffset,
     pub min: QueueOffset,
     pub max: QueueOffset,
+    /// Where the first record lies: far behind the end of the log its bytes may have to come from the disk.
+    pub first: Option<LogOffset>,
     /// The records, in queue order. Neighbours in the log share a slice. No bytes are copied where the log is mapped.
     pub slices: Vec<Bytes>,
     pub messages: usize,
@@ -122,6 +124,7 @@ impl Core {
         }
         let mut pulled = Pulled::empty(status, next, bounds);
         (pulled.messages, pulled.bytes) = (taken.messages, taken.bytes);
+        pulled.first = taken.runs.first().map(|(at, _)| *at);
         for (at, bytes) in taken.runs {
             let gone =
                 ReadError::NotARecord { at, reason: mq_protocol::record::RecordError::Short { have: 0, need: bytes } };
@@ -190,7 +193,7 @@ impl Taken {
 
 impl Pulled {
     fn empty(status: PullStatus, next: QueueOffset, bounds: Bounds) -> Self {
-        Self { status, next, min: bounds.min, max: bounds.max, slices: Vec::new(), messages: 0, bytes: 0 }
+        Self { status, next, min: bounds.min, max: bounds.max, first: None, slices: Vec::new(), messages: 0, bytes: 0 }
     }
 }
 

@@ -35,6 +35,10 @@ impl Refusal {
         Self::new(response::REQUEST_CODE_NOT_SUPPORTED, format!(" request type {code} not supported"))
     }
 
+    pub(crate) fn broken() -> Self {
+        Self::new(response::SYSTEM_ERROR, "the broker failed at this request, see its log; other requests go on")
+    }
+
     pub(crate) fn illegal(remark: impl Into<Cow<'static, str>>) -> Self {
         Self::new(response::MESSAGE_ILLEGAL, remark)
     }

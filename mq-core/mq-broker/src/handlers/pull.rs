@@ -21,6 +21,8 @@ use crate::held::HeldPull;
 use crate::limits::{MAX_HOLD, MAX_PULL_BYTES, MAX_PULL_MESSAGES};
 use crate::pulling::Pull;
 
+/// The smallest page of the machines this runs on.
+const PAGE_BYTES: usize = 4096;
 /// A hold where long polling is switched off.
 const SHORT_HOLD: Duration = Duration::from_secs(1);
 
@@ -107,19 +109,19 @@ fn answer(broker: &Arc<Broker>, from: &Connection, pull: Pull) -> Reply {
         Err(error) => return refuse(pull, error),
     };
     if !may_wait(&pull, &pulled) {
-        return reply(pull, pulled);
+        return reply(broker, pull, pulled);
     }
     let (key, offset) = (pull.key(), pull.from);
     let deadline = Instant::now() + pull.hold;
-    match broker.held.hold(HeldPull { connection: from.clone(), pull }, deadline) {
+    match broker.held.hold(HeldPull { connection: from.clone(), pull: Box::new(pull) }, deadline) {
         // As many as may wait do wait: this one is told that there is nothing, as if its time were over.
-        Err(refused) => reply(refused.pull, pulled),
+        Err(refused) => reply(broker, *refused.pull, pulled),
         Ok(id) => {
             // A message may have come between the look at the store and the hold.
             if broker.store.queue_bounds(&key.0, key.1).max > offset
                 && let Some(held) = broker.held.take(&key, id)
             {
-                return woken(broker, held.pull);
+                return woken(broker, *held.pull);
             }
             Reply::None
         }
@@ -129,7 +131,7 @@ fn answer(broker: &Arc<Broker>, from: &Connection, pull: Pull) -> Reply {
 /// Answers a held pull, whatever the store has now.
 pub(crate) fn woken(broker: &Broker, pull: Pull) -> Reply {
     match ask_store(broker, &pull) {
-        Ok(pulled) => reply(pull, pulled),
+        Ok(pulled) => reply(broker, pull, pulled),
         Err(error) => refuse(pull, error),
     }
 }
@@ -162,7 +164,7 @@ fn code_of(status: PullStatus, from: QueueOffset) -> i32 {
     }
 }
 
-fn reply(pull: Pull, pulled: Pulled) -> Reply {
+fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
     let head = Command {
         code: code_of(pulled.status, pull.from),
         remark: Some(ByteString::from_static(name_of(pulled.status))),
@@ -178,7 +180,18 @@ fn reply(pull: Pull, pulled: Pulled) -> Reply {
         group_sys_flag: Some(0),
         forbidden_type: None,
     });
-    Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes }
+    let is_cold = pulled.first.is_some_and(|first| broker.store.end().0 - first.0 > broker.hot_bytes);
+    let answer = Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes };
+    if is_cold { Reply::Blocking(Box::new(move |_| Ok(warmed(answer)))) } else { answer }
+}
+
+/// Reads a byte of each page, so that the page faults happen here and not on a thread that serves connections.
+fn warmed(answer: Reply) -> Reply {
+    if let Reply::Slices { slices, .. } = &answer {
+        let pages = slices.iter().flat_map(|slice| slice.iter().step_by(PAGE_BYTES));
+        std::hint::black_box(pages.fold(0u8, |sum, byte| sum ^ byte));
+    }
+    answer
 }
 
 /// Java's name of the status, which tools show.

@@ -27,27 +27,27 @@ use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes; only a bug waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
-pub const START: UnixMillis = UnixMillis(1_700_000_000_000);
+pub(crate) const START: UnixMillis = UnixMillis(1_700_000_000_000);
 
 /// What outlives a broker's process: its disk and the time.
 #[derive(Clone)]
-pub struct World {
-    pub backend: Arc<dyn Backend>,
-    pub clock: Arc<ManualClock>,
-    pub directory: Arc<tempfile::TempDir>,
+pub(crate) struct World {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) directory: Arc<tempfile::TempDir>,
 }
 
 impl World {
-    pub fn new() -> Self {
-        Self {
-            backend: Arc::new(MemoryBackend::default()),
-            clock: Arc::new(ManualClock::at(START)),
-            directory: Arc::new(tempfile::tempdir().unwrap()),
-        }
+    pub(crate) fn new() -> Self {
+        Self::on(Arc::new(MemoryBackend::default()))
+    }
+
+    pub(crate) fn on(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, clock: Arc::new(ManualClock::at(START)), directory: Arc::new(tempfile::tempdir().unwrap()) }
     }
 
     /// Returns once the threads of an abandoned broker let go of the store.
-    pub async fn wait_unlocked(&self) {
+    pub(crate) async fn wait_unlocked(&self) {
         let free = async {
             while self.backend.lock("lock").is_err() {
                 tokio::task::yield_now().await;
@@ -56,11 +56,11 @@ impl World {
         tokio::time::timeout(PATIENCE, free).await.expect("the broker's threads end");
     }
 
-    pub async fn start(&self) -> TestBroker {
+    pub(crate) async fn start(&self) -> TestBroker {
         self.start_with(|_| {}).await
     }
 
-    pub async fn start_with(&self, adjust: impl FnOnce(&mut BrokerConfig)) -> TestBroker {
+    pub(crate) async fn start_with(&self, adjust: impl FnOnce(&mut BrokerConfig)) -> TestBroker {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut config = BrokerConfig {
@@ -80,50 +80,55 @@ impl World {
     }
 }
 
-pub struct TestBroker {
-    pub address: SocketAddr,
+pub(crate) struct TestBroker {
+    pub(crate) address: SocketAddr,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
 }
 
 impl TestBroker {
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client::connect(self.address).await
     }
 
     /// Ends it without an orderly stop. Its threads let go of the store a moment later.
-    pub async fn abandon(self) {
+    pub(crate) async fn abandon(self) {
         self.running.abort();
         let _ = self.running.await;
     }
 
-    pub async fn stop(self) -> Result<(), RunError> {
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(self) -> Result<(), RunError> {
+        tokio::time::timeout(PATIENCE, self.running).await.expect("the broker ends").expect("no panic")
+    }
+
+    pub(crate) async fn stop(self) -> Result<(), RunError> {
         self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.running).await.expect("the broker stops").expect("no panic")
+        self.ended().await
     }
 }
 
 /// One connection. Answers are found by their opaque; requests of the broker are kept for `request`.
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     input: BytesMut,
     opaque: i32,
-    pub format: HeaderFormat,
+    pub(crate) format: HeaderFormat,
     kept: Vec<Command>,
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         Self { stream, input: BytesMut::new(), opaque: 0, format: HeaderFormat::Json, kept: Vec::new() }
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
     /// Gives the command an opaque and its bytes.
-    pub fn frame(&mut self, mut command: Command) -> (i32, BytesMut) {
+    pub(crate) fn frame(&mut self, mut command: Command) -> (i32, BytesMut) {
         self.opaque += 1;
         command.opaque = self.opaque;
         command.format = self.format;
@@ -132,23 +137,23 @@ impl Client {
         (self.opaque, bytes)
     }
 
-    pub async fn post(&mut self, command: Command) -> i32 {
+    pub(crate) async fn post(&mut self, command: Command) -> i32 {
         let (opaque, bytes) = self.frame(command);
         self.write(&bytes).await;
         opaque
     }
 
-    pub async fn call(&mut self, command: Command) -> Command {
+    pub(crate) async fn call(&mut self, command: Command) -> Command {
         let opaque = self.post(command).await;
         self.answer(opaque).await
     }
 
-    pub async fn answer(&mut self, opaque: i32) -> Command {
+    pub(crate) async fn answer(&mut self, opaque: i32) -> Command {
         self.find(|command| command.is_response() && command.opaque == opaque).await
     }
 
     /// The next request of the broker with this code.
-    pub async fn request(&mut self, code: i32) -> Command {
+    pub(crate) async fn request(&mut self, code: i32) -> Command {
         self.find(|command| !command.is_response() && command.code == code).await
     }
 
@@ -166,7 +171,7 @@ impl Client {
     }
 
     /// The next frame; `None` when the broker closed the connection.
-    pub async fn read(&mut self) -> Option<Command> {
+    pub(crate) async fn read(&mut self) -> Option<Command> {
         loop {
             if let Some(frame) = frame::split(&mut self.input, frame::MAX_FRAME_BYTES).unwrap() {
                 return Some(Command::decode(frame).unwrap());
@@ -180,13 +185,13 @@ impl Client {
     }
 
     /// Sends and expects success.
-    pub async fn send(&mut self, send: Send) -> SendMessageResponse {
+    pub(crate) async fn send(&mut self, send: Send) -> SendMessageResponse {
         let answer = self.call(send.command()).await;
         assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
         answer.header().unwrap()
     }
 
-    pub async fn heartbeat(&mut self, client_id: &str, producers: &[&str], consumers: &[(&str, &str, &str)]) {
+    pub(crate) async fn heartbeat(&mut self, client_id: &str, producers: &[&str], consumers: &[(&str, &str, &str)]) {
         let consumer = |(group, topic, tags): &(&str, &str, &str)| ConsumerData {
             group_name: (*group).to_owned(),
             subscription_data_set: vec![
@@ -208,14 +213,14 @@ impl Client {
         assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
     }
 
-    pub async fn max_offset(&mut self, topic: &str, queue: u32) -> u64 {
+    pub(crate) async fn max_offset(&mut self, topic: &str, queue: u32) -> u64 {
         let header = GetMaxOffset { topic: topic.into(), queue_id: QueueId(queue), committed: None, bname: None };
         let answer = self.call(Command::request_with(request::GET_MAX_OFFSET, &header)).await;
         answer.header::<OffsetResponse>().unwrap().offset.0
     }
 
     /// Pulls until a message is there; the broker holds the request meanwhile.
-    pub async fn pull(&mut self, pull: Pull) -> Vec<StoredMessage> {
+    pub(crate) async fn pull(&mut self, pull: Pull) -> Vec<StoredMessage> {
         let answer = self.call(pull.command()).await;
         assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
         record::decode_all(&answer.body).unwrap()
@@ -224,16 +229,16 @@ impl Client {
 
 /// A send with what most tests want.
 #[derive(Clone)]
-pub struct Send {
-    pub code: i32,
-    pub header: SendMessage,
-    pub properties: Properties,
-    pub body: Bytes,
-    pub oneway: bool,
+pub(crate) struct Send {
+    pub(crate) code: i32,
+    pub(crate) header: SendMessage,
+    pub(crate) properties: Properties,
+    pub(crate) body: Bytes,
+    pub(crate) oneway: bool,
 }
 
 impl Send {
-    pub fn to(topic: &str) -> Self {
+    pub(crate) fn to(topic: &str) -> Self {
         let header = SendMessage { queue_id: 0, ..SendMessage::new("producers".into(), topic.into()) };
         Self {
             code: request::SEND_MESSAGE_V2,
@@ -244,22 +249,22 @@ impl Send {
         }
     }
 
-    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
     }
 
-    pub fn property(mut self, name: &'static str, value: impl Into<ByteString>) -> Self {
+    pub(crate) fn property(mut self, name: &'static str, value: impl Into<ByteString>) -> Self {
         self.properties.set(name, value);
         self
     }
 
-    pub fn half(self, key: &str) -> Self {
+    pub(crate) fn half(self, key: &str) -> Self {
         let group = self.header.producer_group.clone();
         self.property("TRAN_MSG", "true").property("PGROUP", group).property("UNIQ_KEY", key.to_owned())
     }
 
-    pub fn command(self) -> Command {
+    pub(crate) fn command(self) -> Command {
         let header = SendMessage { properties: Some(self.properties.encode()), ..self.header };
         let mut command = Command::request(self.code).with_body(self.body);
         if self.code == request::SEND_MESSAGE {
@@ -272,11 +277,11 @@ impl Send {
 }
 
 #[derive(Clone)]
-pub struct Pull(pub PullMessage);
+pub(crate) struct Pull(pub(crate) PullMessage);
 
 impl Pull {
     /// Subscribes in the request itself and does not wait.
-    pub fn of(topic: &str, queue: u32, from: i64) -> Self {
+    pub(crate) fn of(topic: &str, queue: u32, from: i64) -> Self {
         Self(PullMessage {
             consumer_group: mq_protocol::topic::TOOLS_GROUP.into(),
             topic: topic.into(),
@@ -296,43 +301,43 @@ impl Pull {
         })
     }
 
-    pub fn tags(mut self, expression: &str) -> Self {
+    pub(crate) fn tags(mut self, expression: &str) -> Self {
         self.0.subscription = Some(expression.into());
         self
     }
 
     /// As a consumer of `group`, which subscribed by its heartbeat.
-    pub fn by(mut self, group: &str) -> Self {
+    pub(crate) fn by(mut self, group: &str) -> Self {
         self.0.consumer_group = group.into();
         self.0.sys_flag &= !pull::SUBSCRIPTION;
         self
     }
 
-    pub fn waiting(mut self, up_to: Duration) -> Self {
+    pub(crate) fn waiting(mut self, up_to: Duration) -> Self {
         self.0.sys_flag |= pull::SUSPEND;
         self.0.suspend_timeout_millis = up_to.as_millis() as i64;
         self
     }
 
-    pub fn command(self) -> Command {
+    pub(crate) fn command(self) -> Command {
         Command::request_with(request::PULL_MESSAGE, &self.0)
     }
 }
 
 /// Code, next offset, bounds and bodies of a pull's answer.
-pub fn pulled(answer: &Command) -> (i32, u64, u64, u64, Vec<Bytes>) {
+pub(crate) fn pulled(answer: &Command) -> (i32, u64, u64, u64, Vec<Bytes>) {
     let header: PullMessageResponse = answer.header().unwrap();
     let bodies = record::decode_all(&answer.body).unwrap().into_iter().map(|stored| stored.message.body).collect();
     (answer.code, header.next_begin_offset.0, header.min_offset.0, header.max_offset.0, bodies)
 }
 
 /// END_TRANSACTION for a half as its send was answered.
-pub fn end(sent: &SendMessageResponse, group: &str, bits: i32) -> Command {
+pub(crate) fn end(sent: &SendMessageResponse, group: &str, bits: i32) -> Command {
     let (_, log_offset) = mq_protocol::message_id::parse_offset_id(&sent.msg_id).unwrap();
     end_at(sent.queue_offset, log_offset, group, bits)
 }
 
-pub fn end_at(half: QueueOffset, log_offset: LogOffset, group: &str, bits: i32) -> Command {
+pub(crate) fn end_at(half: QueueOffset, log_offset: LogOffset, group: &str, bits: i32) -> Command {
     let header = EndTransaction {
         topic: None,
         producer_group: group.into(),
