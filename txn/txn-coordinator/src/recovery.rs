@@ -4,10 +4,10 @@
 //! transaction match a half is that half's verdict even when no OP record follows (a torn commit, or an Apache broker
 //! that had its OP record still in memory); the first tick then appends what is missing.
 
-use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::StoredMessage;
 use mq_protocol::{sys_flag, topic};
-use mq_store::{ReadError, Store};
+use mq_store::{Bounds, ReadError, Store};
 
 use crate::engine::{Engine, Input, Rules};
 use crate::half::{QUEUE, read_half, transaction_in};
@@ -41,14 +41,43 @@ pub(crate) fn rebuild(
         let mut rebuilt = Rebuilt { engine, ops, finished: covered.finished.max(first) };
         rebuilt.resume(store, first, covered.half, now)?;
         match rebuilt.replay_from(store, covered.log, now) {
+            Ok(()) => {
+                rebuilt.engine.reset_counters();
+                return Ok(rebuilt);
+            }
             Err(error) => tracing::warn!(%error, "the log is not what the verdict file says; all of it is read"),
-            Ok(()) => return Ok(rebuilt),
         }
     }
     let engine = Engine::new(rules, Verdicts::starting_at(first));
     let mut rebuilt = Rebuilt { engine, ops: OpRecords::default(), finished: first };
-    rebuilt.replay_from(store, LogOffset::ZERO, now)?;
+    let mut from = LogOffset::ZERO;
+    while let Err(error) = rebuilt.replay_from(store, from, now) {
+        let (ReadError::NotARecord { at, .. } | ReadError::Misplaced { at, .. }) = error else { return Err(error) };
+        tracing::error!(%error, "a damaged record is left out; verdicts behind it may be known only as rolled back");
+        let Some(next) = next_record(store, at)? else { break };
+        from = next;
+    }
+    rebuilt.engine.reset_counters();
     Ok(rebuilt)
+}
+
+/// The first half or OP record behind `damaged`, where reading can go on.
+fn next_record(store: &Store, damaged: LogOffset) -> Result<Option<LogOffset>, ReadError> {
+    let mut next: Option<LogOffset> = None;
+    for topic in [topic::HALF, topic::OP_HALF] {
+        let Bounds { min, max } = store.queue_bounds(topic, QUEUE);
+        let (mut low, mut high) = (min, max);
+        while low < high {
+            let middle = QueueOffset(low.0.midpoint(high.0));
+            match store.entry(topic, QUEUE, middle)? {
+                Some(entry) if entry.log_offset > damaged => high = middle,
+                _ => low = middle.plus(1),
+            }
+        }
+        let found = store.entry(topic, QUEUE, low)?.map(|entry| entry.log_offset);
+        next = next.into_iter().chain(found).min();
+    }
+    Ok(next)
 }
 
 /// Whether the file was made from this log, and the log still holds all that it covers.
@@ -76,7 +105,6 @@ impl Rebuilt {
         for record in store.scan(from) {
             self.replay(store, &record?, now);
         }
-        self.engine.reset_counters();
         Ok(())
     }
 

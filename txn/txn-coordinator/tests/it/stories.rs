@@ -368,3 +368,57 @@ fn limits_are_named_errors() {
     bench.end(first, "a", Verdict::Commit).unwrap();
     assert!(bench.coordinator.admit(bench.message("e", &[])).is_ok(), "an ended transaction makes room");
 }
+
+#[test]
+fn of_racing_verdicts_one_is_first_and_all_answers_agree() {
+    let bench = bench();
+    for round in 0..40 {
+        let id = format!("t{round}");
+        let half = bench.half(&id);
+        let start = std::sync::Barrier::new(6);
+        let race = |verdict| {
+            start.wait();
+            bench.end(half, &id, verdict)
+        };
+        let answers: Vec<_> = std::thread::scope(|threads| {
+            let verdicts = [Verdict::Commit, Verdict::Rollback].into_iter().cycle().take(6);
+            let racers: Vec<_> = verdicts.map(|verdict| threads.spawn(move || race(verdict))).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let first = bench.coordinator.outcome(half.half).unwrap();
+        let firsts = answers.iter().filter(|answer| matches!(answer, Ok(ended) if ended.answer == Answer::Now(first)));
+        assert_eq!(firsts.count(), 1);
+        for answer in &answers {
+            match answer {
+                Ok(ended) => assert!([Answer::Now(first), Answer::Before(first)].contains(&ended.answer)),
+                Err(EndError::Refused(Refusal::Contrary(outcome))) => assert_eq!(*outcome, first),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(bench.found().real.contains_key(&id), first == Outcome::Committed);
+    }
+}
+
+#[test]
+fn a_damaged_record_holds_up_nobody_else() {
+    use mq_store::Backend;
+    let mut bench = bench();
+    let places: Vec<_> = (0..400).map(|n| bench.half(&format!("t{n:03}"))).collect();
+    bench.end(places[200], "t200", Verdict::Commit).unwrap();
+    bench.end(places[201], "t201", Verdict::Rollback).unwrap();
+    bench.store.flush().unwrap();
+    bench.store.settle().unwrap();
+    let damaged = places[100];
+    let log = bench.backend.open("commitlog/00000000000000000000").unwrap();
+    log.write_at(damaged.log.0 + 90, &[0xFF; 20]).unwrap();
+    restart(&mut bench);
+    let expected = |n| match n {
+        200 => Some(Outcome::Committed),
+        201 => Some(Outcome::RolledBack),
+        _ => None,
+    };
+    assert_eq!(bench.outcomes(), (0..400).map(expected).collect::<Vec<_>>());
+    assert_eq!(bench.coordinator.stats().pending_halves, 397);
+    assert!(bench.end(damaged, "t100", Verdict::Commit).is_err());
+    assert_eq!(bench.end(places[399], "t399", Verdict::Commit).unwrap().answer, Answer::Now(Outcome::Committed));
+}
