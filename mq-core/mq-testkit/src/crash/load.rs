@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytestring::ByteString;
-use mq_protocol::body::{self, HeartbeatData, ProducerData};
+use mq_protocol::body::{self, ConsumeType, ConsumerData, HeartbeatData, ProducerData, Subscription};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{
@@ -276,7 +276,7 @@ impl Reader {
     /// Follows the producers until `stop` or until the connection breaks.
     pub fn follow(&mut self, broker: SocketAddr, stop: &AtomicBool) -> History {
         let mut history = History::default();
-        let end = Peer::connect(broker).and_then(|mut peer| {
+        let end = connect_reader(broker).and_then(|mut peer| {
             while !stop.load(Ordering::Relaxed) {
                 let seen = self.round(&mut peer)?;
                 if seen.is_empty() {
@@ -301,7 +301,7 @@ impl Reader {
 
     /// The whole topic up to its end, and where each queue ends.
     pub fn read_all(plan: Plan, broker: SocketAddr) -> io::Result<View> {
-        let mut peer = Peer::connect(broker)?;
+        let mut peer = connect_reader(broker)?;
         let mut view = View::default();
         for queue in 0..QUEUES {
             view.ends.insert(queue, max_offset(&mut peer, queue)?);
@@ -332,6 +332,24 @@ impl Reader {
     }
 }
 
+/// A connection whose heartbeat made the group known.
+fn connect_reader(broker: SocketAddr) -> io::Result<Peer> {
+    let mut peer = Peer::connect(broker)?;
+    let consumer = ConsumerData {
+        group_name: READER_GROUP.into(),
+        consume_type: ConsumeType::ConsumeActively,
+        subscription_data_set: vec![Subscription::tags(TOPIC, "*", 1)],
+        ..ConsumerData::default()
+    };
+    let data = HeartbeatData {
+        client_id: "127.0.0.1@reader".into(),
+        consumer_data_set: vec![consumer],
+        ..HeartbeatData::default()
+    };
+    peer.ask(Command::request(request::HEART_BEAT).with_body(body::to_json(&data)), ANSWER_WITHIN)?;
+    Ok(peer)
+}
+
 fn pull(peer: &mut Peer, queue: u32, from: u64) -> io::Result<Vec<StoredMessage>> {
     let header = PullMessage {
         consumer_group: READER_GROUP.into(),
@@ -355,7 +373,9 @@ fn pull(peer: &mut Peer, queue: u32, from: u64) -> io::Result<Vec<StoredMessage>
     match answer.code {
         response::SUCCESS => decode_all(&answer.body).map_err(|error| invalid(format!("pull of {queue}: {error}"))),
         response::PULL_NOT_FOUND | response::PULL_RETRY_IMMEDIATELY | response::TOPIC_NOT_EXIST => Ok(Vec::new()),
-        code => Err(invalid(format!("pull of {queue} from {from}: code {code}, {:?}", answer.remark))),
+        // What was read once is gone.
+        response::PULL_OFFSET_MOVED => Err(invalid(format!("queue {queue} does not reach {from} any more"))),
+        code => Err(io::Error::other(format!("pull of {queue} from {from}: code {code}, {:?}", answer.remark))),
     }
 }
 

@@ -1,0 +1,61 @@
+//! The cluster in this process: it is there when `start` returns, and a graceful restart keeps every promise too.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mq_testkit::cluster::{Cluster, ClusterOptions};
+use mq_testkit::crash::log_scan::LogFacts;
+use mq_testkit::crash::{CrashTest, Target};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const CONFIGURATION: &str = "\
+mappedFileSizeCommitLog=4194304
+maxMessageSize=65536
+transactionTimeOut=300
+transactionCheckInterval=300
+transactionCheckMax=3
+";
+
+struct Restarted {
+    cluster: Option<Cluster>,
+    runtime: Runtime,
+    directory: TempDir,
+}
+
+impl Target for Restarted {
+    fn start(&mut self) -> Result<SocketAddr> {
+        let options = ClusterOptions {
+            configuration: CONFIGURATION.into(),
+            store: Some(self.directory.path().into()),
+            ..ClusterOptions::default()
+        };
+        let cluster = self.cluster.insert(self.runtime.block_on(Cluster::start(options))?);
+        Ok(cluster.broker)
+    }
+    fn crash(&mut self) -> Result<()> {
+        let cluster = self.cluster.take().context("it does not run")?;
+        self.runtime.block_on(cluster.stop())
+    }
+    fn log(&mut self) -> Result<LogFacts> {
+        Ok(LogFacts::of_directory(self.directory.path())?)
+    }
+}
+
+#[test]
+fn no_promise_is_broken_by_graceful_restarts_under_load() {
+    let seed = super::seed();
+    let mut target = Restarted { runtime: Runtime::new().unwrap(), directory: TempDir::new().unwrap(), cluster: None };
+    let test = CrashTest {
+        seed,
+        crashes: 3,
+        producers: 3,
+        load: (Duration::from_millis(300), Duration::from_millis(600)),
+        settle_within: Duration::from_secs(30),
+    };
+    let replay = super::replay("graceful", seed);
+    let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
+    println!("{report}");
+    report.verify(300).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
+}
