@@ -1,19 +1,19 @@
 //! The broker: its tables, its store, and the way it starts and stops.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mq_protocol::ByteString;
 use mq_protocol::command::Command;
 use mq_protocol::ids::LogOffset;
-use mq_store::{Backend, Clock, FileBackend, FlushMode, OpenError, Options, Poisoned, ReadError, Store};
+use mq_store::{Backend, Clock, FileBackend, OpenError, Poisoned, ReadError, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use txn_coordinator::{Coordinator, StoredHalf, TransactionOptions};
+use txn_coordinator::{Coordinator, StoredHalf};
 
 use crate::bell::Bell;
 use crate::checkback;
@@ -22,6 +22,7 @@ use crate::config::{BrokerConfig, FlushDiskType};
 use crate::config_file::SaveError;
 use crate::connection::Connection;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
+use crate::failure::Failure;
 use crate::groups::GroupTable;
 use crate::held::HeldPulls;
 use crate::housekeeping;
@@ -32,7 +33,8 @@ use crate::registration::{self, Registrant};
 use crate::schedule::Schedule;
 use crate::schedule_progress::ProgressFile;
 use crate::serve;
-use crate::store_link::{Link, Rules};
+use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options};
+use crate::store_link::Link;
 use crate::topics::TopicTable;
 use crate::unique_key::UniqueKeys;
 
@@ -74,29 +76,6 @@ pub struct Broker {
     pub(crate) durable: watch::Sender<LogOffset>,
     /// How many name servers know this broker.
     registered: watch::Sender<usize>,
-}
-
-/// Why the store gave up, once it has.
-#[derive(Default)]
-pub(crate) struct Failure {
-    told: CancellationToken,
-    reason: OnceLock<Poisoned>,
-}
-
-impl Failure {
-    pub(crate) fn set(&self, reason: Poisoned) {
-        // Only the first counts.
-        let _ = self.reason.set(reason);
-        self.told.cancel();
-    }
-
-    pub(crate) fn get(&self) -> Option<&Poisoned> {
-        self.reason.get()
-    }
-
-    pub(crate) async fn happened(&self) {
-        self.told.cancelled().await;
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +142,7 @@ impl Broker {
             stamp: Stamp::new(REGION, TRACE_ON, &config.cluster_name),
             durable: watch::Sender::new(store.durable()),
             failed: Arc::default(),
-            hot_bytes: hot_bytes(config.memory_hot_percent),
+            hot_bytes: hot_bytes(&config),
             flush_bell: Bell::default(),
             registered: watch::Sender::new(0),
             schedule: Mutex::new(Some(schedule)),
@@ -303,37 +282,4 @@ impl Drop for RingOnDrop<'_> {
     fn drop(&mut self) {
         self.0.stop();
     }
-}
-
-/// The part of the machine's memory that may be taken to hold the newest messages (`accessMessageInMemoryMaxRatio`).
-fn hot_bytes(percent: u8) -> u64 {
-    let memory = rustix::system::sysinfo();
-    memory.totalram * u64::from(memory.mem_unit) / 100 * u64::from(percent.min(100))
-}
-
-fn advertised_ip(config: &BrokerConfig) -> IpAddr {
-    let ip = config.broker_ip.unwrap_or(config.bind_address);
-    if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
-}
-
-fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -> Options {
-    Options {
-        segment_bytes: config.commit_log_segment_bytes,
-        queue_file_entries: config.consume_queue_file_bytes / mq_store::QUEUE_ENTRY_BYTES,
-        flush: match config.flush_disk_type {
-            FlushDiskType::Sync => FlushMode::Sync,
-            FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },
-        },
-        max_message_bytes: config.max_message_bytes,
-        rules: Arc::new(Rules::new(delay_levels.clone())),
-    }
-}
-
-fn transaction_options(config: &BrokerConfig, store_host: SocketAddr) -> TransactionOptions {
-    let mut options = TransactionOptions::new(config.broker_name.as_str(), store_host);
-    options.rules.timeout = config.transaction_timeout;
-    options.rules.check_interval = config.transaction_check_interval;
-    options.rules.check_max = config.transaction_check_max;
-    options.rules.reserved = config.file_reserved_time;
-    options
 }

@@ -3,7 +3,6 @@
 //! All of it happens on the connection's own task, without a lock or a hop per message. It keeps reading while replies
 //! wait for the disk, until a limit is reached; then the peer feels it through TCP.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use crate::handlers::{self, Handled, Reply};
 use crate::limits;
 use crate::output::Output;
 use crate::sending::Sends;
+use crate::waiting::Waiting;
 
 pub(crate) struct Session {
     broker: Arc<Broker>,
@@ -36,20 +36,10 @@ pub(crate) struct Session {
     read_bytes: usize,
     sends: Sends,
     output: Output,
-    /// Replies that wait for the durable mark, in the order of their marks.
-    waiting: VecDeque<Waiting>,
-    waiting_replies: usize,
+    waiting: Waiting,
     /// Requests on the blocking lane.
     lane: usize,
     heard: Instant,
-}
-
-struct Waiting {
-    at: LogOffset,
-    replies: BytesMut,
-    count: usize,
-    /// Half messages that the coordinator learns once they are durable.
-    halves: Vec<StoredHalf>,
 }
 
 /// Why a session ended.
@@ -85,8 +75,7 @@ impl Session {
             read_bytes: limits::MIN_READ_BYTES,
             sends: Sends::default(),
             output: Output::default(),
-            waiting: VecDeque::new(),
-            waiting_replies: 0,
+            waiting: Waiting::default(),
             lane: 0,
             heard: Instant::now(),
         }
@@ -153,7 +142,7 @@ impl Session {
     }
 
     fn may_read(&self) -> bool {
-        self.waiting_replies < limits::MAX_REPLIES_IN_FLIGHT
+        self.waiting.replies() < limits::MAX_REPLIES_IN_FLIGHT
             && self.output.bytes() < limits::MAX_UNSENT_BYTES
             && self.lane < limits::MAX_BLOCKING_PER_CONNECTION
     }
@@ -218,7 +207,7 @@ impl Session {
         let mut sends = std::mem::take(&mut self.sends);
         let broker = self.broker.clone();
         sends.append(&broker, &self.connection.clone(), |sent| match (sent.waits_until, sent.answer) {
-            (Some(at), answer) => self.wait_for(at, answer.as_ref(), sent.half),
+            (Some(at), answer) => self.waiting.push(at, answer.as_ref(), sent.half),
             (None, Some(answer)) => self.output.push(&answer),
             (None, None) => {}
         });
@@ -238,7 +227,7 @@ impl Session {
         match reply {
             Reply::None | Reply::Blocking(_) => {}
             Reply::Now(answer) => self.output.push(&answer),
-            Reply::Durable { at, answer } => self.wait_for(at, Some(&answer), None),
+            Reply::Durable { at, answer } => self.waiting.push(at, Some(&answer), None),
             Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
         }
     }
@@ -270,30 +259,11 @@ impl Session {
         }
     }
 
-    /// Keeps the answer until the log is durable up to `at`. Marks of one connection do not go back, so the queue is
-    /// in order; an older mark may wait with a newer one.
-    fn wait_for(&mut self, at: LogOffset, answer: Option<&Command>, half: Option<StoredHalf>) {
-        if self.waiting.back().is_none_or(|last| last.at < at) {
-            self.waiting.push_back(Waiting { at, replies: BytesMut::new(), count: 0, halves: Vec::new() });
-        }
-        let last = self.waiting.back_mut().expect("pushed above if there was none");
-        last.halves.extend(half);
-        if let Some(answer) = answer {
-            answer.encode(&mut last.replies);
-            last.count += 1;
-            self.waiting_replies += 1;
-        }
-    }
-
     /// Moves the replies that became true to the output.
     fn release(&mut self, durable: LogOffset) {
-        while let Some(first) = self.waiting.front()
-            && first.at <= durable
-        {
-            let first = self.waiting.pop_front().expect("looked at above");
-            self.waiting_replies -= first.count;
-            self.broker.learn(first.halves);
-            self.output.push_encoded(first.replies);
+        while let Some((replies, halves)) = self.waiting.take_one(durable) {
+            self.broker.learn(halves);
+            self.output.push_encoded(replies);
         }
     }
 }
@@ -302,11 +272,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.connection.close();
         self.broker.disconnected(&self.connection);
-        let halves: Vec<_> = self
-            .waiting
-            .drain(..)
-            .flat_map(|waiting| waiting.halves.into_iter().map(move |half| (waiting.at, half)))
-            .collect();
+        let halves = self.waiting.take_halves();
         if !halves.is_empty() && self.broker.failed.get().is_none() {
             // The producer is gone, its halves are not: they will be asked about.
             tokio::spawn(learn_when_durable(self.broker.clone(), halves));

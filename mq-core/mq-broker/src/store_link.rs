@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::bell::Bell;
-use crate::broker::{Broker, Failure};
+use crate::broker::Broker;
 use crate::delay_levels::DelayLevels;
+use crate::failure::Failure;
 use crate::held::HeldPulls;
 use crate::schedule;
 

@@ -13,6 +13,7 @@ use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::MAX_PROPERTIES_BYTES;
 use mq_protocol::record::Message;
 use mq_protocol::{batch, topic};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::error::Refusal;
 use crate::broker::Broker;
@@ -60,7 +61,7 @@ pub(crate) fn refuse(broker: &Broker, refusal: Refusal, request: &Command) -> Co
 fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
     let config = match broker.topics.get(&header.topic) {
         Some(config) => config,
-        None => create_topic(broker, header)?,
+        None => aside(|| create_topic(broker, header))?,
     };
     if !topic::is_writable_by_clients(&header.topic) {
         return Err(Refusal::system_topic(&header.topic));
@@ -75,7 +76,7 @@ fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
     if let Some(group) = header.topic.strip_prefix(topic::RETRY_PREFIX)
         && retries_are_used_up(broker, group, header)?
     {
-        let dead_letters = broker.topics.dead_letter(group, broker.clock.now())?;
+        let dead_letters = aside(|| broker.topics.dead_letter(group, broker.clock.now()))?;
         let topic = dead_letters.topic_name.as_str().into();
         return Ok(Target { topic, queue_id: QueueId(0), dead_letter: true });
     }
@@ -95,6 +96,15 @@ fn create_topic(broker: &Broker, header: &SendMessage) -> Result<Arc<TopicConfig
     let seed = header.default_topic.as_deref().unwrap_or_default();
     let queues = header.default_topic_queue_nums.and_then(|queues| u32::try_from(queues).ok()).unwrap_or(0);
     Ok(broker.topics.for_send(&header.topic, seed, queues, now)?)
+}
+
+/// A new topic is written to disk before its first message: rare, and in order with the connection's other sends. The
+/// runtime's other connections move to another thread meanwhile.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 fn retries_are_used_up(broker: &Broker, group: &str, header: &SendMessage) -> Result<bool, Refusal> {

@@ -1,0 +1,44 @@
+//! What the configuration means to the parts that do not know it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use mq_store::{FlushMode, Options};
+use txn_coordinator::TransactionOptions;
+
+use crate::config::{BrokerConfig, FlushDiskType};
+use crate::delay_levels::DelayLevels;
+use crate::store_link::Rules;
+
+/// The part of the machine's memory that may be taken to hold the newest messages (`accessMessageInMemoryMaxRatio`).
+pub(crate) fn hot_bytes(config: &BrokerConfig) -> u64 {
+    let memory = rustix::system::sysinfo();
+    memory.totalram * u64::from(memory.mem_unit) / 100 * u64::from(config.memory_hot_percent.min(100))
+}
+
+pub(crate) fn advertised_ip(config: &BrokerConfig) -> IpAddr {
+    let ip = config.broker_ip.unwrap_or(config.bind_address);
+    if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
+}
+
+pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -> Options {
+    Options {
+        segment_bytes: config.commit_log_segment_bytes,
+        queue_file_entries: config.consume_queue_file_bytes / mq_store::QUEUE_ENTRY_BYTES,
+        flush: match config.flush_disk_type {
+            FlushDiskType::Sync => FlushMode::Sync,
+            FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },
+        },
+        max_message_bytes: config.max_message_bytes,
+        rules: Arc::new(Rules::new(delay_levels.clone())),
+    }
+}
+
+pub(crate) fn transaction_options(config: &BrokerConfig, store_host: SocketAddr) -> TransactionOptions {
+    let mut options = TransactionOptions::new(config.broker_name.as_str(), store_host);
+    options.rules.timeout = config.transaction_timeout;
+    options.rules.check_interval = config.transaction_check_interval;
+    options.rules.check_max = config.transaction_check_max;
+    options.rules.reserved = config.file_reserved_time;
+    options
+}
