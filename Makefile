@@ -39,7 +39,7 @@ replay_target := target/replay
 
 .PHONY: replay
 replay: redis ## "Paid but no red packet", replayed under kill -9: naive and transactional side by side
-	cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints --target-dir $(replay_target) >&2
+	cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints,mq-server/failpoints --target-dir $(replay_target) >&2
 	$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
 
 .PHONY: bench

@@ -1,19 +1,32 @@
 //! The binary `seckill-demo`: reads the command line and runs what it names until a signal.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use order_service::process;
-use seckill_demo::config::{Cli, Command, ServeArgs};
+use seckill_demo::config::{Cli, Command, NaiveArgs, ServeArgs};
+use seckill_demo::replay::naive;
 use seckill_demo::serve::{FlashSale, SaleOptions};
+use seckill_demo::{replay, stack};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     process::start();
     let shutdown = process::shutdown_on_signals()?;
     match cli.command {
-        Command::Serve(args) => serve(args, shutdown).await,
+        Command::Serve(args) => serve(args, shutdown).await?,
+        Command::Up(args) => return stack::command::run(args, shutdown).await,
+        Command::Replay(args) => return replay::command::run(args, shutdown).await,
+        Command::NaiveOrders(NaiveArgs { listen, database_url, namesrv_addr }) => {
+            naive::orders(listen.bind().await?, &database_url, &namesrv_addr, shutdown).await?;
+        }
+        Command::NaiveRedPackets(NaiveArgs { listen, database_url, namesrv_addr }) => {
+            naive::red_packets(listen.bind().await?, &database_url, &namesrv_addr, shutdown).await?;
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {

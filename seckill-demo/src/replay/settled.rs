@@ -1,0 +1,55 @@
+//! Whether a topic has been consumed to its end by a group, asked of the broker.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mq_client::{Client, ClientOptions, PullConsumer, QueueOffset, TopicSettings};
+
+const POLL: Duration = Duration::from_millis(100);
+const QUEUES: u32 = 4;
+
+/// A topic of one broker, and the group that reads it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queue {
+    pub(super) name_server: SocketAddr,
+    pub(super) topic: &'static str,
+    pub(super) group: &'static str,
+}
+
+impl Queue {
+    /// Creates the topic, as an operator would, so that its first message finds its consumer waiting.
+    pub(super) async fn create(&self) -> Result<()> {
+        let client = Client::new(ClientOptions::new(self.name_server.to_string()))?;
+        client.create_topic(self.topic, TopicSettings::with_queues(QUEUES)).await?;
+        client.close();
+        Ok(())
+    }
+
+    /// Waits until the group has committed the end of every queue.
+    pub(super) async fn drained(&self, limit: Duration) -> Result<()> {
+        let client = Client::new(ClientOptions::new(self.name_server.to_string()))?;
+        let reader = PullConsumer::builder(self.name_server.to_string()).client(client.clone()).build().await?;
+        let deadline = Instant::now() + limit;
+        loop {
+            let lag = self.lag(&client, &reader).await?;
+            if lag == 0 {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{} of {} still has {lag} messages to read", self.group, self.topic);
+            tokio::time::sleep(POLL).await;
+        }
+        reader.close().await;
+        client.close();
+        Ok(())
+    }
+
+    async fn lag(&self, client: &Client, reader: &PullConsumer) -> Result<u64> {
+        let mut lag = 0;
+        for queue in reader.queues(self.topic).await? {
+            let committed = client.committed(self.group, &queue).await?.unwrap_or(QueueOffset::ZERO);
+            lag += reader.max_offset(&queue).await?.0.saturating_sub(committed.0);
+        }
+        Ok(lag)
+    }
+}
