@@ -157,11 +157,11 @@ impl Case {
     async fn pay_transactional(&self, number: usize) -> Result<String> {
         let url = format!("http://{}/orders", self.at.orders);
         let place =
-            self.http.post(&url).header("x-user-id", "replay").header("idempotency-key", format!("replay-{number}"));
+            self.http.post(&url).header("x-user", "replay").header("idempotency-key", format!("replay-{number}"));
         let new = json!({"item": "tea", "unit_price_minor": PRICE_MINOR, "currency": "CNY"});
         let placed: serde_json::Value = place.json(&new).send().await?.error_for_status()?.json().await?;
         let order_id = placed["id"].as_str().with_context(|| format!("no id in {placed}"))?.to_owned();
-        let pay = self.http.post(format!("{url}/{order_id}/pay")).header("x-user-id", "replay");
+        let pay = self.http.post(format!("{url}/{order_id}/pay")).header("x-user", "replay");
         pay.send().await?.error_for_status()?;
         Ok(order_id)
     }

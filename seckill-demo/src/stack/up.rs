@@ -125,16 +125,16 @@ impl Stack {
         format!(
             r#"
 Place an order, pay it, and look at its red packet:
-  curl -sX POST http://{orders}/orders -H 'X-User-Id: ada' -H 'Idempotency-Key: 1' -H 'Content-Type: application/json' -d '{{"item":"tea","unit_price_minor":8800}}'
+  curl -sX POST http://{orders}/orders -H 'X-User: ada' -H 'Idempotency-Key: 1' -H 'Content-Type: application/json' -d '{{"item":"tea","unit_price_minor":8800}}'
   ORDER=…                                     # the "id" of the answer
-  curl -sX POST http://{orders}/orders/$ORDER/pay -H 'X-User-Id: ada'
-  curl -s http://{orders}/orders/$ORDER -H 'X-User-Id: ada'
+  curl -sX POST http://{orders}/orders/$ORDER/pay -H 'X-User: ada'
+  curl -s http://{orders}/orders/$ORDER -H 'X-User: ada'
   curl -s http://{red_packets}/packets/$ORDER
 
 Sell ten pieces in a flash sale; an unpaid order is closed after 5 s and its piece is free again:
   curl -sX POST http://{sale}/sales -H 'X-Admin-Token: {ADMIN_TOKEN}' -H 'Content-Type: application/json' -d '{{"id":"phone","item":"phone","unit_price_minor":99900,"pieces":10}}'
   curl -sX POST http://{sale}/sales/phone/warm-up -H 'X-Admin-Token: {ADMIN_TOKEN}'
-  curl -sX POST http://{sale}/sales/phone/purchases -H 'X-User-Id: ada' -H 'Content-Type: application/json' -d '{{}}'
+  curl -sX POST http://{sale}/sales/phone/purchases -H 'X-User: ada' -H 'Content-Type: application/json' -d '{{}}'
   curl -s http://{sale}/sales/phone
 "#
         )
