@@ -62,10 +62,12 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Subscription>, Ref
     if !perm::readable(broker.config.permission) {
         return Err(Refusal::broker_not_readable());
     }
-    let group =
-        broker.groups.get(&header.consumer_group).ok_or_else(|| Refusal::no_such_group(&header.consumer_group))?;
-    if !group.consume_enable {
-        return Err(Refusal::group_may_not_consume(&header.consumer_group));
+    // A reader that brings its subscription along needs no heartbeat, where groups come into being by themselves.
+    let may_be_unknown = broker.config.auto_create_group && header.sys_flag & flag::SUBSCRIPTION != 0;
+    match broker.groups.get(&header.consumer_group) {
+        Some(group) if !group.consume_enable => return Err(Refusal::group_may_not_consume(&header.consumer_group)),
+        None if !may_be_unknown => return Err(Refusal::no_such_group(&header.consumer_group)),
+        _ => {}
     }
     let topic = broker.topics.get(&header.topic).ok_or_else(|| Refusal::no_such_topic(&header.topic))?;
     if !perm::readable(topic.perm) {

@@ -67,6 +67,17 @@ async fn what_cannot_be_pulled_is_refused_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_reader_that_brings_its_subscription_needs_no_heartbeat() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    client.send(Send::to("T")).await;
+    let mut pull = Pull::of("T", 0, 0);
+    pull.0.consumer_group = "unheard".into();
+    let (code, _, _, _, bodies) = pulled(&client.call(pull.command()).await);
+    assert_eq!((code, bodies.len()), (response::SUCCESS, 1));
+}
+
+#[tokio::test]
 async fn a_waiting_pull_is_answered_by_the_message_it_wants_and_not_by_another() {
     let broker = World::new().start().await;
     let (mut reader, mut writer) = (broker.connect().await, broker.connect().await);
