@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchOptions;
+
 /// RocketMQ's default ports.
 pub(crate) const NAMESRV_PORT: u16 = 9876;
 
@@ -24,6 +26,8 @@ pub(crate) enum Command {
     Broker(BrokerOptions),
     /// A name server and a broker in one process.
     Up(UpOptions),
+    /// Load for any RocketMQ broker, and what came of it.
+    Bench(BenchOptions),
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod banner;
+mod bench;
 mod listen;
 mod parts;
 mod settings;
@@ -14,15 +15,18 @@ use arguments::Command;
 
 /// Runs until the work is done or a signal asks to stop.
 pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Namesrv(options) => block_on(parts::name_server(&options)),
+        Command::Broker(options) => block_on(parts::broker(&options)),
+        Command::Up(options) => block_on(parts::up(&options)),
+        Command::Bench(options) => bench::run(&options),
+    }
+}
+
+fn block_on(part: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        match arguments.command {
-            Command::Namesrv(options) => parts::name_server(&options).await,
-            Command::Broker(options) => parts::broker(&options).await,
-            Command::Up(options) => parts::up(&options).await,
-        }
-    })
+    runtime.block_on(part)
 }
 
 /// An error and its causes in one line; a cause that the text before it already tells is not told again.

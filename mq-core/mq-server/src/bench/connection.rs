@@ -1,0 +1,75 @@
+//! A raw pipelined connection: bytes out, whole frames in.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::frames::{Answer, MAX_FRAME};
+
+const BUFFER_BYTES: usize = 1 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Connection {
+    pub(super) async fn open(address: &str) -> Result<Self> {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+        let stream = stream.map_err(anyhow::Error::from).and_then(|stream| Ok(stream?));
+        let stream = stream.with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], start: 0, end: 0 })
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).await.context("the server closed the connection")
+    }
+
+    /// Hands over every whole frame that is there; waits for at least one. Keeps what it read when it is dropped.
+    pub(super) async fn answers(&mut self, mut each: impl FnMut(Answer<'_>) -> Result<()>) -> Result<()> {
+        let mut any = false;
+        loop {
+            while let Some(length) = self.whole_frame()? {
+                let frame = self.start + 4..self.start + 4 + length;
+                self.start = frame.end;
+                each(Answer::parse(&self.buffer[frame])?)?;
+                any = true;
+            }
+            if any {
+                return Ok(());
+            }
+            self.read().await?;
+        }
+    }
+
+    /// The length of the frame at the front, if all of it is there.
+    fn whole_frame(&mut self) -> Result<Option<usize>> {
+        let Some((word, rest)) = self.buffer[self.start..self.end].split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*word) as usize;
+        ensure!(length <= MAX_FRAME, "the server sent a frame of {length} bytes");
+        let whole = rest.len() >= length;
+        if !whole && self.buffer.len() < 4 + length {
+            self.buffer.resize(4 + length, 0);
+        }
+        Ok(whole.then_some(length))
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        match self.stream.read(&mut self.buffer[self.end..]).await.context("the connection broke")? {
+            0 => bail!("the server closed the connection"),
+            bytes => self.end += bytes,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! `mq bench`: load for any broker that speaks RocketMQ's remoting protocol, and honest figures of what came of it.
+//!
+//! One thread and raw pipelined connections, so that the generator takes little of the machine that it shares with the
+//! broker. What happens before the warm-up is over, and after the end, is not counted.
+
+mod connection;
+mod floor;
+mod frames;
+mod latency;
+mod options;
+mod producing;
+mod pulling;
+mod report;
+mod tally;
+mod target;
+mod usage;
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::{JoinSet, LocalSet};
+
+pub(crate) use options::BenchOptions;
+use options::{Extent, LatencyOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions};
+use producing::Work;
+use pulling::Reading;
+use report::{Quantiles, Report, ServerCost};
+use tally::Tally;
+use target::Destination;
+
+const DEFAULT_SECONDS: f64 = 10.0;
+/// How long the last answers, and the last deliveries, may take after the end.
+const DRAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Runs on a runtime of its own with a single thread.
+pub(crate) fn run(options: &BenchOptions) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    LocalSet::new().block_on(&runtime, async {
+        match &options.scenario {
+            Scenario::Send(options) => send(options).await,
+            Scenario::Txn(options) => txn(options).await,
+            Scenario::Pull(options) => pull(options).await,
+            Scenario::Latency(options) => measure_latency(options).await,
+            Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
+        }
+    })
+}
+
+type Workers = JoinSet<Result<()>>;
+
+async fn send(options: &SendOptions) -> Result<()> {
+    let load = &options.load;
+    let work = Work { size: load.size, batch: options.batch, in_flight: load.in_flight, transactions: None };
+    let to = options.target.resolve().await?;
+    let run = Run::new("send", &to, &options.extent, &options.reporting);
+    run.produce(work, load.connections).await
+}
+
+async fn txn(options: &TxnOptions) -> Result<()> {
+    ensure!((0.0..=1.0).contains(&options.rollback), "--rollback is a part between 0 and 1");
+    let load = &options.load;
+    let transactions = Some(options.rollback);
+    let work = Work { size: load.size, batch: 1, in_flight: load.in_flight, transactions };
+    let to = options.target.resolve().await?;
+    let run = Run::new("txn", &to, &options.extent, &options.reporting);
+    run.produce(work, load.connections).await
+}
+
+async fn pull(options: &PullOptions) -> Result<()> {
+    let to = options.target.resolve().await?;
+    let extent = Extent { seconds: options.seconds, count: options.count, warmup: 0.0 };
+    let run = Run::new("pull", &to, &extent, &options.reporting);
+    let reading = Reading { batch: options.batch, repeat: options.seconds.is_some() };
+    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+    let mut workers = Workers::new();
+    for queue in 0..to.queues {
+        workers.spawn_local(pulling::read_queue(to.clone(), queue, reading, run.tally.clone()));
+    }
+    let measured = run.measure(&mut workers, seconds, || ()).await?;
+    ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
+    let load = format!("{} readers, one for each queue, {} messages a pull", to.queues, options.batch);
+    run.report(load, &measured, "pull", &run.tally.latency())
+}
+
+async fn measure_latency(options: &LatencyOptions) -> Result<()> {
+    let to = options.target.resolve().await?;
+    let run = Run::new("latency", &to, &options.extent, &options.reporting);
+    let clock = Rc::new(latency::Clock::new());
+    let mut workers = Workers::new();
+    create_topic(&to).await?;
+    let mut connection = connection::Connection::open(&to.address).await?;
+    for queue in 0..to.queues {
+        let (_, end) = to.bounds(&mut connection, queue).await?;
+        workers.spawn_local(latency::listen(to.clone(), queue, end, clock.clone(), run.tally.clone()));
+    }
+    let size = options.size.max(latency::STAMP_BYTES);
+    let sending = latency::send_by_the_clock(to.clone(), options.rate, size, clock.clone(), run.tally.clone());
+    workers.spawn_local(sending);
+    let started = clock.clone();
+    let measured = run.measure_open(&mut workers, move || started.measure_from_now()).await?;
+    clock.stop_sending.set(true);
+    let drained = async {
+        while clock.outstanding() > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        let missing = clock.outstanding();
+        run.tally.failed(|| format!("{missing} acknowledged messages were not delivered within {DRAIN:?}"));
+    }
+    let acknowledged = Quantiles::of(&clock.acknowledged());
+    let load = format!(
+        "{} messages/s by the clock, {size} bytes; acknowledged: p50 {:.3} ms, p99 {:.3} ms",
+        options.rate, acknowledged.p50, acknowledged.p99
+    );
+    run.report(load, &measured, "due to delivered", &run.tally.latency())
+}
+
+/// One message of an ordinary send, so that the queues can be asked for their ends.
+async fn create_topic(to: &Destination) -> Result<()> {
+    let tally = Rc::new(Tally::new(Some(1)));
+    tally.begin();
+    let work = Work { size: 1, batch: 1, in_flight: 1, transactions: None };
+    tally.end();
+    producing::produce(to.clone(), work, 0, tally.clone()).await?;
+    let (failed, why) = tally.failures();
+    ensure!(failed == 0, "the broker takes no sends to {}: {}", to.topic, why.unwrap_or_default());
+    Ok(())
+}
+
+/// One measurement.
+struct Run<'o> {
+    scenario: &'static str,
+    to: Destination,
+    extent: Extent,
+    reporting: &'o Reporting,
+    tally: Rc<Tally>,
+}
+
+struct Measured {
+    seconds: f64,
+    cpu: Duration,
+}
+
+impl<'o> Run<'o> {
+    fn new(scenario: &'static str, to: &Destination, extent: &Extent, reporting: &'o Reporting) -> Self {
+        let tally = Rc::new(Tally::new(extent.count));
+        Self { scenario, to: to.clone(), extent: extent.clone(), reporting, tally }
+    }
+
+    async fn produce(&self, work: Work, connections: usize) -> Result<()> {
+        ensure!(connections > 0, "at least one connection is needed");
+        let mut workers = Workers::new();
+        for connection in 0..connections {
+            workers.spawn_local(producing::produce(self.to.clone(), work, connection, self.tally.clone()));
+        }
+        let measured = self.measure(&mut workers, self.seconds(), || ()).await?;
+        let load = format!(
+            "{connections} connections x {} in flight, {} bytes, {} a request",
+            work.in_flight, work.size, work.batch
+        );
+        let latency_of = if work.transactions.is_some() { "half to ended" } else { "send to acknowledged" };
+        self.report(load, &measured, latency_of, &self.tally.latency())
+    }
+
+    fn seconds(&self) -> Duration {
+        match (self.extent.seconds, self.extent.count) {
+            (Some(seconds), _) => Duration::from_secs_f64(seconds),
+            (None, Some(_)) => Duration::MAX,
+            (None, None) => Duration::from_secs_f64(DEFAULT_SECONDS),
+        }
+    }
+
+    /// Warms up, measures, and lets what is in flight come home.
+    async fn measure(&self, workers: &mut Workers, seconds: Duration, begun: impl FnOnce()) -> Result<Measured> {
+        let measured = self.measure_only(workers, seconds, begun).await?;
+        // Whoever does not come home in time has been counted already.
+        if let Ok(ended) = tokio::time::timeout(DRAIN, all_ended(workers)).await {
+            ended?;
+        }
+        Ok(measured)
+    }
+
+    /// As `measure`, for workers that go on by themselves.
+    async fn measure_open(&self, workers: &mut Workers, begun: impl FnOnce()) -> Result<Measured> {
+        let seconds = self.seconds();
+        self.measure_only(workers, seconds, begun).await
+    }
+
+    async fn measure_only(&self, workers: &mut Workers, seconds: Duration, begun: impl FnOnce()) -> Result<Measured> {
+        let warmup = Duration::from_secs_f64(self.extent.warmup.max(0.0));
+        if !warmup.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(warmup) => {}
+                ended = all_ended(workers) => ended?,
+            }
+        }
+        let cpu_before = usage::cpu(&self.reporting.pid)?;
+        let began = Instant::now();
+        self.tally.begin();
+        begun();
+        tokio::select! {
+            () = tokio::time::sleep(seconds) => {}
+            () = self.tally.count_reached() => {}
+            ended = all_ended(workers) => ended?,
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let cpu = usage::cpu(&self.reporting.pid)?.saturating_sub(cpu_before);
+        self.finish();
+        Ok(Measured { seconds, cpu })
+    }
+
+    /// Deliveries of what was sent in time still count for the latency.
+    fn finish(&self) {
+        if self.scenario != "latency" {
+            self.tally.end();
+        }
+    }
+
+    fn report(
+        &self,
+        load: String,
+        measured: &Measured,
+        latency_of: &'static str,
+        latency: &hdrhistogram::Histogram<u64>,
+    ) -> Result<()> {
+        let messages = self.tally.done();
+        let (failed, first_error) = self.tally.failures();
+        let server = if self.reporting.pid.is_empty() {
+            None
+        } else {
+            Some(ServerCost {
+                cpu_us_per_message: measured.cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
+                cpu_seconds: measured.cpu.as_secs_f64(),
+                anonymous_mib: usage::anonymous_mib(&self.reporting.pid)?,
+            })
+        };
+        let report = Report {
+            scenario: self.scenario,
+            address: self.to.address.clone(),
+            topic: self.to.topic.clone(),
+            load,
+            messages,
+            failed,
+            first_error: first_error.clone(),
+            seconds: measured.seconds,
+            messages_per_second: messages as f64 / measured.seconds,
+            mib_per_second: self.tally.bytes() as f64 / measured.seconds / f64::from(1 << 20),
+            latency_of,
+            latency_ms: Quantiles::of(latency),
+            server,
+        };
+        report.print(self.reporting.output)?;
+        ensure!(failed == 0, "{failed} failed, the first with {}", first_error.unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// All workers came to their end, or one failed.
+async fn all_ended(workers: &mut Workers) -> Result<()> {
+    while let Some(ended) = workers.join_next().await {
+        ended.context("a worker panicked")??;
+    }
+    Ok(())
+}
+
+fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,156 @@
+//! What `mq bench` understands on its command line.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchOptions {
+    #[command(subcommand)]
+    pub(crate) scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scenario {
+    /// Sends, each acknowledged.
+    Send(SendOptions),
+    /// Transactions: a half message, then its commit or rollback, both acknowledged.
+    Txn(TxnOptions),
+    /// Reads what the topic's queues hold.
+    Pull(PullOptions),
+    /// The time from send to delivery at a fixed rate of sends, whatever the broker's answers take.
+    Latency(LatencyOptions),
+    /// A server that answers sends without storing anything: what no broker on this machine can beat.
+    Floor(FloorOptions),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Target {
+    /// The broker's address.
+    #[arg(long, default_value = "127.0.0.1:10911", conflicts_with = "namesrv")]
+    pub(crate) addr: String,
+    /// Ask this name server for the broker (the first that serves the topic) and its queues instead.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) namesrv: Option<String>,
+    #[arg(long, default_value = "mq-bench")]
+    pub(crate) topic: String,
+    /// Queues of the topic, when no name server is asked; a new topic gets as many.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) queues: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Extent {
+    /// How long to measure [default: 10, unless --count is given].
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Stop after this many messages.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    /// Seconds of load before measuring begins.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) warmup: f64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reporting {
+    /// A local server process whose CPU time per message and anonymous memory to report; may be given several times.
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    #[arg(long, default_value_t = 4)]
+    pub(crate) connections: usize,
+    /// Requests in flight on each connection.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SendOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Messages in one request.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TxnOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// The part of the transactions that is rolled back, 0 to 1.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) rollback: f64,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PullOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Messages of one pull.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch: i32,
+    /// Read the topic again and again for this long, instead of once.
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Stop after this many messages.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LatencyOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Messages a second.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) rate: u64,
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FloorOptions {
+    /// 0: any free port.
+    #[arg(long, default_value_t = 30911)]
+    pub(crate) port: u16,
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub(crate) bind: IpAddr,
+    /// Also append the bytes that arrive to this file before they are answered.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) append: Option<PathBuf>,
+}
