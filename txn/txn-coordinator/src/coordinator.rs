@@ -115,7 +115,8 @@ impl Coordinator {
         let saved = verdict_file.load().map_err(on_file)?;
         let rebuilt = recovery::rebuild(&store, saved, options.rules.clone(), clock.now())?;
         let state = State::new(rebuilt, &store, clock.now());
-        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, state: Mutex::new(state) })))
+        let (verdict_file, state) = (Mutex::new(verdict_file), Mutex::new(state));
+        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, state })))
     }
 
     /// Turns a prepared message into the half to append, if there is room for one more.

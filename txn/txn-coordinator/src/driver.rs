@@ -26,7 +26,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: TransactionOptions,
-    pub(crate) verdict_file: VerdictFile,
+    /// Its lock lets one checkpoint run at a time.
+    pub(crate) verdict_file: Mutex<VerdictFile>,
     pub(crate) state: Mutex<State>,
 }
 
@@ -80,15 +81,15 @@ impl Inner {
             Some(Action::Refuse(refusal)) => return Err(refusal.into()),
             Some(Action::Rollback { ends }) => Plan { first: None, ends, outcome: Outcome::RolledBack },
             Some(Action::Commit { half, ends }) => {
-                let named = found.ok().filter(|found| found.queue_offset == half.into());
-                let record = named.map_or_else(|| half_at(&self.store, half), |named| Ok(Some(named)))?;
-                let real = record.as_ref().and_then(half::real_message).ok_or(EndError::NoRealTopic)?;
+                let named = found.expect("what was not found is refused");
+                let oldest = if half == request.half { None } else { half_at(&self.store, half).ok().flatten() };
+                let real = half::real_message(&oldest.unwrap_or(named)).ok_or(EndError::NoRealTopic)?;
                 Plan { first: Some(real), ends, outcome: Outcome::Committed }
             }
             Some(other) => unreachable!("a verdict leads to no {other:?}"),
         };
         let answer = Answer::Now(plan.outcome);
-        let durable_at = self.write(&mut state, vec![plan], now)?;
+        let durable_at = self.write(&mut state, &[plan], now)?;
         Ok(Ended { durable_at, answer })
     }
 
@@ -120,9 +121,7 @@ impl Inner {
                     other => unreachable!("time leads to no {other:?}"),
                 }
             }
-            if let Err(error) = self.write(&mut state, plans, now) {
-                tracing::error!(%error, "due transactions could not be closed; they are tried again");
-            }
+            self.write_due(&mut state, &plans, now);
         }
         asks.into_iter().filter_map(|ask| self.check(ask, now)).collect()
     }
@@ -173,29 +172,38 @@ impl Inner {
         }
     }
 
+    /// All at once; one by one when that fails, so that one bad plan holds up nobody else.
+    fn write_due(&self, state: &mut State, plans: &[Plan], now: UnixMillis) {
+        if self.write(state, plans, now).is_err() {
+            for plan in plans {
+                if let Err(error) = self.write(state, std::slice::from_ref(plan), now) {
+                    tracing::error!(ends = ?plan.ends, %error, "due halves could not be closed; they are tried again");
+                }
+            }
+        }
+    }
+
     /// Appends the plans, each as one group, and tells the engine. Returns where the log has to be durable to.
-    fn write(&self, state: &mut State, plans: Vec<Plan>, now: UnixMillis) -> Result<LogOffset, AppendError> {
+    fn write(&self, state: &mut State, plans: &[Plan], now: UnixMillis) -> Result<LogOffset, AppendError> {
         if plans.is_empty() {
             return Ok(state.written_to);
         }
-        let (groups, ends): (Vec<_>, Vec<_>) = plans
-            .into_iter()
-            .map(|Plan { first, ends, outcome }| {
-                let op = op_record(&ends, now, self.options.store_host);
-                (first.into_iter().chain([op]).collect::<Vec<_>>(), (ends, outcome))
-            })
-            .unzip();
-        let appended = self.store.append(&groups)?;
-        for (group, (ends, outcome)) in appended.iter().zip(ends) {
+        let group = |plan: &Plan| -> Vec<Message> {
+            let op = op_record(&plan.ends, now, self.options.store_host);
+            plan.first.iter().cloned().chain([op]).collect()
+        };
+        let appended = self.store.append(&plans.iter().map(group).collect::<Vec<_>>())?;
+        for (group, plan) in appended.iter().zip(plans) {
             let (_, op) = group.records.last().expect("every group ends with its OP record");
-            state.ops.note(*op, &ends);
+            state.ops.note(*op, &plan.ends);
             state.written_to = group.end;
-            state.tell(now, Input::Written(ends, Some(outcome)));
+            state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
         Ok(state.written_to)
     }
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
+        let file = self.verdict_file.lock();
         let (covered, blocks, end) = {
             let mut state = self.state.lock();
             let (covered, blocks) = state.cover(&self.store, self.clock.now());
@@ -203,7 +211,7 @@ impl Inner {
         };
         // The blocks hold verdicts up to there: the file must not know more than the log.
         let durable = self.store.wait_durable(end, self.options.checkpoint_patience).map_err(CheckpointError::from);
-        let saved = durable.and_then(|()| Ok(self.verdict_file.save(&covered, &blocks)?));
+        let saved = durable.and_then(|()| Ok(file.save(&covered, &blocks)?));
         if saved.is_err() {
             self.state.lock().engine.verdicts_mut().put_back(&blocks);
         }

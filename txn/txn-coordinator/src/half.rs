@@ -101,6 +101,7 @@ pub(crate) fn facts(
     let properties = message.parsed_properties();
     let number = |name| properties.get(name).and_then(|value| value.parse::<i64>().ok());
     properties.get(name::REAL_TOPIC)?;
+    properties.get(name::REAL_QUEUE_ID)?.parse::<QueueId>().ok()?;
     let checks = number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok());
     Some(Half {
         offset: HalfOffset::from(at),
@@ -141,27 +142,31 @@ pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
 /// The copy that an operator finds: the half as it is, in the topic of given-up halves.
 #[must_use]
 pub(crate) fn parked_copy(half: &StoredMessage, checks: u32) -> Message {
-    let mut properties = half.message.parsed_properties();
-    properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
     Message {
         topic: ByteString::from_static(topic::CHECK_MAX_TIME),
         queue_id: QUEUE,
         prepared_transaction_offset: half.log_offset,
-        properties: properties.encode(),
+        properties: counted(half, checks),
         ..half.message.clone()
     }
+}
+
+/// The half's properties with a count of checks, unless they are so long that it does not fit.
+fn counted(half: &StoredMessage, checks: u32) -> ByteString {
+    let mut properties = half.message.parsed_properties();
+    properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
+    encode(&properties).unwrap_or_else(|_| half.message.properties.clone())
 }
 
 /// The question to a producer (code 39): the half as its client knew it, with topic and queue set back.
 #[must_use]
 pub(crate) fn check_request(half: &StoredMessage, attempt: u32, broker_name: &ByteString) -> Option<Command> {
-    let mut properties = half.message.parsed_properties();
-    properties.set(name::TRANSACTION_CHECK_TIMES, attempt.to_string());
+    let properties = half.message.parsed_properties();
     let id = properties.get(name::UNIQ_KEY).cloned();
     let asked = Message {
         topic: properties.get(name::REAL_TOPIC)?.clone(),
         queue_id: properties.get(name::REAL_QUEUE_ID)?.parse().ok()?,
-        properties: properties.encode(),
+        properties: counted(half, attempt),
         ..half.message.clone()
     };
     let mut body = Vec::with_capacity(asked.record_bytes());

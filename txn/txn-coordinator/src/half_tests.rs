@@ -145,3 +145,14 @@ fn a_check_has_apaches_header_and_the_message_as_its_client_knew_it() {
     assert_eq!(body.message.property("PGROUP"), Some("g"));
     assert_eq!(body.message.property("TRANSACTION_CHECK_TIMES"), Some("1"));
 }
+
+#[test]
+fn a_half_with_the_longest_properties_can_still_be_asked_about_and_parked() {
+    let base = prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K1"), ("long", "v")]);
+    let spare = MAX_PROPERTIES_BYTES - half_of(base).unwrap().properties.len();
+    let full = half_of(prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K1"), ("long", &"v".repeat(1 + spare))])).unwrap();
+    assert_eq!(full.properties.len(), MAX_PROPERTIES_BYTES);
+    let half = stored(full);
+    assert!(check_request(&half, 1, &"broker-a".into()).is_some());
+    assert!(parked_copy(&half, 15).encode(&mut Vec::new()).is_ok());
+}
