@@ -12,7 +12,7 @@ use mq_protocol::header::{Header, SendMessage};
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::MAX_PROPERTIES_BYTES;
 use mq_protocol::record::Message;
-use mq_protocol::{batch, topic};
+use mq_protocol::{batch, sys_flag, topic};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::error::Refusal;
@@ -130,7 +130,8 @@ fn prepare_one(
     let sent = header.properties.as_deref().unwrap_or_default();
     let wishes = Wishes::of(sent);
     let delay = if target.dead_letter { None } else { broker.delay_levels.clamp(wishes.delay_level) };
-    let is_retry = header.reconsume_times.unwrap_or(0) > 0 && delay.is_some();
+    // A committed message that is tried again still says that it was transactional.
+    let is_retry = header.reconsume_times.unwrap_or(0) > 0 && (wishes.delay_level > 0 || target.dead_letter);
     let half = wishes.half && !is_retry;
     if half && broker.config.reject_transactions {
         return Err(Refusal::new(
@@ -157,7 +158,7 @@ fn prepare_one(
         topic,
         queue_id,
         flag: header.flag,
-        sys_flag: header.sys_flag,
+        sys_flag: without_transaction(header),
         born_timestamp: header.born_timestamp,
         born_host: from.peer(),
         store_host: broker.store_host,
@@ -211,7 +212,7 @@ fn prepare_batch(
             topic: target.topic.clone(),
             queue_id: target.queue_id,
             flag: item.flag,
-            sys_flag: header.sys_flag,
+            sys_flag: without_transaction(header),
             born_timestamp: header.born_timestamp,
             born_host: from.peer(),
             store_host: broker.store_host,
@@ -221,7 +222,15 @@ fn prepare_batch(
             body: item.body,
         });
     }
-    Ok(Prepared::new(request, target.queue_id, None, Kind::Plain { wait: !outer.no_wait }, Group::Many(messages)))
+    let unique_key = outer.unique_key.map(ByteString::from);
+    let kind = Kind::Plain { wait: !outer.no_wait };
+    Ok(Prepared::new(request, target.queue_id, unique_key, kind, Group::Many(messages)))
+}
+
+/// Only the property says that a message is a half. A record with the flag but without the property would be stored and
+/// never be seen.
+fn without_transaction(header: &SendMessage) -> i32 {
+    sys_flag::with_transaction_bits(header.sys_flag, sys_flag::TRANSACTION_NONE)
 }
 
 fn checked(properties: ByteString) -> Result<ByteString, Refusal> {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod delays;
 mod harness;
+mod load;
 mod pulls;
 mod retries;
 mod sends;

@@ -90,7 +90,9 @@ async fn a_client_that_resends_by_itself_gets_the_same_treatment() {
     let mut client = broker.connect().await;
     client.heartbeat("c@1", &[], &[("g", "T", "*")]).await;
     let resend = |times: i32| {
-        let mut send = Send::to(&retry_topic("g")).property("RETRY_TOPIC", "T").property("DELAY", "3");
+        // A message that once was transactional still says so; its retries are not.
+        let send = Send::to(&retry_topic("g")).half("K");
+        let mut send = send.property("RETRY_TOPIC", "T").property("DELAY", "3");
         send.header.reconsume_times = Some(times);
         send.header.max_reconsume_times = Some(16);
         send.body(times.to_string())

@@ -9,6 +9,7 @@ use mq_protocol::header::SendMessageResponse;
 use mq_protocol::message_id::parse_offset_id;
 use mq_protocol::properties::MAX_PROPERTIES_BYTES;
 use mq_protocol::record;
+use mq_protocol::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_PREPARED, TRANSACTION_ROLLBACK};
 
 use crate::harness::{Client, Pull, Send, World};
 
@@ -53,6 +54,18 @@ async fn a_message_without_a_key_gets_one_that_the_answer_names() {
     let stored = client.pull(Pull::of("T", 0, 0)).await;
     assert_eq!(stored[0].message.property("UNIQ_KEY"), sent.transaction_id.as_deref());
     assert_eq!(sent.transaction_id.unwrap().len(), 32);
+}
+
+#[tokio::test]
+async fn a_flag_that_would_hide_the_message_is_not_believed() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    for bits in [TRANSACTION_PREPARED, TRANSACTION_COMMIT, TRANSACTION_ROLLBACK] {
+        let mut send = Send::to("T");
+        send.header.sys_flag = bits;
+        client.send(send).await;
+    }
+    assert_eq!(client.pull(Pull::of("T", 0, 0)).await.len(), 3);
 }
 
 #[tokio::test]
