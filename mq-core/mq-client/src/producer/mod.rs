@@ -162,7 +162,7 @@ impl Producer {
         self.inner().is_registered(&self.0.group)
     }
 
-    /// Takes the group off the brokers. Sends fail from now on, if the producer made its client itself.
+    /// Takes the group off the brokers, so that they ask others from now on. Connections close with the last handle.
     pub async fn close(&self) {
         self.inner().unregister(Some(self.0.group.clone()), None).await;
     }

@@ -37,6 +37,14 @@ impl Mq {
         mq
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn line(&mut self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("it says something")
+    }
+
     pub(crate) fn until_ready(&mut self) {
         while self.said.last().is_none_or(|line| line != "ready") {
             self.said.push(self.lines.recv_timeout(PATIENCE).expect("it says more until it is ready"));
