@@ -1,0 +1,109 @@
+//! What a name server hears of a broker.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mq_protocol::body::{self, RegisterBrokerBody};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::frame;
+use mq_protocol::header::{BrokerIdentity, RegisterBroker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{Send, World};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A name server that the test plays.
+struct Desk(TcpListener);
+
+impl Desk {
+    async fn open() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (Self(listener), address)
+    }
+
+    async fn visitor(&self) -> Visitor {
+        let accepted = tokio::time::timeout(PATIENCE, self.0.accept()).await;
+        Visitor { stream: accepted.expect("the broker comes").unwrap().0, input: BytesMut::new() }
+    }
+}
+
+struct Visitor {
+    stream: TcpStream,
+    input: BytesMut,
+}
+
+impl Visitor {
+    async fn next(&mut self, answer: i32) -> Command {
+        loop {
+            if let Some(frame) = frame::split(&mut self.input, frame::MAX_FRAME_BYTES).unwrap() {
+                let command = Command::decode(frame).unwrap();
+                let mut out = BytesMut::new();
+                command.response(answer).encode(&mut out);
+                self.stream.write_all(&out).await.unwrap();
+                return command;
+            }
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await;
+            assert_ne!(read.expect("the broker says something").unwrap(), 0, "the broker hung up");
+        }
+    }
+
+    async fn registration(&mut self, answer: i32) -> (RegisterBroker, RegisterBrokerBody) {
+        let command = self.next(answer).await;
+        assert_eq!(command.code, request::REGISTER_BROKER);
+        let header: RegisterBroker = command.header().unwrap();
+        assert_eq!(header.body_crc32, Some(crc32fast::hash(&command.body) & 0x7FFF_FFFF));
+        (header, body::from_json("registration", &command.body).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_broker_registers_at_the_start_after_every_change_and_says_goodbye() {
+    let (desk, address) = Desk::open().await;
+    let world = World::new();
+    let broker = world.start_with(|config| config.name_servers = vec![address]).await;
+    let mut visitor = desk.visitor().await;
+    let (header, first) = visitor.registration(response::SUCCESS).await;
+    assert_eq!((&*header.broker_name, header.broker_id), ("broker-a", 0));
+    assert_eq!(&*header.broker_addr, broker.address.to_string());
+    let first = first.topic_config_serialize_wrapper;
+    assert_eq!(first.topic_config_table["TBW102"].perm, 7);
+
+    let mut client = broker.connect().await;
+    client.send(Send::to("orders")).await;
+    let (_, second) = visitor.registration(response::SUCCESS).await;
+    let second = second.topic_config_serialize_wrapper;
+    assert!(second.topic_config_table.contains_key("orders") && second.topic_config_table.contains_key("TBW102"));
+    assert_ne!(second.data_version, first.data_version);
+
+    let stopping = tokio::spawn(broker.stop());
+    let goodbye = visitor.next(response::SUCCESS).await;
+    assert_eq!(goodbye.code, request::UNREGISTER_BROKER);
+    assert_eq!(&*goodbye.header::<BrokerIdentity>().unwrap().broker_name, "broker-a");
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn every_name_server_hears_of_it_and_one_that_refuses_or_hangs_up_is_visited_again() {
+    let (first, first_address) = Desk::open().await;
+    let (second, second_address) = Desk::open().await;
+    let world = World::new();
+    let broker = world.start_with(|config| config.name_servers = vec![first_address, second_address]).await;
+    first.visitor().await.registration(response::SYSTEM_ERROR).await;
+    drop(second.visitor().await);
+    let mut once_more = first.visitor().await;
+    once_more.registration(response::SUCCESS).await;
+    let mut other = second.visitor().await;
+    other.registration(response::SUCCESS).await;
+    drop(once_more);
+    let mut again = first.visitor().await;
+    again.registration(response::SUCCESS).await;
+    let stopping = tokio::spawn(broker.stop());
+    for visitor in [&mut again, &mut other] {
+        assert_eq!(visitor.next(response::SUCCESS).await.code, request::UNREGISTER_BROKER);
+    }
+    stopping.await.unwrap().unwrap();
+}
