@@ -175,22 +175,25 @@ impl TopicTable {
         })
     }
 
-    /// False: there was no such topic.
-    pub(crate) fn delete(&self, topic: &str, now: UnixMillis) -> Result<bool, TopicError> {
-        if topic.trim().is_empty() {
-            topic::check_topic(topic)?;
-        }
+    /// Takes the topic away, and then what belongs to it: `along` runs before anybody can create the topic anew. It runs
+    /// for an unknown topic too, so that a deletion that failed half-way can be repeated.
+    pub(crate) fn delete<E: From<TopicError>>(
+        &self,
+        topic: &str,
+        now: UnixMillis,
+        along: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        topic::check_topic(topic).map_err(TopicError::from)?;
         if is_system(topic) {
-            return Err(TopicError::System(topic.to_owned()));
+            return Err(TopicError::System(topic.to_owned()).into());
         }
         let mut version = self.version.lock();
-        if self.get(topic).is_none() {
-            return Ok(false);
+        if self.get(topic).is_some() {
+            self.change(&mut version, now, |topics| {
+                topics.remove(topic);
+            })?;
         }
-        self.change(&mut version, now, |topics| {
-            topics.remove(topic);
-        })?;
-        Ok(true)
+        along()
     }
 
     /// Writes the changed table, then shows it.

@@ -48,10 +48,10 @@ pub(crate) fn delete_topic(request: &Command) -> Handled {
     let TopicName { topic } = request.header()?;
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
-        if broker.topics.delete(&topic, broker.clock.now())? {
+        broker.topics.delete(&topic, broker.clock.now(), || {
             broker.offsets.forget_topic(&topic);
-            broker.store.delete_topic(&topic)?;
-        }
+            broker.store.delete_topic(&topic).map_err(Refusal::from)
+        })?;
         Reply::ok(&request)
     })))
 }

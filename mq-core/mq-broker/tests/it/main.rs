@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod bad_input;
+mod clients;
+mod consumer_offsets;
 mod delays;
 mod harness;
 mod load;
 mod pulls;
+mod registration;
 mod retries;
 mod sends;
 mod stops;
+mod topics_and_groups;
 mod transactions;
