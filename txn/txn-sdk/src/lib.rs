@@ -44,8 +44,9 @@
 //! place, so that the transaction can no longer commit, and only then the message is cancelled. The consumer writes its
 //! inbox row and its effect in one transaction. Both tables appear by themselves (`checkback_*`).
 //!
-//! SQLite in a file for now, through sqlx or sea-orm. Connections must keep `synchronous=FULL` (their default); the
-//! journal is set to WAL.
+//! SQLite in a file for now, through sqlx or sea-orm. The SDK opens connections of its own with the options of yours, sets
+//! the journal to WAL and every commit to durable (`synchronous=FULL`). A transaction holds SQLite's one write lock from
+//! its begin to its commit: keep it short.
 
 mod clock;
 mod consumer;

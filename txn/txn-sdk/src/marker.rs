@@ -78,6 +78,7 @@ pub struct Markers<D> {
 impl<D: Database> Markers<D> {
     /// Creates or migrates the tables; refuses a database whose commits would not survive a power cut.
     pub async fn open(database: D, options: MarkerOptions) -> Result<Self, DatabaseError> {
+        let database = database.with_own_pool();
         schema::prepare(&database).await?;
         let connect = (*database.sqlite_pool()?.connect_options()).clone().busy_timeout(options.lock_timeout);
         let checks = SqlitePoolOptions::new()

@@ -101,7 +101,7 @@ pub struct Inbox<D> {
 
 impl<D: Database> Inbox<D> {
     pub fn new(database: D) -> Self {
-        Self { database, key: Key::default(), keep: Duration::from_secs(7 * 24 * 3600) }
+        Self { database: database.with_own_pool(), key: Key::default(), keep: Duration::from_secs(7 * 24 * 3600) }
     }
 
     #[must_use]

@@ -6,20 +6,27 @@ mod sqlx;
 
 use std::future::Future;
 
-use ::sqlx::SqlitePool;
+use ::sqlx::{
+    SqliteConnection, SqlitePool,
+    sqlite::{SqliteSynchronous, SqliteTransactionManager},
+};
+use sqlx_core::transaction::TransactionManager;
 
 pub(crate) use self::sqlx::bind;
 
 /// A database that the SDK can keep its marker and inbox rows in. Sealed: the rules that make a marker trustworthy
 /// (write lock from the first statement, durable commit, no half-open connection back into the pool) are kept here.
 ///
-/// SQLite it is for now, in a file. The pool's connections must keep `synchronous=FULL`, sqlx's default.
+/// SQLite it is for now, in a file. The SDK makes connections of its own with the options of yours.
 pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     /// An open transaction. Dropped, it is rolled back.
     type Tx: Send + 'static;
     /// What your code inside a transaction receives: `&DatabaseTransaction` (sea-orm), `&mut SqliteConnection` (sqlx).
     type Handle<'t>: Send;
 
+    /// The same database over connections of the SDK's own: see `own_pool`.
+    #[doc(hidden)]
+    fn with_own_pool(&self) -> Self;
     #[doc(hidden)]
     fn sqlite_pool(&self) -> Result<&SqlitePool, DatabaseError>;
     #[doc(hidden)]
@@ -44,6 +51,21 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
     #[doc(hidden)]
     fn rollback(tx: Self::Tx) -> impl Future<Output = Result<(), DatabaseError>> + Send;
+}
+
+/// Connections whose word can be trusted. Each commit is durable, and no connection is used again on which a commit or
+/// rollback failed: the driver still believes it inside a transaction, begins the next one as a savepoint in that, and
+/// may call a commit done that never reached the disk.
+fn own_pool(pool: &SqlitePool) -> SqlitePool {
+    let connect = (*pool.connect_options()).clone().synchronous(SqliteSynchronous::Full);
+    let options = pool.options().clone().min_connections(0).test_before_acquire(true);
+    options
+        .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(is_idle(connection)))))
+        .connect_lazy_with(connect)
+}
+
+fn is_idle(connection: &SqliteConnection) -> bool {
+    SqliteTransactionManager::get_transaction_depth(connection) == 0
 }
 
 mod sealed {

@@ -2,15 +2,22 @@
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait,
+    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
 };
 use sqlx::SqlitePool;
 
-use super::{CommitError, Database, DatabaseError, Value};
+use super::{CommitError, Database, DatabaseError, Value, own_pool};
 
 impl Database for DatabaseConnection {
     type Tx = DatabaseTransaction;
     type Handle<'t> = &'t DatabaseTransaction;
+
+    fn with_own_pool(&self) -> Self {
+        match self.sqlite_pool() {
+            Ok(pool) => SqlxSqliteConnector::from_sqlx_sqlite_pool(own_pool(pool)),
+            Err(_) => self.clone(),
+        }
+    }
 
     fn sqlite_pool(&self) -> Result<&SqlitePool, DatabaseError> {
         match &self.inner {

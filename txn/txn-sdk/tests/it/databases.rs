@@ -7,7 +7,7 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector};
 use sqlx::{
     SqlitePool,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use tempfile::TempDir;
 use txn_sdk::Database;
@@ -93,8 +93,12 @@ impl File {
         Self::pool_of(self.options()).await
     }
 
+    /// Its connections settle for less than a durable commit.
     pub(crate) async fn weak_pool(&self) -> SqlitePool {
-        Self::pool_of(self.options().synchronous(SqliteSynchronous::Normal)).await
+        let options = SqlitePoolOptions::new().after_connect(|connection, _| {
+            Box::pin(async { sqlx::query("PRAGMA synchronous = NORMAL").execute(connection).await.map(drop) })
+        });
+        options.connect_with(self.options()).await.unwrap()
     }
 
     async fn pool_of(options: SqliteConnectOptions) -> SqlitePool {

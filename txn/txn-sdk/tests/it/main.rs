@@ -6,6 +6,7 @@ mod broker;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod databases;
+mod end_to_end;
 mod inbox;
 mod markers;
 mod producer;

@@ -159,6 +159,9 @@ async fn an_unknown_commit_is_in_doubt_until_the_checkback<D: TestDatabase>() {
         assert_eq!(file.orders().await, orders, "{behind_our_back}");
         assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 0);
 
+        // The driver still believes the connection inside a transaction: what follows must not become a part of that.
+        let sent = txn.send(message(), async |_| Err::<(), _>("declined")).await.unwrap();
+        assert_eq!(sent.outcome, Outcome::RolledBack("declined"));
         for round in 1..4 {
             let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
             assert_eq!(sent.outcome, Outcome::Committed, "round {round} on the same pool");
@@ -198,7 +201,7 @@ async fn a_transaction_that_begins_too_late_is_fenced<D: TestDatabase>() {
 }
 
 /// Polls a call `polls` times, then drops it. True: it finished before.
-async fn dropped_after<F: Future>(polls: usize, call: F) -> bool {
+pub(crate) async fn dropped_after<F: Future>(polls: usize, call: F) -> bool {
     let mut call = pin!(call);
     let mut left = polls;
     std::future::poll_fn(|context| {

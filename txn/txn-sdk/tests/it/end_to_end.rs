@@ -1,0 +1,149 @@
+//! Producer and consumer over a real broker in this process: in the end there is one red packet per payment, and none
+//! without one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use mq_testkit::cluster::{Cluster, ClusterOptions};
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use txn_sdk::{Consumer, Inbox, Message, Msg, TxnProducer};
+
+use crate::databases::{File, TestDatabase, on_both_databases};
+
+on_both_databases!(one_packet_per_payment);
+
+#[derive(Deserialize)]
+struct Paid {
+    order: u64,
+}
+
+const ORDERS: u64 = 60;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What happens to a payment, by the roll of a die.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Pays,
+    Declined,
+    /// The client hangs up after so many polls.
+    HangsUp(usize),
+    /// The commit's answer is lost, after it was done or before.
+    InDoubt(&'static str),
+}
+
+impl Fate {
+    fn roll(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..10) {
+            0..4 => Self::Pays,
+            4..6 => Self::Declined,
+            6..8 => Self::HangsUp(rng.random_range(1..30)),
+            8 => Self::InDoubt("COMMIT"),
+            _ => Self::InDoubt("ROLLBACK"),
+        }
+    }
+}
+
+fn insert(order: u64) -> &'static str {
+    Box::leak(format!("INSERT INTO orders (note) VALUES ('{order}')").into_boxed_str())
+}
+
+async fn pay<D: TestDatabase>(txn: &TxnProducer<D>, order: u64, fate: Fate) {
+    let message = || Message::new("ORDER_PAID", format!(r#"{{"order":{order}}}"#)).key(format!("order-{order}"));
+    let paying = async |declined: bool| {
+        txn.send(message(), async |tx| {
+            D::run(tx, insert(order)).await?;
+            if declined { Err("declined".to_owned()) } else { Ok(()) }
+        })
+        .await
+    };
+    match fate {
+        Fate::Pays => drop(paying(false).await),
+        Fate::Declined => drop(paying(true).await),
+        Fate::HangsUp(polls) => drop(crate::producer::dropped_after(polls, paying(false)).await),
+        Fate::InDoubt(behind_our_back) => {
+            let Ok(mut transaction) = txn.begin(message()).await else { return };
+            D::run(transaction.handle(), insert(order)).await.unwrap();
+            D::run(transaction.handle(), behind_our_back).await.unwrap();
+            let _ = transaction.commit().await;
+        }
+    }
+}
+
+async fn one_packet_per_payment<D: TestDatabase>() {
+    let mut cluster = Cluster::start(ClusterOptions::fast()).await.unwrap();
+    let (payments, packets) = (File::with_orders().await, File::with_orders().await);
+    let shutdown = CancellationToken::new();
+    let failed_once: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    let consumers: Vec<_> = futures_util::future::join_all((0..2).map(async |_| {
+        let failed_once = failed_once.clone();
+        let consumer = Consumer::builder(cluster.name_servers())
+            .group("red-packet")
+            .inbox(Inbox::new(packets.open::<D>().await))
+            .on("ORDER_PAID", async move |tx, paid: Msg<Paid>| {
+                let order = paid.body.order;
+                D::run(tx, insert(order)).await?;
+                let fails = order % 7 == 0 && failed_once.lock().insert(order);
+                if fails { Err("the first attempt fails".to_owned()) } else { Ok(()) }
+            });
+        tokio::spawn(consumer.run_until(shutdown.clone().cancelled_owned()))
+    }))
+    .await;
+
+    let txn = TxnProducer::builder(cluster.name_servers())
+        .group("order-service")
+        .database(payments.open::<D>().await)
+        .topics(["ORDER_PAID"])
+        .deadline(Duration::from_millis(500))
+        .checks_every(Duration::from_millis(200))
+        .build()
+        .await
+        .unwrap();
+    let mut rng = StdRng::seed_from_u64(7);
+    for order in 0..ORDERS {
+        pay(&txn, order, Fate::roll(&mut rng)).await;
+        if order == ORDERS / 2 {
+            cluster.restart().await.unwrap();
+        }
+    }
+    txn.producer().send(Message::new("ORDER_PAID", r#"{"order":1000}"#).key("order-1000")).await.unwrap();
+
+    // The commit of a client that hung up may still be running: read both sides afresh each time.
+    let settled = async {
+        while expected(&payments).await != numbers(&packets).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, settled).await;
+    let (paid, issued) = (expected(&payments).await, numbers(&packets).await);
+    assert!(in_time.is_ok(), "paid {paid:?}, packets {issued:?}");
+    // Whatever is still pending is rolled back, and no redelivery adds anything.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let (paid, issued) = (expected(&payments).await, numbers(&packets).await);
+    assert_eq!(paid, issued);
+    assert!(paid.len() > 20 && paid.len() < ORDERS as usize, "the dice fell to both sides");
+    shutdown.cancel();
+    for consumer in consumers {
+        consumer.await.unwrap().unwrap();
+    }
+    txn.shutdown().await;
+    cluster.stop().await.unwrap();
+}
+
+/// One packet for each payment, and one for the message that was sent without a transaction.
+async fn expected(payments: &File) -> BTreeMap<String, i64> {
+    let mut expected = numbers(payments).await;
+    expected.insert("1000".into(), 1);
+    expected
+}
+
+/// How often each order stands in the table.
+async fn numbers(file: &File) -> BTreeMap<String, i64> {
+    let rows = sqlx::query_as("SELECT note, count(*) FROM orders GROUP BY note").fetch_all(&file.pool().await).await;
+    rows.unwrap().into_iter().collect()
+}
