@@ -53,6 +53,11 @@ impl Checkpoint {
         i64::from(crc32fast::hash(&self.encode()))
     }
 
+    /// Store time of the last flushed record.
+    pub(crate) fn flushed_until(self) -> UnixMillis {
+        UnixMillis(self.0[0])
+    }
+
     /// Records with an earlier store time are flushed and have their queue entries.
     pub(crate) fn settled_until(self) -> UnixMillis {
         UnixMillis((self.0[0].min(self.0[1]) - CHECKPOINT_SLACK_MS).max(0))

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::append::{Appender, Pending};
 use crate::checkpoint::Checkpoints;
-use crate::error::{AppendError, DiskError, Poisoned};
+use crate::error::{AppendError, DiskError, Poisoned, TruncateError};
 use crate::failpoints;
 use crate::marks::Marks;
 use crate::options::{FlushMode, MAX_WAITING_ENTRIES};
@@ -206,11 +206,15 @@ impl Core {
 
     /// Makes the queue files durable and moves the checkpoint. False when a queue file is suspect.
     pub(crate) fn settle(&self) -> Result<bool, DiskError> {
+        if self.flush().is_err() {
+            return Ok(false);
+        }
         let (visible, until) = {
             let _steady = self.publishing.lock();
             (self.marks.visible(), UnixMillis(self.visible_until.load(Ordering::Acquire)))
         };
-        if self.flush().is_err() {
+        // Asynchronous flushing may have shown more in between.
+        if visible > self.marks.durable() && self.flush().is_err() {
             return Ok(false);
         }
         self.write_out()?;
@@ -231,6 +235,30 @@ impl Core {
             let _steady = self.publishing.lock();
             self.appender.pending.lock().retain(|pending| pending.queue.topic != topic);
             self.queues.of_topic(topic).iter().try_for_each(|queue| self.queues.clear(queue))
+        })
+    }
+
+    /// The mark goes down before the bytes do, so that a crash in between does not look like damage.
+    pub(crate) fn truncate_to(&self, at: LogOffset) -> Result<(), TruncateError> {
+        self.appender.while_stopped(|end| {
+            let mut checkpoints = self.checkpoints.lock();
+            let _steady = self.publishing.lock();
+            if let Some(poisoned) = self.poison.get() {
+                return Err(poisoned.clone().into());
+            }
+            let (visible, old_end) = (self.marks.visible(), LogOffset(*end));
+            if at < visible || at > old_end {
+                return Err(TruncateError::OutOfRange { at, visible, end: old_end });
+            }
+            checkpoints.lower(at)?;
+            self.appender.take_back(at);
+            *end = at.0;
+            self.marks.set_written(at);
+            self.marks.set_durable(self.marks.durable().min(at));
+            self.segments.cut(at.0)?;
+            self.marks.set_durable(at);
+            checkpoints.durable(at);
+            Ok(())
         })
     }
 

@@ -21,6 +21,7 @@ mod record_reader;
 mod recovery;
 mod segments;
 mod store;
+mod threads;
 
 pub use append::Appended;
 pub use atomic_file::write_file_atomically;

@@ -1,11 +1,13 @@
-//! Reading a queue: entries up to the visible mark, filtered by tags code, as slices of the log.
+//! Reading: single records, and queues as slices of the log, up to the visible mark.
 
 use bytes::Bytes;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::record::{RecordError, StoredMessage};
 
 use crate::core::Core;
 use crate::error::ReadError;
-use crate::queue::{ConsumeQueue, QueueEntry};
+use crate::queue::{ConsumeQueue, QueueEntry, partition_point};
+use crate::record_reader::{Step, step};
 
 /// Entries that one pull looks at, at most, when the filter accepts few: Apache's 16,000 bytes.
 const SCAN_ENTRIES: u64 = 800;
@@ -63,6 +65,18 @@ pub enum Boundary {
 }
 
 impl Core {
+    pub(crate) fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
+        let visible = self.marks.visible();
+        if at >= visible || at < self.segments.min() {
+            return Ok(None);
+        }
+        match step(&self.segments, at, visible.0)? {
+            Step::Record(record) => Ok(Some(record)),
+            Step::Blank(_) => Ok(None),
+            Step::Nothing(error) => Err(error),
+        }
+    }
+
     pub(crate) fn pull(
         &self,
         topic: &str,
@@ -126,8 +140,7 @@ impl Core {
         (pulled.messages, pulled.bytes) = (taken.messages, taken.bytes);
         pulled.first = taken.runs.first().map(|(at, _)| *at);
         for (at, bytes) in taken.runs {
-            let gone =
-                ReadError::NotARecord { at, reason: mq_protocol::record::RecordError::Short { have: 0, need: bytes } };
+            let gone = ReadError::NotARecord { at, reason: RecordError::Short { have: 0, need: bytes } };
             pulled.slices.push(self.segments.bytes(at.0, bytes)?.ok_or(gone)?);
         }
         Ok(pulled)
@@ -157,7 +170,7 @@ impl Core {
                 Boundary::Upper => stored <= time,
             }))
         };
-        let found = crate::queue::partition_point(min.0, max.0, before)?;
+        let found = partition_point(min.0, max.0, before)?;
         Ok(QueueOffset(match boundary {
             Boundary::Lower => found,
             Boundary::Upper => found.saturating_sub(1).max(min.0),

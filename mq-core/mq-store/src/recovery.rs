@@ -62,7 +62,7 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         queues.cut_all()?;
     }
     queues.sync()?;
-    let last_timestamp = scan.last_timestamp.max(last_run.checkpoint.settled_until());
+    let last_timestamp = scan.last_timestamp.max(last_run.checkpoint.flushed_until());
     checkpoints.start(scan.end, last_timestamp)?;
     let report = RecoveryReport {
         clean: last_run.clean,

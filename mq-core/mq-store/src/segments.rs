@@ -188,15 +188,17 @@ impl Segments {
     /// Makes `end` the end: zeros behind it, no further files. The last file goes first, so that a crash in between
     /// leaves a contiguous log.
     pub(crate) fn cut(&self, end: u64) -> Result<(), DiskError> {
-        self.drop_spare()?;
+        let mut spare = self.spare.lock();
+        if let Some(spare) = spare.take() {
+            self.remove(&spare)?;
+        }
         loop {
             let Some(last) = self.list.read().last().cloned() else { return Ok(()) };
             if last.base < end || last.base == self.min().0 {
                 break;
             }
             self.list.write().pop();
-            self.backend.remove(&last.path).at_path(&*self.backend, &last.path)?;
-            self.backend.sync_directory(DIRECTORY).at_path(&*self.backend, DIRECTORY)?;
+            self.remove(&last)?;
         }
         self.zero(end, self.limit())?;
         self.sync(end, self.limit())
@@ -204,13 +206,12 @@ impl Segments {
 
     /// Removes the file that was made ahead, as Apache does before a clean end.
     pub(crate) fn drop_spare(&self) -> Result<(), DiskError> {
-        match self.spare.lock().take() {
-            None => Ok(()),
-            Some(spare) => {
-                self.backend.remove(&spare.path).at_path(&*self.backend, &spare.path)?;
-                self.backend.sync_directory(DIRECTORY).at_path(&*self.backend, DIRECTORY)
-            }
-        }
+        self.spare.lock().take().map_or(Ok(()), |spare| self.remove(&spare))
+    }
+
+    fn remove(&self, segment: &Segment) -> Result<(), DiskError> {
+        let removed = self.backend.remove(&segment.path).and_then(|()| self.backend.sync_directory(DIRECTORY));
+        removed.at_path(&*self.backend, &segment.path)
     }
 }
 

@@ -1,9 +1,9 @@
-//! The store as its users see it, and the threads that move its marks.
+//! The store as its users see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::thread::Thread;
+use std::time::Duration;
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
@@ -15,11 +15,12 @@ use crate::clock::Clock;
 use crate::core::{Core, Listener};
 use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
 use crate::failpoints;
-use crate::options::{FlushMode, Options, SETTLE_EVERY, WRITE_OUT_EVERY};
+use crate::options::Options;
 use crate::pull::{Boundary, Bounds, PullLimits, Pulled};
 use crate::queue::QueueEntry;
 use crate::record_reader::{Step, step};
 use crate::recovery::{self, RecoveryReport};
+use crate::threads::Threads;
 
 /// A store of messages in one directory. Clones are handles to the same store.
 ///
@@ -33,12 +34,6 @@ struct Running {
     mover: Option<Thread>,
     threads: Mutex<Threads>,
     lock: Mutex<Option<LockGuard>>,
-}
-
-#[derive(Default)]
-struct Threads {
-    stop: Arc<AtomicBool>,
-    handles: Vec<JoinHandle<()>>,
 }
 
 impl Store {
@@ -219,42 +214,6 @@ impl Store {
     }
 }
 
-impl Core {
-    pub(crate) fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
-        let visible = self.marks.visible();
-        if at >= visible || at < self.segments.min() {
-            return Ok(None);
-        }
-        match step(&self.segments, at, visible.0)? {
-            Step::Record(record) => Ok(Some(record)),
-            Step::Blank(_) => Ok(None),
-            Step::Nothing(error) => Err(error),
-        }
-    }
-
-    fn truncate_to(&self, at: LogOffset) -> Result<(), TruncateError> {
-        self.appender.while_stopped(|end| {
-            let mut checkpoints = self.checkpoints.lock();
-            if let Some(poisoned) = self.poison.get() {
-                return Err(poisoned.clone().into());
-            }
-            let (visible, old_end) = (self.marks.visible(), LogOffset(*end));
-            if at < visible || at > old_end {
-                return Err(TruncateError::OutOfRange { at, visible, end: old_end });
-            }
-            checkpoints.lower(at)?;
-            self.appender.take_back(at);
-            *end = at.0;
-            self.marks.set_written(at);
-            self.marks.set_durable(self.marks.durable().min(at));
-            self.segments.cut(at.0)?;
-            self.marks.set_durable(at);
-            checkpoints.durable(at);
-            Ok(())
-        })
-    }
-}
-
 /// See [`Store::scan`].
 pub struct Records {
     core: Arc<Core>,
@@ -297,93 +256,5 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.threads.lock().stop();
-    }
-}
-
-impl Threads {
-    /// And the one that appends wake.
-    fn start(core: &Arc<Core>) -> (Self, Option<Thread>) {
-        let mut threads = Self::default();
-        let mover = match core.flush_mode {
-            FlushMode::Manual => return (threads, None),
-            FlushMode::Sync => threads.spawn("store-flush", core, flush_on_append),
-            FlushMode::Async { every } => {
-                threads.spawn("store-flush", core, move |core, stop| flush_every(every, core, stop));
-                threads.spawn("store-publish", core, publish_on_append)
-            }
-        };
-        threads.spawn("store-keep", core, keep);
-        (threads, Some(mover))
-    }
-
-    fn spawn(&mut self, name: &str, core: &Arc<Core>, run: impl FnOnce(&Core, &AtomicBool) + Send + 'static) -> Thread {
-        let (core, stop) = (core.clone(), self.stop.clone());
-        let spawned = thread::Builder::new().name(name.into()).spawn(move || run(&core, &stop));
-        let handle = spawned.expect("the system gives a thread at start");
-        let thread = handle.thread().clone();
-        self.handles.push(handle);
-        thread
-    }
-
-    fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        for handle in self.handles.drain(..) {
-            handle.thread().unpark();
-            // The last handle may be dropped by a listener, on one of these threads.
-            if handle.thread().id() != thread::current().id() && handle.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
-        }
-    }
-}
-
-fn flush_on_append(core: &Core, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        if core.marks.written() == core.marks.durable() {
-            thread::park();
-        } else if core.flush().is_err() {
-            return;
-        }
-    }
-}
-
-fn publish_on_append(core: &Core, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        if core.marks.written().min(core.marks.committed()) <= core.marks.visible() {
-            thread::park();
-        } else {
-            core.publish();
-        }
-    }
-}
-
-fn flush_every(every: Duration, core: &Core, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        thread::park_timeout(every);
-        if core.flush().is_err() {
-            return;
-        }
-    }
-}
-
-/// Queue files, the checkpoint and the next segment. What fails is tried again: these are derived, or merely early.
-fn keep(core: &Core, stop: &AtomicBool) {
-    let mut settle_at = Instant::now() + SETTLE_EVERY;
-    loop {
-        thread::park_timeout(WRITE_OUT_EVERY);
-        if stop.load(Ordering::Acquire) || core.poison.get().is_some() {
-            return;
-        }
-        let mut work = core.write_out();
-        if core.wants_spare() {
-            work = work.and(core.segments.prepare_spare());
-        }
-        if Instant::now() >= settle_at {
-            work = work.and(core.settle().map(drop));
-            settle_at = Instant::now() + SETTLE_EVERY;
-        }
-        if let Err(error) = work {
-            tracing::warn!(%error, "the store's upkeep failed and is tried again");
-        }
     }
 }

@@ -48,7 +48,7 @@ impl Backend for FileBackend {
         }
         let file = RealFile(fs::File::options().read(true).write(true).create_new(true).open(&path)?);
         if let Err(error) = file.resize(bytes, space) {
-            fs::remove_file(&path)?;
+            fs::remove_file(&path).ok();
             return Err(error);
         }
         Ok(Arc::new(file))

@@ -56,3 +56,54 @@ fn a_second_opening_of_the_same_directory_is_refused() {
     drop(store);
     open(&backend, small());
 }
+
+#[test]
+fn a_directory_without_our_own_files_is_continued() {
+    for clean in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = FileBackend::new(directory.path()).unwrap();
+        let (store, _) = open(&backend, small());
+        let expected: Vec<String> = (0..60).map(|n| format!("{n:0200}")).collect();
+        for body in &expected {
+            send(&store, vec![message("T", 1, body.clone())]);
+        }
+        store.settle().unwrap();
+        if clean {
+            store.close().unwrap();
+        }
+        drop(store);
+        std::fs::remove_dir_all(directory.path().join("checkback")).unwrap();
+        let (store, report) = open(&backend, small());
+        assert_eq!((report.clean, report.durable_mark), (clean, None));
+        assert_eq!(bodies(&store, "T", 1), expected);
+        assert_eq!(send(&store, vec![message("T", 1, "x")]).records[0].1, QueueOffset(60));
+    }
+}
+
+#[test]
+fn a_restart_reads_no_more_than_the_last_segments() {
+    let backend = MemoryBackend::new();
+    let (store, _) = open(&backend, manual());
+    for n in 0..100 {
+        append(&store, vec![message("T", 0, format!("{n:0500}"))]);
+    }
+    store.settle().unwrap();
+    let settled = store.end();
+    append(&store, vec![message("T", 0, "later")]);
+    drop(store);
+    let (store, report) = open(&backend, manual());
+    assert_eq!(report.scanned_from, LogOffset(settled.0 / 4096 * 4096));
+    assert!(report.scanned_records <= 8);
+    assert_eq!(store.queue_bounds("T", QueueId(0)).max, QueueOffset(101));
+}
+
+#[test]
+fn what_apache_can_write_and_we_cannot_continue_is_refused() {
+    for (path, reason) in [("dledger-n0/data", "DLedger"), ("consumequeue/CURRENT", "RocksDB")] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join(path)).unwrap();
+        let backend = Arc::new(FileBackend::new(directory.path()).unwrap());
+        let refused = Store::open(backend, small(), Arc::new(mq_store::SystemClock)).err().unwrap();
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+}

@@ -1,0 +1,104 @@
+//! The threads that move a store's marks and look after its files. What they do stands in [`Core`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crate::core::Core;
+use crate::options::{FlushMode, SETTLE_EVERY, WRITE_OUT_EVERY};
+
+#[derive(Default)]
+pub(crate) struct Threads {
+    stop: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// The threads, and the one of them that appends wake.
+    pub(crate) fn start(core: &Arc<Core>) -> (Self, Option<Thread>) {
+        let mut threads = Self::default();
+        let mover = match core.flush_mode {
+            FlushMode::Manual => return (threads, None),
+            FlushMode::Sync => threads.spawn("store-flush", core, flush_on_append),
+            FlushMode::Async { every } => {
+                threads.spawn("store-flush", core, move |core, stop| flush_every(every, core, stop));
+                threads.spawn("store-publish", core, publish_on_append)
+            }
+        };
+        threads.spawn("store-keep", core, keep);
+        (threads, Some(mover))
+    }
+
+    fn spawn(&mut self, name: &str, core: &Arc<Core>, run: impl FnOnce(&Core, &AtomicBool) + Send + 'static) -> Thread {
+        let (core, stop) = (core.clone(), self.stop.clone());
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || run(&core, &stop));
+        let handle = spawned.expect("the system gives a thread at start");
+        let thread = handle.thread().clone();
+        self.handles.push(handle);
+        thread
+    }
+
+    /// Returns when they have ended.
+    pub(crate) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for handle in self.handles.drain(..) {
+            handle.thread().unpark();
+            // The last handle may be dropped by a listener, on one of these threads.
+            if handle.thread().id() != thread::current().id() && handle.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+fn flush_on_append(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if core.marks.written() == core.marks.durable() {
+            thread::park();
+        } else if core.flush().is_err() {
+            return;
+        }
+    }
+}
+
+fn publish_on_append(core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if core.marks.written().min(core.marks.committed()) <= core.marks.visible() {
+            thread::park();
+        } else {
+            core.publish();
+        }
+    }
+}
+
+fn flush_every(every: Duration, core: &Core, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        thread::park_timeout(every);
+        if core.flush().is_err() {
+            return;
+        }
+    }
+}
+
+/// Queue files, the checkpoint and the next segment. What fails is tried again: these are derived, or merely early.
+fn keep(core: &Core, stop: &AtomicBool) {
+    let mut settle_at = Instant::now() + SETTLE_EVERY;
+    loop {
+        thread::park_timeout(WRITE_OUT_EVERY);
+        if stop.load(Ordering::Acquire) || core.poison.get().is_some() {
+            return;
+        }
+        let mut work = core.write_out();
+        if core.wants_spare() {
+            work = work.and(core.segments.prepare_spare());
+        }
+        if Instant::now() >= settle_at {
+            work = work.and(core.settle().map(drop));
+            settle_at = Instant::now() + SETTLE_EVERY;
+        }
+        if let Err(error) = work {
+            tracing::warn!(%error, "the store's upkeep failed and is tried again");
+        }
+    }
+}
