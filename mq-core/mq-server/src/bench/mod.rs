@@ -11,6 +11,7 @@ mod options;
 mod producing;
 mod pulling;
 mod report;
+mod suite;
 mod tally;
 mod target;
 mod usage;
@@ -40,10 +41,11 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     let runtime = runtime.context("cannot start the runtime")?;
     LocalSet::new().block_on(&runtime, async {
         match &options.scenario {
-            Scenario::Send(options) => send(options).await,
-            Scenario::Txn(options) => txn(options).await,
-            Scenario::Pull(options) => pull(options).await,
-            Scenario::Latency(options) => measure_latency(options).await,
+            Scenario::Send(options) => send(options).await?.finish(options.reporting.output),
+            Scenario::Txn(options) => txn(options).await?.finish(options.reporting.output),
+            Scenario::Pull(options) => pull(options).await?.finish(options.reporting.output),
+            Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
+            Scenario::Suite(options) => suite::run(options).await,
             Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
         }
     })
@@ -51,7 +53,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
 
 type Workers = JoinSet<Result<()>>;
 
-async fn send(options: &SendOptions) -> Result<()> {
+async fn send(options: &SendOptions) -> Result<Report> {
     let load = &options.load;
     let work = Work { size: load.size, batch: options.batch, in_flight: load.in_flight, transactions: None };
     let to = options.target.resolve().await?;
@@ -59,7 +61,7 @@ async fn send(options: &SendOptions) -> Result<()> {
     run.produce(work, load.connections).await
 }
 
-async fn txn(options: &TxnOptions) -> Result<()> {
+async fn txn(options: &TxnOptions) -> Result<Report> {
     ensure!((0.0..=1.0).contains(&options.rollback), "--rollback is a part between 0 and 1");
     let load = &options.load;
     let transactions = Some(options.rollback);
@@ -69,23 +71,25 @@ async fn txn(options: &TxnOptions) -> Result<()> {
     run.produce(work, load.connections).await
 }
 
-async fn pull(options: &PullOptions) -> Result<()> {
+async fn pull(options: &PullOptions) -> Result<Report> {
     let to = options.target.resolve().await?;
     let extent = Extent { seconds: options.seconds, count: options.count, warmup: 0.0 };
     let run = Run::new("pull", &to, &extent, &options.reporting);
     let reading = Reading { batch: options.batch, repeat: options.seconds.is_some() };
-    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     let mut workers = Workers::new();
     for queue in 0..to.queues {
         workers.spawn_local(pulling::read_queue(to.clone(), queue, reading, run.tally.clone()));
     }
+    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     let measured = run.measure(&mut workers, seconds, || ()).await?;
+    run.tally.end();
+    come_home(&mut workers).await?;
     ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
     let load = format!("{} readers, one for each queue, {} messages a pull", to.queues, options.batch);
     run.report(load, &measured, "pull", &run.tally.latency())
 }
 
-async fn measure_latency(options: &LatencyOptions) -> Result<()> {
+async fn measure_latency(options: &LatencyOptions) -> Result<Report> {
     let to = options.target.resolve().await?;
     let run = Run::new("latency", &to, &options.extent, &options.reporting);
     let clock = Rc::new(latency::Clock::new());
@@ -99,8 +103,8 @@ async fn measure_latency(options: &LatencyOptions) -> Result<()> {
     let size = options.size.max(latency::STAMP_BYTES);
     let sending = latency::send_by_the_clock(to.clone(), options.rate, size, clock.clone(), run.tally.clone());
     workers.spawn_local(sending);
-    let started = clock.clone();
-    let measured = run.measure_open(&mut workers, move || started.measure_from_now()).await?;
+    let measured = run.measure(&mut workers, run.seconds(), || clock.measure_from_now()).await?;
+    // Deliveries of what was sent in time still count.
     clock.stop_sending.set(true);
     let drained = async {
         while clock.outstanding() > 0 {
@@ -151,13 +155,15 @@ impl<'o> Run<'o> {
         Self { scenario, to: to.clone(), extent: extent.clone(), reporting, tally }
     }
 
-    async fn produce(&self, work: Work, connections: usize) -> Result<()> {
+    async fn produce(&self, work: Work, connections: usize) -> Result<Report> {
         ensure!(connections > 0, "at least one connection is needed");
         let mut workers = Workers::new();
         for connection in 0..connections {
             workers.spawn_local(producing::produce(self.to.clone(), work, connection, self.tally.clone()));
         }
         let measured = self.measure(&mut workers, self.seconds(), || ()).await?;
+        self.tally.end();
+        come_home(&mut workers).await?;
         let load = format!(
             "{connections} connections x {} in flight, {} bytes, {} a request",
             work.in_flight, work.size, work.batch
@@ -174,23 +180,8 @@ impl<'o> Run<'o> {
         }
     }
 
-    /// Warms up, measures, and lets what is in flight come home.
+    /// Warms up, then measures for this long, or until the count is reached or the workers are done.
     async fn measure(&self, workers: &mut Workers, seconds: Duration, begun: impl FnOnce()) -> Result<Measured> {
-        let measured = self.measure_only(workers, seconds, begun).await?;
-        // Whoever does not come home in time has been counted already.
-        if let Ok(ended) = tokio::time::timeout(DRAIN, all_ended(workers)).await {
-            ended?;
-        }
-        Ok(measured)
-    }
-
-    /// As `measure`, for workers that go on by themselves.
-    async fn measure_open(&self, workers: &mut Workers, begun: impl FnOnce()) -> Result<Measured> {
-        let seconds = self.seconds();
-        self.measure_only(workers, seconds, begun).await
-    }
-
-    async fn measure_only(&self, workers: &mut Workers, seconds: Duration, begun: impl FnOnce()) -> Result<Measured> {
         let warmup = Duration::from_secs_f64(self.extent.warmup.max(0.0));
         if !warmup.is_zero() {
             tokio::select! {
@@ -209,15 +200,7 @@ impl<'o> Run<'o> {
         }
         let seconds = began.elapsed().as_secs_f64();
         let cpu = usage::cpu(&self.reporting.pid)?.saturating_sub(cpu_before);
-        self.finish();
         Ok(Measured { seconds, cpu })
-    }
-
-    /// Deliveries of what was sent in time still count for the latency.
-    fn finish(&self) {
-        if self.scenario != "latency" {
-            self.tally.end();
-        }
     }
 
     fn report(
@@ -226,7 +209,7 @@ impl<'o> Run<'o> {
         measured: &Measured,
         latency_of: &'static str,
         latency: &hdrhistogram::Histogram<u64>,
-    ) -> Result<()> {
+    ) -> Result<Report> {
         let messages = self.tally.done();
         let (failed, first_error) = self.tally.failures();
         let server = if self.reporting.pid.is_empty() {
@@ -238,25 +221,27 @@ impl<'o> Run<'o> {
                 anonymous_mib: usage::anonymous_mib(&self.reporting.pid)?,
             })
         };
-        let report = Report {
+        Ok(Report {
             scenario: self.scenario,
             address: self.to.address.clone(),
             topic: self.to.topic.clone(),
             load,
             messages,
             failed,
-            first_error: first_error.clone(),
+            first_error,
             seconds: measured.seconds,
             messages_per_second: messages as f64 / measured.seconds,
             mib_per_second: self.tally.bytes() as f64 / measured.seconds / f64::from(1 << 20),
             latency_of,
             latency_ms: Quantiles::of(latency),
             server,
-        };
-        report.print(self.reporting.output)?;
-        ensure!(failed == 0, "{failed} failed, the first with {}", first_error.unwrap_or_default());
-        Ok(())
+        })
     }
+}
+
+/// What is in flight comes home; what does not come in time is not waited for.
+async fn come_home(workers: &mut Workers) -> Result<()> {
+    tokio::time::timeout(DRAIN, all_ended(workers)).await.unwrap_or(Ok(()))
 }
 
 /// All workers came to their end, or one failed.

@@ -21,6 +21,8 @@ pub(crate) enum Scenario {
     Pull(PullOptions),
     /// The time from send to delivery at a fixed rate of sends, whatever the broker's answers take.
     Latency(LatencyOptions),
+    /// Starts `mq up` with SYNC_FLUSH and with ASYNC_FLUSH, and the floor, and runs every scenario against them.
+    Suite(SuiteOptions),
     /// A server that answers sends without storing anything: what no broker on this machine can beat.
     Floor(FloorOptions),
 }
@@ -153,4 +155,24 @@ pub(crate) struct FloorOptions {
     /// Also append the bytes that arrive to this file before they are answered.
     #[arg(long, value_name = "FILE")]
     pub(crate) append: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SuiteOptions {
+    /// How long each scenario is measured.
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Messages in one request of the batch scenario.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+    /// Messages a second of the latency scenario.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) rate: u64,
+    /// Where the brokers keep their files while they run; use a disk like the one to be judged.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -52,12 +52,19 @@ impl Quantiles {
 }
 
 impl Report {
-    pub(super) fn print(&self, output: Output) -> Result<()> {
+    /// Prints the figures; failures make the command fail.
+    pub(super) fn finish(&self, output: Output) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match output {
             Output::Json => writeln!(out, "{}", serde_json::to_string(self)?)?,
             Output::Table => writeln!(out, "{}", self.table())?,
         }
+        self.check()
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let why = self.first_error.as_deref().unwrap_or_default();
+        ensure!(self.failed == 0, "{}: {} failed, the first with {why}", self.scenario, self.failed);
         Ok(())
     }
 

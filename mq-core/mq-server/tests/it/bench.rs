@@ -96,6 +96,24 @@ fn latency_counts_deliveries_at_the_asked_rate() {
 }
 
 #[test]
+fn a_suite_starts_its_own_servers_measures_everything_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let suite = bench(&["suite", "--seconds", "0.1", "--dir", directory.path().to_str().expect("a plain path")]);
+    let rows: Vec<String> = suite
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| {
+            assert!(number(row, "/messages") > 0.0 && number(row, "/failed") == 0.0, "{row}");
+            format!("{} {}", row["against"].as_str().expect("text"), row["scenario"].as_str().expect("text"))
+        })
+        .collect();
+    let each = |flush: &str| ["send", "send", "txn", "pull", "latency"].map(|scenario| format!("{flush} {scenario}"));
+    assert_eq!(rows, [vec!["floor send".to_owned()], each("SYNC_FLUSH").into(), each("ASYNC_FLUSH").into()].concat());
+    assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
+}
+
+#[test]
 fn the_floor_answers_and_a_server_that_is_not_there_is_named() {
     let mut floor = Mq::start(&["bench", "floor", "--port", "0"]);
     let said = floor.line();
