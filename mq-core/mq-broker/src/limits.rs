@@ -4,8 +4,6 @@ use std::time::Duration;
 
 /// Connections at once. Beyond it a new one is closed at once; 15,000 clients are planned for.
 pub const MAX_CONNECTIONS: usize = 20_000;
-/// Silence after which a connection is closed; clients send a heartbeat every 30 s.
-pub const IDLE: Duration = Duration::from_secs(120);
 /// Replies of one connection that wait for the disk. When reached, its socket is not read until some are out.
 pub const MAX_REPLIES_IN_FLIGHT: usize = 4096;
 /// Bytes of answers that a peer has not taken yet. When reached, its socket is not read until it takes them.
@@ -16,10 +14,11 @@ pub const MAX_POSTED: usize = 4096;
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;
 /// Bytes of the smallest read, and so about what an idle connection costs.
 pub const MIN_READ_BYTES: usize = 4 << 10;
+/// Bytes of a buffer, and entries of a list, that a connection keeps from one use to the next.
+pub const KEPT_BYTES: usize = 16 << 10;
+pub const KEPT_ENTRIES: usize = 16;
 /// Bytes of the largest read, and so the size of an append's batch.
 pub const MAX_READ_BYTES: usize = 256 << 10;
-/// Bodies of one message; RocketMQ's `maxMessageSize` may lower it.
-pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// Messages of one batch request: the queue offsets of all of them are reserved at once.
 pub const MAX_BATCH_MESSAGES: usize = 4096;
 /// Messages of one pull answer. Apache caps an answer at 32; more saves round trips when the reader asks for more.

@@ -7,6 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use mq_protocol::command::Command;
 use tokio::net::TcpStream;
 
+use crate::limits::KEPT_BYTES;
+
 /// Slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
@@ -84,5 +86,8 @@ impl Output {
             self.chunks.pop_front();
         }
         self.tail.advance(written);
+        if self.tail.is_empty() && self.tail.capacity() > KEPT_BYTES {
+            self.tail = BytesMut::new();
+        }
     }
 }

@@ -13,6 +13,7 @@ use txn_coordinator::{ClientId, StoredHalf};
 use crate::broker::{Broker, REGION, TRACE_ON};
 use crate::connection::Connection;
 use crate::handlers::error::Refusal;
+use crate::limits::KEPT_ENTRIES;
 
 /// What decides how long the answer waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,9 @@ impl Sends {
             }
         }
         self.groups.clear();
+        if self.groups.capacity() > KEPT_ENTRIES {
+            *self = Self::default();
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mq_protocol::command::Command;
@@ -49,8 +50,8 @@ enum End {
     PeerClosed,
     #[error("closed by the broker")]
     Closed,
-    #[error("nothing was heard for {} s", limits::IDLE.as_secs())]
-    Idle,
+    #[error("nothing was heard for {:?}", .0)]
+    Idle(Duration),
     #[error("stopping")]
     Stopping,
     #[error("the stream cannot be trusted: {0}")]
@@ -92,7 +93,8 @@ impl Session {
     async fn live(&mut self) -> End {
         let mut durable = self.broker.durable.subscribe();
         let stop = self.shutdown.clone();
-        let timer = sleep_until(self.heard + limits::IDLE);
+        let idle = self.broker.config.max_idle;
+        let timer = sleep_until(self.heard + idle);
         tokio::pin!(timer);
         let mut stopping = false;
         loop {
@@ -122,11 +124,11 @@ impl Session {
                     Ok(())
                 }
                 () = &mut timer => {
-                    let quiet_until = self.heard + limits::IDLE;
+                    let quiet_until = self.heard + idle;
                     if stopping {
                         Err(End::Stopping)
                     } else if Instant::now() >= quiet_until {
-                        Err(End::Idle)
+                        Err(End::Idle(idle))
                     } else {
                         timer.as_mut().reset(quiet_until);
                         Ok(())

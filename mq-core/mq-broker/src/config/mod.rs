@@ -58,6 +58,8 @@ pub struct BrokerConfig {
     pub reject_transactions: bool,
     pub flush_offsets_interval: Duration,
     pub register_interval: Duration,
+    /// Silence after which a connection is closed; clients send a heartbeat every 30 s.
+    pub max_idle: Duration,
 }
 
 impl Default for BrokerConfig {
@@ -92,6 +94,7 @@ impl Default for BrokerConfig {
             reject_transactions: false,
             flush_offsets_interval: Duration::from_secs(5),
             register_interval: Duration::from_secs(30),
+            max_idle: Duration::from_secs(120),
         }
     }
 }
@@ -193,6 +196,9 @@ impl BrokerConfig {
             // RocketMQ keeps it between 10 and 60 seconds too.
             "registerNameServerPeriod" => {
                 self.register_interval = setting.millis()?.clamp(Duration::from_secs(10), Duration::from_secs(60));
+            }
+            "serverChannelMaxIdleTimeSeconds" => {
+                self.max_idle = Duration::from_secs(setting.parse("a number of seconds")?);
             }
             _ => return Ok(false),
         }

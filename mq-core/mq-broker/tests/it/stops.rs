@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mq_broker::RunError;
 use mq_protocol::codes::response;
@@ -21,7 +22,7 @@ async fn an_orderly_stop_answers_what_it_has_read_and_closes_every_connection() 
     for opaque in opaques {
         assert_eq!(client.answer(opaque).await.code, response::SUCCESS);
     }
-    client.post(Pull::of("T", 0, 50).waiting(std::time::Duration::from_secs(15)).command()).await;
+    client.post(Pull::of("T", 0, 50).waiting(Duration::from_secs(15)).command()).await;
     broker.stop().await.unwrap();
     assert!(client.read().await.is_none());
     assert!(idle.read().await.is_none());
@@ -74,4 +75,22 @@ async fn a_full_disk_is_an_error_with_its_limit_and_writes_resume_when_there_is_
     assert_eq!((code, max), (response::SUCCESS, stored), "reads go on");
     disk.set_capacity(u64::MAX);
     assert_eq!(client.send(Send::to("T")).await.queue_offset.0, stored);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_silent_for_too_long_is_closed_and_one_that_speaks_is_not() {
+    let broker = World::new().start_with(|config| config.max_idle = Duration::from_millis(500)).await;
+    let (mut silent, mut speaking) = (broker.connect().await, broker.connect().await);
+    silent.send(Send::to("T")).await;
+    let speak = async {
+        loop {
+            speaking.send(Send::to("T")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        end = silent.read() => assert!(end.is_none()),
+        () = speak => unreachable!("it speaks until the other is closed"),
+    }
+    speaking.send(Send::to("T")).await;
 }
