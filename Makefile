@@ -28,6 +28,7 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 test: redis java-clients ## Format, lints, then every test: unit, tables, properties, crashes, official clients
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build --workspace --bins
 	cargo test --workspace $(ARGS)
 
 .PHONY: demo

@@ -7,13 +7,6 @@ use std::process::{Command, Stdio};
 use mq_testkit::process::{MqProcess, workspace};
 use tempfile::TempDir;
 
-/// What the scenarios count on: short delays, and transactions that are asked about after a second.
-const CONFIGURATION: &str = "\
-messageDelayLevel=1s 2s 3s 4s 5s 6s 7s 8s 9s 10s 20s 30s 1m 2m 3m 4m 5m 6m
-transactionTimeOut=1000
-transactionCheckInterval=1000
-";
-
 fn programs() -> PathBuf {
     let jar = workspace().join("target/java-clients/java-clients.jar");
     assert!(
@@ -26,7 +19,7 @@ fn programs() -> PathBuf {
 
 fn run_every_scenario(headers: &str) {
     let directory = TempDir::new().unwrap();
-    let mut broker = MqProcess::new(directory.path(), CONFIGURATION).unwrap();
+    let mut broker = MqProcess::new(directory.path(), super::SHORT_TIMES).unwrap();
     broker.start().unwrap();
     let output = Command::new("java")
         .arg(format!("-Drocketmq.serialize.type={headers}"))

@@ -1,10 +1,20 @@
 //! Tests of the whole: what the crates may know of each other, and how the real programs behave.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is test code; reports go to who runs it")]
+
 mod cluster;
 mod dependencies;
 mod java;
 mod kill;
+mod own_client;
 mod power;
+
+/// What the scenarios of clients count on: short delays, and transactions that are asked about after a second.
+const SHORT_TIMES: &str = "\
+messageDelayLevel=1s 2s 3s 4s 5s 6s 7s 8s 9s 10s 20s 30s 1m 2m 3m 4m 5m 6m
+transactionTimeOut=1000
+transactionCheckInterval=1000
+";
 
 /// What a seeded test runs with: `$CHECKBACK_SEED`, or a new one each time.
 fn seed() -> u64 {
