@@ -19,7 +19,7 @@ use super::tables::Tables;
 use crate::stack::ports::any_free;
 use crate::stack::process::{Log, Process, Program};
 use crate::stack::programs::{Addresses, Programs, loopback};
-use crate::stack::ready;
+use crate::stack::{ready, topics};
 
 /// First check after a second, then every second.
 const BROKER_SETTINGS: &str =
@@ -90,7 +90,7 @@ impl Case {
                 calm.push(process);
             }
             if of == Place::Broker {
-                self.queue().create().await?;
+                topics::create(self.at.name_server, &[order_service::events::ORDER_PAID]).await?;
             }
         }
         let doomed = doomed.context("a point belongs to one of the three")?;

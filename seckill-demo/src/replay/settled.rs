@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq_client::{Client, ClientOptions, PullConsumer, QueueOffset, TopicSettings};
+use mq_client::{Client, ClientOptions, PullConsumer, QueueOffset};
 
 const POLL: Duration = Duration::from_millis(100);
-const QUEUES: u32 = 4;
 
 /// A topic of one broker, and the group that reads it.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +17,6 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Creates the topic, as an operator would, so that its first message finds its consumer waiting.
-    pub(super) async fn create(&self) -> Result<()> {
-        let client = Client::new(ClientOptions::new(self.name_server.to_string()))?;
-        client.create_topic(self.topic, TopicSettings::with_queues(QUEUES)).await?;
-        client.close();
-        Ok(())
-    }
-
     /// Waits until the group has committed the end of every queue.
     pub(super) async fn drained(&self, limit: Duration) -> Result<()> {
         let client = Client::new(ClientOptions::new(self.name_server.to_string()))?;

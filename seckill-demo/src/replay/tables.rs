@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
 /// A reader of the gateway's and the red packets' files.
 #[derive(Clone, Debug)]
@@ -17,8 +17,9 @@ impl Tables {
     /// Both services must have made their tables.
     pub(super) async fn open(gateway: &Path, red_packets: &Path) -> Result<Self> {
         let open = async |path: &Path| {
-            let url = format!("sqlite://{}?mode=ro", path.display());
-            sea_orm::Database::connect(&url).await.with_context(|| format!("cannot read {}", path.display()))
+            let mut options = ConnectOptions::new(format!("sqlite://{}?mode=ro", path.display()));
+            options.sqlx_logging(false);
+            sea_orm::Database::connect(options).await.with_context(|| format!("cannot read {}", path.display()))
         };
         Ok(Self { gateway: open(gateway).await?, red_packets: open(red_packets).await? })
     }

@@ -38,7 +38,7 @@ pub async fn try_all(at: Addresses) -> Vec<Tried> {
 #[must_use]
 pub fn table(tried: &[Tried]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["tried", "seen", ""]);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["tried", "seen", ""]);
     for Tried { what, seen, holds } in tried {
         table.add_row([*what, seen, if *holds { "PASS" } else { "FAIL" }]);
     }

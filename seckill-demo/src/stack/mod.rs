@@ -6,4 +6,5 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod ready;
+pub mod topics;
 pub mod up;

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
-use mq_client::{Client, ClientOptions, TopicSettings};
 use order_service::events;
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +11,11 @@ use super::ports::Ports;
 use super::process::{Log, Process, Program};
 use super::programs::{ADMIN_TOKEN, Addresses, Programs, loopback};
 use super::ready::Probe;
+use super::topics;
 
 /// An unpaid order of a flash sale is closed after the second delay level, 5 s: short enough to watch.
 const CLOSE_AFTER_LEVEL: u8 = 2;
 const TOPICS: [&str; 4] = [events::ORDER_PAID, events::ORDER_CLOSED, events::ORDER_CLOSE_DUE, events::SALE_PURCHASE];
-const QUEUES: u32 = 4;
 const BROKER_SETTINGS: &str = "mappedFileSizeCommitLog=67108864\n";
 
 /// A running stack.
@@ -55,7 +54,7 @@ impl Stack {
         };
         stack.moved = ports.moved;
         stack.add(&programs.broker(BROKER_SETTINGS)?, Probe::Tcp(at.broker), &log).await?;
-        create_topics(at).await?;
+        topics::create(at.name_server, &TOPICS).await?;
         stack.add(&programs.gateway(), Probe::http(at.gateway), &log).await?;
         let orders = programs.orders().env("CLOSE_AFTER_LEVEL", CLOSE_AFTER_LEVEL.to_string());
         stack.add(&orders, Probe::http(at.orders), &log).await?;
@@ -105,7 +104,7 @@ impl Stack {
     #[must_use]
     pub fn welcome(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["part", "address"]);
+        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["part", "address"]);
         for (part, address) in [
             ("name server", self.at.name_server.to_string()),
             ("broker", self.at.broker.to_string()),
@@ -139,14 +138,4 @@ Sell ten pieces in a flash sale; an unpaid order is closed after 5 s and its pie
 "#
         )
     }
-}
-
-/// What an operator does before the services start, so that their first messages find consumers waiting.
-async fn create_topics(at: Addresses) -> Result<()> {
-    let client = Client::new(ClientOptions::new(at.name_server.to_string()))?;
-    for topic in TOPICS {
-        client.create_topic(topic, TopicSettings::with_queues(QUEUES)).await?;
-    }
-    client.close();
-    Ok(())
 }
