@@ -1,5 +1,7 @@
 //! What every process of the shop does first: logging, failpoints from the environment, and a clean stop on signals.
 
+use std::io::IsTerminal;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -7,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 /// Logs to standard error (`RUST_LOG`, otherwise `info`), and arms the crash points that `FAILPOINTS` names.
 pub fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     txn_sdk::failpoints::arm();
 }
 

@@ -26,7 +26,8 @@ use crate::tables::{callback_nonce, idempotency_key, order, payment, purchase, s
 
 /// The producer group; every instance of the service answers for the others.
 pub const GROUP: &str = "order-service";
-const PURCHASES_GROUP: &str = "order-service-purchases";
+/// The group that makes orders of a sale's purchases; what it has not consumed is on its way to an order.
+pub const PURCHASES_GROUP: &str = "order-service-purchases";
 const CLOSING_GROUP: &str = "order-service-closing";
 
 #[derive(Clone, Debug)]

@@ -153,6 +153,7 @@ impl From<WarmUpError> for Failure {
         match error {
             WarmUpError::Truth(error) => error.into(),
             WarmUpError::Build(BuildError::Gate(error)) => error.into(),
+            WarmUpError::Queue(_) => ours(StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable", error),
             WarmUpError::Open => ours(StatusCode::CONFLICT, "already_open", error),
             WarmUpError::NotDrained(_) => ours(StatusCode::CONFLICT, "not_drained", error),
             WarmUpError::Build(BuildError::Evicts) => ours(StatusCode::CONFLICT, "redis_evicts", error),

@@ -2,7 +2,7 @@
 //! whoever is asked how it ended (a checkback, after a crash) asks the gate. Fails closed: without a clear answer from
 //! the gate nobody is told "yours".
 
-use mq_client::Verdict;
+use mq_client::{Client, Verdict};
 use order_service::events::{self, Purchase};
 use order_service::sales::PurchaseOutcome;
 use serde::Serialize;
@@ -103,6 +103,11 @@ impl Purchases {
 
     pub fn is_registered(&self) -> bool {
         self.txn.producer().is_registered()
+    }
+
+    /// The connection to the queue.
+    pub fn queue(&self) -> Client {
+        self.txn.producer().client().clone()
     }
 
     pub async fn buy(&self, sale_id: &str, user_id: &str, quantity: i64) -> Result<Bought, BuyError> {

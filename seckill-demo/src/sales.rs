@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 
+use mq_client::{Client, ClientError};
 use order_service::sales::{Figures, NewSale};
 use order_service::tables::sale;
+use order_service::{events, service};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -16,7 +18,9 @@ pub enum WarmUpError {
     #[error("the gate is open")]
     Open,
     #[error("{0} purchases of the last gate are still on their way to an order: try again when they arrived")]
-    NotDrained(usize),
+    NotDrained(u64),
+    #[error("the broker does not say whether the queue is drained: {0}")]
+    Queue(#[from] ClientError),
     #[error(transparent)]
     Truth(#[from] TruthError),
     #[error(transparent)]
@@ -40,11 +44,13 @@ pub struct Overview {
 pub struct Sales {
     gate: Gate,
     truth: Truth,
+    queue: Client,
 }
 
 impl Sales {
-    pub fn new(gate: Gate, truth: Truth) -> Sales {
-        Sales { gate, truth }
+    /// `queue` only answers whether purchases are still in it.
+    pub fn new(gate: Gate, truth: Truth, queue: Client) -> Sales {
+        Sales { gate, truth, queue }
     }
 
     pub async fn create(&self, new: &NewSale) -> Result<sale::Model, TruthError> {
@@ -68,11 +74,17 @@ impl Sales {
         status.ok_or(WarmUpError::Build(BuildError::Superseded))
     }
 
-    /// Purchases that the gate reserved and the database has not seen.
-    async fn on_their_way(&self, sale_id: &str) -> Result<usize, WarmUpError> {
+    /// Purchases that the gate reserved and the database has not seen, or that are in the queue and that the gate, having
+    /// lost its memory, cannot name.
+    async fn on_their_way(&self, sale_id: &str) -> Result<u64, WarmUpError> {
+        if self.truth.figures(sale_id).await?.epoch == 0 {
+            return Ok(0);
+        }
         let orders: HashSet<String> = self.truth.orders(sale_id).await?.into_iter().map(|it| it.order_id).collect();
         let reserved = self.gate.reserved(sale_id).await?;
-        Ok(reserved.iter().filter(|id| !orders.contains(*id)).count())
+        let unseen = reserved.iter().filter(|id| !orders.contains(*id)).count();
+        let queued = self.queue.lag(service::PURCHASES_GROUP, events::SALE_PURCHASE).await?;
+        Ok(queued.max(u64::try_from(unseen).unwrap_or(u64::MAX)))
     }
 
     pub async fn stop(&self, sale_id: &str) -> Result<(), GateError> {

@@ -43,7 +43,7 @@ impl FlashSale {
         let gate = Gate::connect(&options.redis_url)?;
         let truth = Truth::new(options.order_service_url, options.admin_token.clone());
         let purchases = Purchases::open(&options.name_servers, gate.clone(), truth.clone()).await?;
-        let sales = Sales::new(gate.clone(), truth);
+        let sales = Sales::new(gate.clone(), truth, purchases.queue());
         let app = App { sales, purchases, gate: gate.clone(), admin_token: options.admin_token };
         Ok(FlashSale { app, gate, name_servers: options.name_servers })
     }

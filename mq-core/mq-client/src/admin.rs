@@ -9,7 +9,7 @@ use mq_protocol::ids::QueueOffset;
 use mq_protocol::topic;
 
 use crate::client::Client;
-use crate::error::ClientError;
+use crate::error::{ClientError, RouteError};
 use crate::{MessageQueue, names};
 
 /// How a topic is created on every broker.
@@ -53,6 +53,21 @@ impl Client {
     /// What this group committed for a queue, if it ever did.
     pub async fn committed(&self, group: &str, queue: &MessageQueue) -> Result<Option<QueueOffset>, ClientError> {
         self.0.committed(&group.into(), queue).await
+    }
+
+    /// How many messages of a topic a group has not committed yet; nothing, where the topic does not exist.
+    pub async fn lag(&self, group: &str, topic: &str) -> Result<u64, ClientError> {
+        let route = match self.0.routes.get(&topic.into()).await {
+            Err(RouteError::NoTopic { .. }) => return Ok(0),
+            route => route?,
+        };
+        let mut lag = 0;
+        for queue in &route.readable {
+            let end = self.0.max_offset(queue).await?;
+            let done = self.0.committed(&group.into(), queue).await?.unwrap_or_default();
+            lag += end.0.saturating_sub(done.0);
+        }
+        Ok(lag)
     }
 
     /// Addresses of all masters that the name servers know.

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod callbacks;
+mod flash_sale;
 mod gateway;
 mod orders;
+mod paying;
+mod shop;
 mod stock;
 mod support;

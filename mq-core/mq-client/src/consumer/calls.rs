@@ -153,7 +153,7 @@ impl Inner {
         self.offset(queue, Command::request_with(request::GET_MIN_OFFSET, &header)).await
     }
 
-    pub(super) async fn max_offset(&self, queue: &MessageQueue) -> Result<QueueOffset, ClientError> {
+    pub(crate) async fn max_offset(&self, queue: &MessageQueue) -> Result<QueueOffset, ClientError> {
         let (topic, bname) = (queue.topic.as_str().into(), Some(queue.broker_name.as_str().into()));
         let header = GetMaxOffset { topic, queue_id: QueueId(queue.queue_id), committed: Some(true), bname };
         self.offset(queue, Command::request_with(request::GET_MAX_OFFSET, &header)).await
