@@ -124,7 +124,9 @@ impl Client {
                 options,
             }
         });
-        tokio::spawn(upkeep(Arc::downgrade(&inner), inner.closed.clone(), inner.options.clone()));
+        let (heartbeat_interval, route_interval) = (inner.options.heartbeat_interval, inner.options.route_interval);
+        tokio::spawn(beat(Arc::downgrade(&inner), inner.closed.clone(), heartbeat_interval));
+        tokio::spawn(keep_routes(Arc::downgrade(&inner), inner.closed.clone(), route_interval));
         Ok(Self(inner))
     }
 
@@ -287,6 +289,17 @@ impl Inner {
         }
     }
 
+    /// Asks again for topics that nobody knew, and greets the brokers that turn up with them.
+    async fn find_missing(&self) {
+        let before = self.routes.addresses(true);
+        for topic in self.routes.missing() {
+            let _ = self.routes.for_sending(&topic).await;
+        }
+        if self.routes.addresses(true) != before {
+            self.heartbeat_all().await;
+        }
+    }
+
     /// Connections of brokers that no route names any more.
     fn forget_strangers(&self) {
         let known = self.routes.addresses(true);
@@ -376,44 +389,36 @@ impl Drop for Inner {
     }
 }
 
-/// Heartbeats and fresh routes, until the client is closed or gone.
-async fn upkeep(client: Weak<Inner>, closed: CancellationToken, options: ClientOptions) {
-    let mut heartbeats = timer(options.heartbeat_interval);
-    let mut routes = timer(options.route_interval);
-    let mut missing = timer(MISSING_ROUTE_INTERVAL);
+/// Heartbeats, until the client is closed or gone. Apart from the routes, so that a name server that does not answer
+/// cannot make brokers believe that we are dead.
+async fn beat(client: Weak<Inner>, closed: CancellationToken, every: Duration) {
+    let mut heartbeats = timer(every);
     loop {
-        let due = tokio::select! {
+        tokio::select! {
             () = closed.cancelled() => return,
-            _ = heartbeats.tick() => Due::Heartbeat,
-            _ = routes.tick() => Due::Routes,
-            _ = missing.tick() => Due::Missing,
-        };
-        let Some(client) = client.upgrade() else { return };
-        match due {
-            Due::Heartbeat => client.heartbeat_all().await,
-            Due::Routes => {
-                client.routes.refresh_all().await;
-                client.forget_strangers();
-            }
-            Due::Missing => client.find_missing().await,
+            _ = heartbeats.tick() => {}
         }
+        let Some(client) = client.upgrade() else { return };
+        client.heartbeat_all().await;
     }
 }
 
-enum Due {
-    Heartbeat,
-    Routes,
-    Missing,
-}
-
-impl Inner {
-    async fn find_missing(&self) {
-        let before = self.routes.addresses(true);
-        for topic in self.routes.missing() {
-            let _ = self.routes.for_sending(&topic).await;
-        }
-        if self.routes.addresses(true) != before {
-            self.heartbeat_all().await;
+/// Fresh routes, until the client is closed or gone.
+async fn keep_routes(client: Weak<Inner>, closed: CancellationToken, every: Duration) {
+    let mut all = timer(every);
+    let mut missing = timer(MISSING_ROUTE_INTERVAL);
+    loop {
+        let refresh_all = tokio::select! {
+            () = closed.cancelled() => return,
+            _ = all.tick() => true,
+            _ = missing.tick() => false,
+        };
+        let Some(client) = client.upgrade() else { return };
+        if refresh_all {
+            client.routes.refresh_all().await;
+            client.forget_strangers();
+        } else {
+            client.find_missing().await;
         }
     }
 }

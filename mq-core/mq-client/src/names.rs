@@ -11,6 +11,8 @@ use mq_protocol::body::{self, ClusterInfo, TopicRoute};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::GetRouteInfo;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::{CallError, ClientError, RouteError};
 use crate::remoting::{Connection, Inbound, Patience, Pool};
@@ -18,12 +20,17 @@ use crate::remoting::{Connection, Inbound, Patience, Pool};
 /// The master's broker id.
 pub(crate) const MASTER_ID: u64 = 0;
 
+/// A name server that did not answer is asked after all others for this long.
+const REST: Duration = Duration::from_secs(30);
+
 pub(crate) struct NameServers {
     addresses: Vec<ByteString>,
     pool: Pool,
     /// Keeps the pool's inbound alive.
     _silent: Arc<Silent>,
     last_good: AtomicUsize,
+    /// When each last failed to answer.
+    silent_since: Mutex<Vec<Option<Instant>>>,
     timeout: Duration,
 }
 
@@ -41,7 +48,8 @@ impl NameServers {
         let silent = Arc::new(Silent);
         let inbound: Weak<dyn Inbound> = Arc::downgrade(&(silent.clone() as Arc<dyn Inbound>));
         let pool = Pool::new(inbound, timeout);
-        Ok(Self { addresses, pool, _silent: silent, last_good: AtomicUsize::new(0), timeout })
+        let silent_since = Mutex::new(vec![None; addresses.len()]);
+        Ok(Self { addresses, pool, _silent: silent, last_good: AtomicUsize::new(0), silent_since, timeout })
     }
 
     pub(crate) fn first(&self) -> &ByteString {
@@ -80,21 +88,35 @@ impl NameServers {
         })
     }
 
-    /// Asks each in turn. That a topic does not exist is an answer, and the best one only if nobody knows better.
+    /// Asks each in turn, beginning with the last good one. That a topic does not exist is an answer, but only if no
+    /// other server knows better; those that did not answer a moment ago are not waited for again then.
     async fn call(&self, command: &Command) -> Result<Command, CallError> {
         let first = self.last_good.load(Ordering::Relaxed);
+        let in_turn = (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len());
+        let (resting, awake): (Vec<usize>, Vec<usize>) = in_turn.partition(|at| self.rests(*at));
+        let mut refused = None;
         let mut failed = None;
-        for step in 0..self.addresses.len() {
-            let at = (first + step) % self.addresses.len();
+        for at in awake.into_iter().chain(resting) {
+            if refused.is_some() && self.rests(at) {
+                continue;
+            }
             match self.ask(&self.addresses[at], command.clone()).await {
                 Ok(answer) => {
                     self.last_good.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => failed = Some(worse(failed, error)),
+                Err(error) if error.code().is_some() => refused = Some(error),
+                Err(error) => {
+                    self.silent_since.lock()[at] = Some(Instant::now());
+                    failed = Some(error);
+                }
             }
         }
-        Err(failed.expect("there is at least one name server"))
+        Err(refused.or(failed).expect("there is at least one name server"))
+    }
+
+    fn rests(&self, at: usize) -> bool {
+        self.silent_since.lock()[at].is_some_and(|since| since.elapsed() < REST)
     }
 
     async fn ask(&self, address: &ByteString, command: Command) -> Result<Command, CallError> {
@@ -104,14 +126,6 @@ impl NameServers {
             connection.close();
         }
         answer
-    }
-}
-
-/// An answer says more than silence.
-fn worse(before: Option<CallError>, now: CallError) -> CallError {
-    match before {
-        Some(answered) if answered.code().is_some() && now.code().is_none() => answered,
-        _ => now,
     }
 }
 

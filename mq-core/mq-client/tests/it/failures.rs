@@ -105,6 +105,19 @@ async fn the_second_name_server_answers_when_the_first_is_dead() {
 }
 
 #[tokio::test]
+async fn a_name_server_that_does_not_answer_is_passed_over_and_then_asked_last() {
+    let cluster = Cluster::start().await;
+    let silent = Fake::start(|_| None).await;
+    let builder = Producer::builder(format!("{};{}", silent.address, cluster.name_servers)).group(unique("g"));
+    let builder = builder.client_options(|options| options.request_timeout = Duration::from_millis(300));
+    let producer = builder.send_timeout(Duration::from_secs(10)).build().await.expect("valid");
+    for _ in 0..3 {
+        producer.send(Message::new(unique("passed-over"), "x")).await.expect("stored");
+    }
+    assert_eq!(silent.asked(request::GET_ROUTEINFO_BY_TOPIC), 1);
+}
+
+#[tokio::test]
 async fn known_routes_serve_on_without_a_name_server() {
     let Some(cluster) = Cluster::start_own().await else { return };
     let producer = cluster.producer().await;
