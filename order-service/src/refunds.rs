@@ -50,6 +50,7 @@ impl Refunds {
         let update = Entity::update_many()
             .col_expr(Column::State, Expr::value(PaymentState::Refunded))
             .col_expr(Column::UpdatedMs, Expr::value(self.clock.now_ms()));
-        update.filter(Column::Id.eq(&payment.id)).exec(&self.db).await.map(drop)
+        let due = update.filter(Column::Id.eq(&payment.id)).filter(Column::State.eq(PaymentState::RefundDue));
+        due.exec(&self.db).await.map(drop)
     }
 }
