@@ -61,8 +61,8 @@ mod producer;
 mod schema;
 
 pub use consumer::{
-    ConsumeError, Consumer, ConsumerBuilder, Delivered, HandlerError, Handlers, Inbox, InboxError, Key, Msg, NoHandler,
-    OnTopic,
+    ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, HandlerError, Handlers, Inbox, InboxError,
+    Key, Msg, NoHandler, OnTopic,
 };
 pub use counters::Sample;
 pub use database::{Database, DatabaseError};

@@ -18,6 +18,8 @@ use crate::{
 
 /// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
 const CHECK_CONNECTIONS: u32 = 3;
+/// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Inserts nothing when the key is taken, when the transaction was born before the horizon (its tombstone may have been
 /// cleaned), or when the commit would not be durable.
@@ -83,7 +85,7 @@ impl<D: Database> Markers<D> {
         let connect = (*database.sqlite_pool()?.connect_options()).clone().busy_timeout(options.lock_timeout);
         let checks = SqlitePoolOptions::new()
             .max_connections(CHECK_CONNECTIONS)
-            .acquire_timeout(options.lock_timeout)
+            .acquire_timeout(CHECK_TIMEOUT)
             .connect_lazy_with(connect);
         Ok(Self { database, checks, options })
     }
@@ -106,7 +108,7 @@ impl<D: Database> Markers<D> {
     /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
     pub async fn verdict(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Verdict {
         // Dropping the work when time is up is harmless: the tombstone stands or it does not, and nothing was promised.
-        match tokio::time::timeout(self.options.lock_timeout * 4, self.decide(id, owner)).await {
+        match tokio::time::timeout(CHECK_TIMEOUT + self.options.lock_timeout, self.decide(id, owner)).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(error)) => {
                 tracing::warn!(%id, %error, "checkback answered unknown: the database did not answer");

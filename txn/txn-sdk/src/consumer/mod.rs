@@ -55,6 +55,18 @@ pub struct Consumer<D, H> {
     counters: Arc<Counters>,
 }
 
+/// What a consumer counts.
+#[derive(Clone, Debug)]
+pub struct ConsumerCounters(Arc<Counters>);
+
+impl ConsumerCounters {
+    /// `inbox_handled_total`, `inbox_duplicate_total`, `inbox_failed_total`.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Sample> {
+        self.0.of_consumer()
+    }
+}
+
 /// What became of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivered {
@@ -108,10 +120,10 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         self
     }
 
-    /// `inbox_handled_total`, `inbox_duplicate_total`, `inbox_failed_total`.
+    /// A handle on what it counts, for while it runs.
     #[must_use]
-    pub fn counters(&self) -> Vec<Sample> {
-        self.counters.of_consumer()
+    pub fn counters(&self) -> ConsumerCounters {
+        ConsumerCounters(self.counters.clone())
     }
 
     /// Creates or migrates the inbox table. [`Consumer::run_until`] does it too.

@@ -81,7 +81,7 @@ async fn parallel_duplicates_have_one_effect<D: TestDatabase>() {
     assert_eq!(file.orders().await, ORDERS as i64);
     let counted: u64 = instances
         .iter()
-        .flat_map(|i| i.counters())
+        .flat_map(|i| i.counters().samples())
         .filter(|s| s.name == "inbox_duplicate_total")
         .map(|s| s.value)
         .sum();

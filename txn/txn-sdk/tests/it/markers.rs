@@ -161,7 +161,17 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
     transaction(database, young, true).await.unwrap();
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Commit, "still there");
 
-    assert_eq!(markers.clean(now()).await.unwrap(), 1);
+    // Inbox rows of the same database: more than one batch of old ones, and one of today.
+    for statement in [
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+         INSERT INTO checkback_inbox SELECT x'01', x'02', x'', CAST(i AS BLOB), i FROM n",
+        "INSERT INTO checkback_inbox SELECT x'01', x'02', x'', x'FF', 1000 * unixepoch()",
+    ] {
+        sqlx::query(statement).execute(&file.pool().await).await.unwrap();
+    }
+
+    assert_eq!(markers.clean(now()).await.unwrap(), 1 + 1200);
+    assert_eq!(file.count("SELECT count(*) FROM checkback_inbox").await, 1);
     assert_eq!(markers.verdict(young, OWNER).await, Verdict::Commit, "younger than the horizon");
     for id in [old, born(8 * DAY)] {
         assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "its row may have been cleaned");

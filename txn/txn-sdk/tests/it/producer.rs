@@ -47,7 +47,7 @@ async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Durat
         .database(database)
         .topics(["ORDER_PAID"])
         .deadline(deadline)
-        .send_timeout(Duration::from_millis(400))
+        .send_timeout(Duration::from_secs(1))
         .build()
         .await
         .unwrap()
