@@ -24,8 +24,12 @@ use producers::Producers;
 
 /// A client whose last heartbeat is older is dropped; clients send one every 30 s.
 const EXPIRY: Duration = Duration::from_secs(120);
-/// Groups of one client, and topics of one group: a heartbeat of 16 MiB could name half a million.
-const MAX_PER_HEARTBEAT: usize = 4_096;
+/// Groups of one client, and topics of one group. Each new consumer group is a write to disk.
+const MAX_PER_HEARTBEAT: usize = 1_024;
+/// Bytes of one heartbeat: what a client can make the broker remember.
+const MAX_HEARTBEAT_BYTES: usize = 1 << 20;
+/// Producer groups of the broker; consumer groups are bounded by their table.
+const MAX_PRODUCER_GROUPS: usize = 100_000;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeartbeatError {
@@ -35,6 +39,10 @@ pub(crate) enum HeartbeatError {
     NoClientId,
     #[error("the heartbeat names {count} {what}, the limit is {MAX_PER_HEARTBEAT}")]
     TooMany { what: &'static str, count: usize },
+    #[error("the heartbeat takes {bytes} bytes, the limit is {MAX_HEARTBEAT_BYTES}")]
+    TooLarge { bytes: usize },
+    #[error("the broker knows {MAX_PRODUCER_GROUPS} producer groups, its limit")]
+    ProducerGroups,
 }
 
 /// One client in one group.
@@ -88,12 +96,13 @@ struct Registry {
 }
 
 impl Clients {
-    /// Takes in a heartbeat; the groups that it changed are to be told.
+    /// Takes in a heartbeat that `check` lets pass; the groups that it changed are to be told.
     pub(crate) fn heartbeat(&self, heartbeat: &Heartbeat<'_>) -> Result<Changed, HeartbeatError> {
-        check(heartbeat.data)?;
         let mut registry = self.0.lock();
         for ProducerData { group_name, checkback_topics } in &heartbeat.data.producer_data_set {
-            registry.producers.register(group_name, heartbeat.client(), checkback_topics);
+            if !registry.producers.register(group_name, heartbeat.client(), checkback_topics) {
+                return Err(HeartbeatError::ProducerGroups);
+            }
         }
         let mut changed = Changed::new();
         for consumer in &heartbeat.data.consumer_data_set {
@@ -188,7 +197,11 @@ impl Clients {
     }
 }
 
-fn check(data: &HeartbeatData) -> Result<(), HeartbeatError> {
+/// Whether a heartbeat of so many bytes can be taken in.
+pub(crate) fn check(data: &HeartbeatData, bytes: usize) -> Result<(), HeartbeatError> {
+    if bytes > MAX_HEARTBEAT_BYTES {
+        return Err(HeartbeatError::TooLarge { bytes });
+    }
     if data.client_id.is_empty() {
         return Err(HeartbeatError::NoClientId);
     }

@@ -173,20 +173,20 @@ fn the_sender_is_asked_first_then_who_declared_the_topic_then_the_others_in_turn
 
 #[test]
 fn heartbeats_that_cannot_be_taken_are_named() {
-    let clients = Clients::default();
-    let connection = connection(1);
     let many: Vec<String> = (0..5_000).map(|n| format!("t{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    for (data, error) in [
-        (consumer("", "g", &["t"], 1), "the heartbeat has no clientID"),
-        (consumer("c", "g 1", &["t"], 1), "the group name \"g 1\" may only have letters, digits and % | _ -"),
-        (producer("c", "", &[]), "the group name is empty"),
-        (consumer("c", "g", &many, 1), "the heartbeat names 5000 topics of a group, the limit is 4096"),
-        (producer("c", "p", &many), "the heartbeat names 5000 checkback topics, the limit is 4096"),
+    let mut groups = consumer("c", "g", &["t"], 1);
+    groups.consumer_data_set = vec![groups.consumer_data_set[0].clone(); 5_000];
+    for (data, bytes, error) in [
+        (consumer("", "g", &["t"], 1), 100, "the heartbeat has no clientID"),
+        (consumer("c", "g 1", &["t"], 1), 100, "the group name \"g 1\" may only have letters, digits and % | _ -"),
+        (producer("c", "", &[]), 100, "the group name is empty"),
+        (consumer("c", "g", &many, 1), 100, "the heartbeat names 5000 topics of a group, the limit is 1024"),
+        (producer("c", "p", &many), 100, "the heartbeat names 5000 checkback topics, the limit is 1024"),
+        (groups, 100, "the heartbeat names 5000 groups, the limit is 1024"),
+        (consumer("c", "g", &["t"], 1), 2_000_000, "the heartbeat takes 2000000 bytes, the limit is 1048576"),
     ] {
-        let heartbeat =
-            Heartbeat { connection: &connection, language: Language::JAVA, version: 1, data: &data, now: seconds(0) };
-        assert_eq!(clients.heartbeat(&heartbeat).expect_err(error).to_string(), error);
+        assert_eq!(check(&data, bytes).expect_err(error).to_string(), error);
     }
-    assert!(clients.consumer("g", |_| ()).is_none());
+    assert!(check(&consumer("c", "g", &["t"], 1), 100).is_ok());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Client;
+use super::{Client, MAX_PRODUCER_GROUPS};
 use crate::connection::{Connection, ConnectionId};
 
 #[derive(Default)]
@@ -18,10 +18,15 @@ struct Producer {
 }
 
 impl Producers {
-    pub(super) fn register(&mut self, group: &str, client: Client, checkback_topics: &[String]) {
+    /// False: there are too many groups for a new one.
+    pub(super) fn register(&mut self, group: &str, client: Client, checkback_topics: &[String]) -> bool {
+        if self.groups.len() >= MAX_PRODUCER_GROUPS && !self.groups.contains_key(group) {
+            return false;
+        }
         let members = self.groups.entry(group.to_owned()).or_default();
         let producer = Producer { checkback_topics: checkback_topics.to_vec(), client };
         members.insert(producer.client.connection.id(), producer);
+        true
     }
 
     pub(super) fn remove(&mut self, group: &str, connection: ConnectionId) {

@@ -14,7 +14,7 @@ use mq_protocol::topic;
 use super::error::Refusal;
 use super::{Handled, Reply};
 use crate::broker::Broker;
-use crate::clients::{ConsumerGroup, Heartbeat};
+use crate::clients::{self, ConsumerGroup, Heartbeat};
 use crate::connection::Connection;
 use crate::groups::GroupError;
 
@@ -24,6 +24,7 @@ const CAPABILITIES: &str = "end-transaction-answer,checkback-topics,first-verdic
 /// Code 34. Groups and retry topics that are new are written to disk first, on the blocking lane.
 pub(crate) fn heartbeat(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
     let data: HeartbeatData = body::from_json("heartbeat", &request.body)?;
+    clients::check(&data, request.body.len())?;
     let known =
         |group: &str| broker.groups.get(group).is_some() && broker.topics.get(&topic::retry_topic(group)).is_some();
     if data.consumer_data_set.iter().all(|consumer| known(&consumer.group_name)) {
