@@ -27,7 +27,7 @@ pub struct TransactionOptions {
     pub broker_name: ByteString,
     /// The origin of OP records.
     pub store_host: SocketAddr,
-    /// Halves without a verdict; more are refused. Each takes about 300 bytes of memory.
+    /// Halves without a verdict; more are refused. A million of them take about 350 MB.
     pub max_pending: usize,
     /// Halves of one transaction: a client sends its half again a few times, not more. Bounds the OP record too.
     pub max_siblings: usize,

@@ -280,7 +280,7 @@ impl State {
     /// What the verdict file is to say once the log is durable up to `covered.log`.
     fn cover(&mut self, store: &Store, now: UnixMillis) -> (Covered, Vec<crate::verdict_file::Block>) {
         // In this order: a half in the visible log is below the queue's end as well.
-        let log = store.visible();
+        let log = store.visible().min(store.durable());
         let halves = store.queue_bounds(topic::HALF, QUEUE);
         let (first, half) = (HalfOffset::from(halves.min), HalfOffset::from(halves.max));
         while let Some(gone) = self.engine.first_open().filter(|open| *open < first) {
