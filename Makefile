@@ -30,6 +30,7 @@ test: redis java-clients ## Format, lints, then every test: unit, tables, proper
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace $(ARGS)
+	cargo test -p mq-store -p txn-sdk --features mq-store/failpoints,txn-sdk/failpoints --test it -- failpoints:: crashes::
 
 .PHONY: demo
 demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries all of it and stops
