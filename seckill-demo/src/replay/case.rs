@@ -24,6 +24,9 @@ use crate::stack::{ready, topics};
 /// First check after a second, then every second.
 const BROKER_SETTINGS: &str =
     "transactionTimeOut=1000\ntransactionCheckInterval=1000\nmappedFileSizeCommitLog=16777216\n";
+/// The order service is told the broker's interval, and to give up early on a transaction that died.
+const CHECK_INTERVAL_MS: &str = "1000";
+const TRANSACTION_DEADLINE_MS: &str = "5000";
 const PRICE_MINOR: i64 = 8_800;
 /// A payment that is not answered by then, and a packet that is not there by then, will not come by itself.
 const HEAL_LIMIT: Duration = Duration::from_secs(40);
@@ -181,7 +184,10 @@ impl Case {
     fn orders(&self) -> Program {
         match self.way {
             Way::Naive => self.programs.naive_orders(),
-            Way::Transactional => self.programs.orders(),
+            Way::Transactional => {
+                let orders = self.programs.orders().env("CHECK_INTERVAL_MS", CHECK_INTERVAL_MS);
+                orders.env("TRANSACTION_DEADLINE_MS", TRANSACTION_DEADLINE_MS)
+            }
         }
     }
 

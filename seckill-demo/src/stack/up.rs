@@ -13,8 +13,9 @@ use super::programs::{ADMIN_TOKEN, Addresses, Programs, loopback};
 use super::ready::Probe;
 use super::topics;
 
-/// An unpaid order of a flash sale is closed after the second delay level, 5 s: short enough to watch.
-const CLOSE_AFTER_LEVEL: u8 = 2;
+/// An unpaid order of a flash sale is closed after the third delay level, 10 s: short enough to watch, and longer than a
+/// crowd of 2,000 takes.
+const CLOSE_AFTER_LEVEL: u8 = 3;
 const TOPICS: [&str; 4] = [events::ORDER_PAID, events::ORDER_CLOSED, events::ORDER_CLOSE_DUE, events::SALE_PURCHASE];
 const BROKER_SETTINGS: &str = "mappedFileSizeCommitLog=67108864\n";
 
@@ -130,7 +131,7 @@ Place an order, pay it, and look at its red packet:
   curl -s http://{orders}/orders/$ORDER -H 'X-User: ada'
   curl -s http://{red_packets}/packets/$ORDER
 
-Sell ten pieces in a flash sale; an unpaid order is closed after 5 s and its piece is free again:
+Sell ten pieces in a flash sale; an unpaid order is closed after 10 s and its piece is free again:
   curl -sX POST http://{sale}/sales -H 'X-Admin-Token: {ADMIN_TOKEN}' -H 'Content-Type: application/json' -d '{{"id":"phone","item":"phone","unit_price_minor":99900,"pieces":10}}'
   curl -sX POST http://{sale}/sales/phone/warm-up -H 'X-Admin-Token: {ADMIN_TOKEN}'
   curl -sX POST http://{sale}/sales/phone/purchases -H 'X-User: ada' -H 'Content-Type: application/json' -d '{{}}'
