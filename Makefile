@@ -38,11 +38,12 @@ demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries 
 
 # Programs that die where they are told to; beside the ordinary ones, so that neither build undoes the other.
 replay_target := target/replay
+replay_features := mq-server/failpoints,seckill-demo/failpoints
 
 .PHONY: replay
 replay: redis ## "Paid but no red packet", replayed under kill -9: naive and transactional side by side
-	cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints,mq-server/failpoints --target-dir $(replay_target) >&2
-	$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
+	@cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints,mq-server/failpoints --target-dir $(replay_target) >&2
+	@$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
 
 .PHONY: bench
 bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
