@@ -42,7 +42,7 @@ replay_features := mq-server/failpoints,seckill-demo/failpoints
 
 .PHONY: replay
 replay: redis ## "Paid but no red packet", replayed under kill -9: naive and transactional side by side
-	@cargo build --quiet --release --workspace --bins --features seckill-demo/failpoints,mq-server/failpoints --target-dir $(replay_target) >&2
+	@cargo build --quiet --release --workspace --bins --features $(replay_features) --target-dir $(replay_target) >&2
 	@$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
 
 .PHONY: bench
