@@ -98,7 +98,9 @@ impl Session {
         tokio::pin!(timer);
         let mut stopping = false;
         loop {
-            self.release(*durable.borrow_and_update());
+            // Copied first: the store's thread waits for whoever still looks, and may hold what a release waits for.
+            let up_to = *durable.borrow_and_update();
+            self.release(up_to);
             if let Err(error) = self.output.write_to(&self.socket) {
                 return error.into();
             }
