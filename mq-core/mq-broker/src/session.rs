@@ -164,16 +164,23 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         self.heard = Instant::now();
-        while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
-            self.take(Command::decode(frame)?);
-        }
+        let taken = self.take_frames();
+        // Also when a malformed frame came behind them: what was read before it is done.
         self.append_sends();
         if !self.waiting.is_empty() {
             self.broker.hurry();
         }
+        taken?;
         if self.input.is_empty() && self.read_bytes == limits::MIN_READ_BYTES {
             // Nothing half read and little traffic: an idle connection keeps no buffer.
             self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn take_frames(&mut self) -> Result<(), FrameError> {
+        while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
+            self.take(Command::decode(frame)?);
         }
         Ok(())
     }

@@ -1,10 +1,14 @@
 //! Bytes that no client of good will sends: the error goes to that client, its connection closes where the stream
 //! cannot be trusted, and everyone else is unaffected.
 
+use std::time::Duration;
+
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 
-use crate::harness::{Send, World};
+use crate::harness::{Pull, Send, World};
+
+const LONG: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn an_untrustworthy_stream_is_closed_and_nobody_else_notices() {
@@ -39,11 +43,16 @@ async fn what_came_before_a_broken_frame_is_done_and_answered() {
     let broker = World::new().start().await;
     let mut client = broker.connect().await;
     client.send(Send::to("T")).await;
-    let (opaque, mut bytes) = client.frame(Command::request(9999));
+    let (_, mut bytes) = client.frame(Send { oneway: true, ..Send::to("T").body("before") }.command());
+    let (opaque, asked) = client.frame(Command::request(9999));
+    bytes.extend_from_slice(&asked);
     bytes.extend_from_slice(&[0xff; 8]);
     client.write(&bytes).await;
     assert_eq!(client.answer(opaque).await.code, response::REQUEST_CODE_NOT_SUPPORTED);
     assert!(client.read().await.is_none());
+    let mut other = broker.connect().await;
+    let stored = other.pull(Pull::of("T", 0, 1).waiting(LONG)).await;
+    assert_eq!(stored[0].message.body, "before");
 }
 
 #[tokio::test]
