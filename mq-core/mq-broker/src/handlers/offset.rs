@@ -29,14 +29,7 @@ fn starts_young(broker: &Broker, topic: &str, queue: QueueId) -> Result<bool, Re
         return Ok(false);
     }
     let first = broker.store.entry(topic, queue, QueueOffset::ZERO)?;
-    let hot_bytes = total_memory_bytes() / 100 * u64::from(broker.config.memory_hot_percent);
-    Ok(first.is_some_and(|first| broker.store.visible().0.saturating_sub(first.log_offset.0) <= hot_bytes))
-}
-
-fn total_memory_bytes() -> u64 {
-    let system = rustix::system::sysinfo();
-    #[allow(clippy::useless_conversion, reason = "narrower on 32-bit machines")]
-    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit))
+    Ok(first.is_some_and(|first| broker.store.visible().0.saturating_sub(first.log_offset.0) <= broker.hot_bytes))
 }
 
 /// Code 15. A consumer only moves forward; who is not of the group, and waits for the answer, is a tool that resets it.
