@@ -25,6 +25,8 @@ pub const MAX_BATCH_MESSAGES: usize = 4096;
 pub const MAX_PULL_MESSAGES: usize = 1024;
 /// Bytes of one pull answer, the first message excepted: as Apache.
 pub const MAX_PULL_BYTES: usize = 256 << 10;
+/// Bytes of the filter that a pull brings along: a held pull keeps it.
+pub const MAX_EXPRESSION_BYTES: usize = 16 << 10;
 /// Pulls that wait for a message at once, over all connections.
 pub const MAX_HELD_PULLS: usize = 100_000;
 /// The longest hold; clients give up on a pull after 30 s.

@@ -119,6 +119,13 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn expression_too_long(bytes: usize, limit: usize) -> Self {
+        Self::new(
+            response::SUBSCRIPTION_PARSE_FAILED,
+            format!("the filter takes {bytes} bytes, the limit is {limit}; subscribe to fewer tags, or to all"),
+        )
+    }
+
     pub(crate) fn no_offset(group: &str, topic: &str) -> Self {
         Self::new(response::QUERY_NOT_FOUND, format!("group [{group}] has no offset of topic[{topic}] yet"))
     }

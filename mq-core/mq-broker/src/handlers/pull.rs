@@ -18,7 +18,7 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::held::HeldPull;
-use crate::limits::{MAX_HOLD, MAX_PULL_BYTES, MAX_PULL_MESSAGES};
+use crate::limits::{MAX_EXPRESSION_BYTES, MAX_HOLD, MAX_PULL_BYTES, MAX_PULL_MESSAGES};
 use crate::pulling::Pull;
 
 /// The smallest page of the machines this runs on.
@@ -31,6 +31,8 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
     let subscription = admit(broker, &header)?;
     if header.sys_flag & flag::COMMIT_OFFSET != 0
         && let Ok(offset) = u64::try_from(header.commit_offset)
+        // A name that nobody created must not grow the table, and the file, of offsets.
+        && broker.groups.get(&header.consumer_group).is_some()
     {
         broker.offsets.commit(&header.consumer_group, &header.topic, header.queue_id, QueueOffset(offset));
     }
@@ -52,7 +54,8 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
                 .min(MAX_PULL_BYTES),
         },
         subscription,
-        hold: hold(broker, &header),
+        // Nobody would hear the answer; a held pull no longer knows that.
+        hold: if request.is_oneway() { Duration::ZERO } else { hold(broker, &header) },
     };
     Ok(answer(broker, from, pull))
 }
@@ -78,6 +81,9 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Subscription>, Ref
     }
     let subscription = if header.sys_flag & flag::SUBSCRIPTION != 0 {
         let expression = header.subscription.as_deref().unwrap_or_default();
+        if expression.len() > MAX_EXPRESSION_BYTES {
+            return Err(Refusal::expression_too_long(expression.len(), MAX_EXPRESSION_BYTES));
+        }
         let mut inline = Subscription::tags(&header.topic, expression, header.sub_version);
         inline.expression_type = header.expression_type.as_deref().unwrap_or(Subscription::TAG).to_owned();
         Arc::new(inline)

@@ -60,6 +60,7 @@ async fn what_cannot_be_pulled_is_refused_with_its_code() {
         ("subscription", Pull::of("BenchmarkTest", 0, 0).by("g"), response::SUBSCRIPTION_NOT_EXIST),
         ("version", newer, response::SUBSCRIPTION_NOT_LATEST),
         ("sql", sql, response::SYSTEM_ERROR),
+        ("filter", Pull::of("T", 0, 0).tags(&"tag||".repeat(4000)), response::SUBSCRIPTION_PARSE_FAILED),
     ] {
         let answer = client.call(pull.command()).await;
         assert_eq!(answer.code, code, "{name}: {:?}", answer.remark);
@@ -140,19 +141,36 @@ async fn a_pull_may_carry_the_consumers_progress() {
     let mut client = broker.connect().await;
     client.send(Send::to("T")).await;
     client.heartbeat("c@1", &[], &[("g", "T", "*")]).await;
-    let mut pull = Pull::of("T", 0, 1).by("g");
-    pull.0.sys_flag |= mq_protocol::sys_flag::pull::COMMIT_OFFSET;
-    pull.0.commit_offset = 1;
-    client.call(pull.command()).await;
-    let header = mq_protocol::header::QueryConsumerOffset {
-        consumer_group: "g".into(),
-        topic: "T".into(),
-        queue_id: QueueId(0),
-        set_zero_if_not_found: Some(false),
-        bname: None,
-    };
-    let answer = client.call(Command::request_with(request::QUERY_CONSUMER_OFFSET, &header)).await;
-    assert_eq!(answer.header::<OffsetResponse>().unwrap().offset.0, 1);
+    for (group, progress) in [("g", Ok(1)), ("nobody's", Err(response::QUERY_NOT_FOUND))] {
+        let mut pull = Pull::of("T", 0, 1);
+        pull.0.consumer_group = group.into();
+        pull.0.sys_flag |= mq_protocol::sys_flag::pull::COMMIT_OFFSET;
+        pull.0.commit_offset = 1;
+        client.call(pull.command()).await;
+        let header = mq_protocol::header::QueryConsumerOffset {
+            consumer_group: group.into(),
+            topic: "T".into(),
+            queue_id: QueueId(0),
+            set_zero_if_not_found: Some(false),
+            bname: None,
+        };
+        let answer = client.call(Command::request_with(request::QUERY_CONSUMER_OFFSET, &header)).await;
+        let found = (answer.code == response::SUCCESS).then(|| answer.header::<OffsetResponse>().unwrap().offset.0);
+        assert_eq!(found.ok_or(answer.code), progress, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_wants_no_answer_gets_none_not_even_later() {
+    let broker = World::new().start().await;
+    let (mut reader, mut writer) = (broker.connect().await, broker.connect().await);
+    writer.send(Send::to("T")).await;
+    reader.post(Pull::of("T", 0, 1).waiting(LONG).command().oneway()).await;
+    let opaque = reader.post(Pull::of("T", 0, 1).waiting(LONG).command()).await;
+    reader.call(Command::request(9999)).await;
+    writer.send(Send::to("T")).await;
+    // Whoever waited first is answered first.
+    assert_eq!(reader.read().await.expect("answered").opaque, opaque);
 }
 
 #[tokio::test]
