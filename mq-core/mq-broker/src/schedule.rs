@@ -71,19 +71,27 @@ impl Schedule {
         self.file.save(&self.progress, &self.store);
     }
 
-    /// Delivers what is due now; gives the time of the next delivery, if anything waits.
+    /// Delivers what is due now; gives the time of the next delivery, if anything waits. A level that fails holds up no
+    /// other one.
     fn deliver_due(&mut self) -> Result<Option<UnixMillis>, DeliveryError> {
-        let mut next: Option<UnixMillis> = None;
+        let (mut next, mut failed) = (None, None);
         for (level, queue_id) in self.levels.queues() {
-            while let Some(due) = self.due_of(level, queue_id)? {
-                if due > self.clock.now() {
-                    next = Some(next.map_or(due, |next| next.min(due)));
-                    break;
-                }
-                self.deliver_some(level, queue_id)?;
+            match self.deliver_level(level, queue_id) {
+                Ok(due) => next = next.into_iter().chain(due).min(),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(next)
+        failed.map_or(Ok(next), Err)
+    }
+
+    fn deliver_level(&mut self, level: u32, queue_id: QueueId) -> Result<Option<UnixMillis>, DeliveryError> {
+        while let Some(due) = self.due_of(level, queue_id)? {
+            if due > self.clock.now() {
+                return Ok(Some(due));
+            }
+            self.deliver_some(level, queue_id)?;
+        }
+        Ok(None)
     }
 
     /// When the first message of a level is due.
@@ -109,12 +117,12 @@ impl Schedule {
             && self.due(level, entry.tags_code) <= now
         {
             next = next.plus(1);
-            match self.store.read(entry.log_offset)?.map(real_message) {
+            match scheduled_at(&self.store, entry.log_offset)?.map(real_message) {
                 Some(Some(message)) => groups.push([message]),
                 Some(None) => {
                     error!(level, at = %entry.log_offset, "a delayed message without its real topic is dropped")
                 }
-                None => error!(level, at = %entry.log_offset, "a delayed message is no longer in the log"),
+                None => {}
             }
         }
         if !groups.is_empty() {
@@ -124,6 +132,18 @@ impl Schedule {
         self.progress.advance(level, next);
         Ok(())
     }
+}
+
+/// A scheduled message; `None`, and said so, when it is gone for good: it must not hold up those behind it.
+pub(crate) fn scheduled_at(store: &Store, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
+    match store.read(at) {
+        Ok(None) => error!(%at, "a delayed message is no longer in the log"),
+        Err(error @ (ReadError::NotARecord { .. } | ReadError::Misplaced { .. })) => {
+            error!(%error, "a delayed message is damaged and dropped");
+        }
+        found => return found,
+    }
+    Ok(None)
 }
 
 /// The message as it was meant. Like Apache it keeps DELAY, REAL_TOPIC and REAL_QID, by which a copy is recognised.

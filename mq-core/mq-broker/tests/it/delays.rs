@@ -78,3 +78,25 @@ async fn what_was_delivered_is_not_delivered_again_after_a_stop_or_a_crash() {
         assert_eq!(late, (30..40).map(|n| n.to_string()).collect::<Vec<_>>(), "crash: {crash}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_delayed_message_is_left_out_and_holds_up_nobody() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    for (level, body) in [("1", "damaged"), ("1", "behind it"), ("2", "another level")] {
+        client.send(Send::to("T").property("DELAY", level).body(body)).await;
+    }
+    let log = world.backend.open("commitlog/00000000000000000000").unwrap();
+    let mut bytes = vec![0; 4096];
+    log.read_at(0, &mut bytes).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"damaged").expect("it is in the log");
+    log.write_at(at as u64, b"D").unwrap();
+    world.clock.advance(Duration::from_secs(5));
+    let mut delivered = Vec::new();
+    while delivered.len() < 2 {
+        let from = delivered.len() as i64;
+        delivered.extend(pulled(&client.call(Pull::of("T", 0, from).waiting(LONG).command()).await).4);
+    }
+    assert_eq!(delivered, ["behind it", "another level"]);
+}
