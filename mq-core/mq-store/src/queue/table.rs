@@ -75,8 +75,11 @@ impl Queues {
     }
 
     pub(crate) fn publish(&self, queue: &Arc<ConsumeQueue>, offset: QueueOffset, entry: QueueEntry) {
-        let first = queue.publish(offset, entry);
-        self.note_waiting(queue, first);
+        // Counted first: who writes it out meanwhile takes it off again.
+        self.waiting_entries.fetch_add(1, Ordering::Relaxed);
+        if queue.publish(offset, entry) {
+            self.waiting.lock().push(queue.clone());
+        }
     }
 
     pub(crate) fn restore(
@@ -87,17 +90,11 @@ impl Queues {
     ) -> Result<(), DiskError> {
         let next = queue.next();
         let first = queue.restore(offset, entry)?;
-        if queue.next() != next {
-            self.note_waiting(queue, first);
-        }
-        Ok(())
-    }
-
-    fn note_waiting(&self, queue: &Arc<ConsumeQueue>, first: bool) {
-        self.waiting_entries.fetch_add(1, Ordering::Relaxed);
+        self.waiting_entries.fetch_add(usize::from(queue.next() != next), Ordering::Relaxed);
         if first {
             self.waiting.lock().push(queue.clone());
         }
+        Ok(())
     }
 
     /// Entries that are in memory only.
