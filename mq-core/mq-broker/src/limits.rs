@@ -4,11 +4,12 @@ use std::time::Duration;
 
 /// Connections at once. Beyond it a new one is closed at once; 15,000 clients are planned for.
 pub const MAX_CONNECTIONS: usize = 20_000;
-/// Replies of one connection that wait for the disk. When reached, its socket is not read until some are out.
-pub const MAX_REPLIES_IN_FLIGHT: usize = 4096;
-/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read until it takes them.
+/// Requests of one connection that wait for the disk. When reached, its socket is not read until some are done.
+pub const MAX_WAITING_REQUESTS: usize = 4096;
+/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read, and it is not
+/// asked about halves, until it takes them.
 pub const MAX_UNSENT_BYTES: usize = 4 << 20;
-/// Requests and answers posted to a connection from elsewhere. When reached, requests to that client are refused.
+/// Requests posted to a connection from elsewhere that its session has not seen yet. When reached, more are refused.
 pub const MAX_POSTED: usize = 4096;
 /// Requests of one connection on the blocking lane; the socket is not read while all are taken.
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;

@@ -4,7 +4,7 @@ use mq_protocol::ByteString;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::SendMessageResponse;
-use mq_protocol::ids::QueueId;
+use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::message_id::offset_id;
 use mq_protocol::record::Message;
 use mq_store::{AppendError, Appended};
@@ -81,7 +81,7 @@ pub(crate) struct Sends {
 /// An answer to a send, and what it waits for.
 pub(crate) struct Sent {
     pub(crate) answer: Option<Command>,
-    pub(crate) waits_until: Option<mq_protocol::ids::LogOffset>,
+    pub(crate) waits_until: Option<LogOffset>,
     pub(crate) half: Option<StoredHalf>,
 }
 
@@ -101,8 +101,11 @@ impl Sends {
         while !self.pending.is_empty() {
             match broker.store.append(&self.groups) {
                 Ok(appended) => {
+                    // The durable mark moves from append to append: to wait for the last group takes no longer, and
+                    // their answers go out as one.
+                    let end = appended.last().expect("a group each").end;
                     for ((pending, appended), group) in self.pending.drain(..).zip(appended).zip(&self.groups) {
-                        each(pending.sent(broker, from, &appended, group));
+                        each(pending.sent(broker, from, &appended, end, group));
                     }
                 }
                 Err(error) => match culprit(&error) {
@@ -136,7 +139,7 @@ fn culprit(error: &AppendError) -> Option<usize> {
 }
 
 impl Pending {
-    fn sent(self, broker: &Broker, from: &Connection, appended: &Appended, group: &Group) -> Sent {
+    fn sent(self, broker: &Broker, from: &Connection, appended: &Appended, end: LogOffset, group: &Group) -> Sent {
         let (waits, half) = match &self.kind {
             Kind::Plain { wait } => (*wait && broker.answers_wait, None),
             Kind::Half { group: producers } => {
@@ -146,7 +149,7 @@ impl Pending {
                 (true, StoredHalf::new(message, queue_offset, appended.store_timestamp, client))
             }
         };
-        let waits_until = waits.then_some(appended.end);
+        let waits_until = waits.then_some(end);
         let answer = (!self.oneway).then(|| self.answer(broker, appended));
         Sent { answer, waits_until, half }
     }

@@ -104,6 +104,7 @@ impl Session {
             if let Err(error) = self.output.write_to(&self.socket) {
                 return error.into();
             }
+            self.connection.set_unsent(self.output.bytes());
             if self.connection.is_closed() {
                 return End::Closed;
             }
@@ -146,7 +147,7 @@ impl Session {
     }
 
     fn may_read(&self) -> bool {
-        self.waiting.replies() < limits::MAX_REPLIES_IN_FLIGHT
+        self.waiting.requests() < limits::MAX_WAITING_REQUESTS
             && self.output.bytes() < limits::MAX_UNSENT_BYTES
             && self.lane < limits::MAX_BLOCKING_PER_CONNECTION
     }

@@ -1,4 +1,5 @@
-//! Replies of one connection that wait for the log to be durable, already encoded, and the halves to be learned then.
+//! Requests of one connection that wait for the log to be durable: their replies, already encoded, and the halves to be
+//! learned then.
 
 use std::collections::VecDeque;
 
@@ -11,13 +12,13 @@ use txn_coordinator::StoredHalf;
 #[derive(Default)]
 pub(crate) struct Waiting {
     queue: VecDeque<Entry>,
-    replies: usize,
+    requests: usize,
 }
 
 struct Entry {
     at: LogOffset,
     encoded: BytesMut,
-    replies: usize,
+    requests: usize,
     halves: Vec<StoredHalf>,
 }
 
@@ -26,28 +27,29 @@ impl Waiting {
         self.queue.is_empty()
     }
 
-    pub(crate) fn replies(&self) -> usize {
-        self.replies
+    /// One-way requests count as well: a peer that never waits for an answer has to feel the disk too.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests
     }
 
-    /// Keeps the answer until the log is durable up to `at`.
+    /// Keeps the answer, if any, until the log is durable up to `at`.
     pub(crate) fn push(&mut self, at: LogOffset, answer: Option<&Command>, half: Option<StoredHalf>) {
         if self.queue.back().is_none_or(|last| last.at < at) {
-            self.queue.push_back(Entry { at, encoded: BytesMut::new(), replies: 0, halves: Vec::new() });
+            self.queue.push_back(Entry { at, encoded: BytesMut::new(), requests: 0, halves: Vec::new() });
         }
         let last = self.queue.back_mut().expect("pushed above if there was none");
         last.halves.extend(half);
+        last.requests += 1;
+        self.requests += 1;
         if let Some(answer) = answer {
             answer.encode(&mut last.encoded);
-            last.replies += 1;
-            self.replies += 1;
         }
     }
 
     /// The oldest replies, if they are true by now.
     pub(crate) fn take_one(&mut self, durable: LogOffset) -> Option<(BytesMut, Vec<StoredHalf>)> {
         let entry = self.queue.pop_front_if(|first| first.at <= durable)?;
-        self.replies -= entry.replies;
+        self.requests -= entry.requests;
         Some((entry.encoded, entry.halves))
     }
 
@@ -55,5 +57,31 @@ impl Waiting {
     pub(crate) fn take_halves(&mut self) -> Vec<(LogOffset, StoredHalf)> {
         let entries = self.queue.drain(..);
         entries.flat_map(|entry| entry.halves.into_iter().map(move |half| (entry.at, half))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_protocol::codes::response;
+
+    use super::*;
+
+    #[test]
+    fn every_waiting_request_counts_and_the_replies_of_one_mark_leave_together() {
+        let mut waiting = Waiting::default();
+        let answer = Command::request(0).response(response::SUCCESS);
+        let mut one = BytesMut::new();
+        answer.encode(&mut one);
+        for (at, answer) in [(8, Some(&answer)), (8, None), (8, Some(&answer)), (9, None), (5, Some(&answer))] {
+            waiting.push(LogOffset(at), answer, None);
+        }
+        assert_eq!(waiting.requests(), 5);
+        assert!(waiting.take_one(LogOffset(7)).is_none());
+        for (durable, left, replies) in [(8, 2, 2), (9, 0, 1)] {
+            let (encoded, _) = waiting.take_one(LogOffset(durable)).expect("durable");
+            assert_eq!((waiting.requests(), encoded.len()), (left, replies * one.len()), "durable up to {durable}");
+            assert!(waiting.take_one(LogOffset(durable)).is_none());
+        }
+        assert!(waiting.is_empty());
     }
 }
