@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use mq_protocol::body::{DataVersion, TopicConfig, TopicConfigTable, perm};
+use mq_protocol::body::{self, DataVersion, TopicConfig, TopicConfigTable, perm};
+use mq_protocol::frame::MAX_FRAME_BYTES;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::topic::{self, NameError};
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +18,9 @@ use crate::config_file::{ConfigFile, SaveError};
 
 /// Topics of one broker. Each costs a line of the file that is written on every change, and queue files once used.
 const MAX_TOPICS: usize = 100_000;
+/// Bytes of all topics together: a registration carries them in one frame, and a name server that cannot take it would
+/// forget the broker. The rest of the frame is for the registration's other fields.
+const MAX_TABLE_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
 /// Attributes that Apache knows, and so that a tool may set.
 const ATTRIBUTES: [&str; 4] = ["message.type", "queue.type", "cleanup.policy", "reserve.time"];
 /// Queues of a topic that a broker makes for itself on demand.
@@ -44,6 +48,8 @@ pub(crate) enum TopicError {
     Attribute { topic: String, attribute: String },
     #[error("the broker holds {MAX_TOPICS} topics, its limit")]
     TooMany,
+    #[error("with this topic the table of topics takes {bytes} bytes, the limit is {MAX_TABLE_BYTES}")]
+    TableTooLarge { bytes: usize },
     #[error(transparent)]
     Save(#[from] SaveError),
 }
@@ -204,12 +210,15 @@ impl TopicTable {
         edit: impl FnOnce(&mut HashMap<String, Arc<TopicConfig>>),
     ) -> Result<(), TopicError> {
         let mut topics = self.topics.read().clone();
+        let before = topics.len();
         edit(&mut topics);
-        if topics.len() > MAX_TOPICS {
-            return Err(TopicError::TooMany);
-        }
         let next = next_version(*version, now);
-        self.file.save(&as_body(&topics, next))?;
+        let table = as_body(&topics, next);
+        // A table that is over a limit already, because another broker wrote it, may still shrink.
+        if topics.len() >= before {
+            within_limits(&table)?;
+        }
+        self.file.save(&table)?;
         *version = next;
         *self.topics.write() = topics;
         self.changes.send_modify(|changes| *changes += 1);
@@ -331,6 +340,14 @@ fn as_body(topics: &HashMap<String, Arc<TopicConfig>>, data_version: DataVersion
         topic_config_table: topics.iter().map(|(name, config)| (name.clone(), (**config).clone())).collect(),
         ..TopicConfigTable::default()
     }
+}
+
+fn within_limits(table: &TopicConfigTable) -> Result<(), TopicError> {
+    if table.topic_config_table.len() > MAX_TOPICS {
+        return Err(TopicError::TooMany);
+    }
+    let bytes = body::to_json(table).len();
+    if bytes > MAX_TABLE_BYTES { Err(TopicError::TableTooLarge { bytes }) } else { Ok(()) }
 }
 
 /// The version after a change: no two tables with the same one.

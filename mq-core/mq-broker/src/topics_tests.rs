@@ -158,3 +158,18 @@ fn a_topic_that_cannot_be_written_to_disk_is_not_there() {
     assert!(topics.get("orders").is_none());
     assert_eq!(topics.snapshot().data_version.counter, 0);
 }
+
+#[test]
+fn a_table_that_no_registration_could_carry_is_refused_and_can_shrink() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let topics = open(&config(&directory));
+    let half = "x".repeat(MAX_TABLE_BYTES / 2);
+    let large = |topic| TopicRequest { filter_type: Some(&half), ..request(topic) };
+    topics.put(&large("first"), NOW).expect("fits");
+    let error = topics.put(&large("second"), NOW).expect_err("too much");
+    assert!(matches!(error, TopicError::TableTooLarge { .. }), "{error}");
+    assert!(topics.get("second").is_none());
+    assert!(body::to_json(&topics.registration()).len() < MAX_FRAME_BYTES);
+    topics.delete("first", NOW, || Ok::<_, TopicError>(())).expect("deleted");
+    topics.put(&large("second"), NOW).expect("fits now");
+}

@@ -206,7 +206,9 @@ impl From<TopicError> for Refusal {
     fn from(error: TopicError) -> Self {
         let code = match &error {
             TopicError::NotExist(_) => response::TOPIC_NOT_EXIST,
-            TopicError::TooMany | TopicError::Save(_) => response::SERVICE_NOT_AVAILABLE,
+            TopicError::TooMany | TopicError::TableTooLarge { .. } | TopicError::Save(_) => {
+                response::SERVICE_NOT_AVAILABLE
+            }
             _ => response::INVALID_PARAMETER,
         };
         Self::new(code, error.to_string())
