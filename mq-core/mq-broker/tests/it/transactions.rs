@@ -1,13 +1,16 @@
 //! Half messages, verdicts and checkback, over the wire.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mq_broker::{BrokerConfig, FlushDiskType};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{CheckTransactionState, SendMessageResponse};
 use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::record::StoredMessage;
 use mq_protocol::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_NONE, TRANSACTION_ROLLBACK};
+use mq_store::backend::{CrashBackend, CrashMode};
 
 use crate::harness::{Client, Pull, Send, World, end, end_at, pulled};
 
@@ -72,6 +75,27 @@ async fn the_first_verdict_stands() {
         assert_eq!(answer.code, code, "{name}: {:?}", answer.remark);
     }
     assert_eq!(visible(&mut client).await, ["committed"]);
+}
+
+#[tokio::test]
+async fn a_verdict_that_a_contrary_one_was_refused_for_survives_a_power_cut() {
+    let disk = CrashBackend::new();
+    let asynchronous = |config: &mut BrokerConfig| {
+        config.flush_disk_type = FlushDiskType::Async;
+        config.flush_interval = Duration::from_secs(3600);
+    };
+    let world = World::on(Arc::new(disk.clone()));
+    let broker = world.start_with(asynchronous).await;
+    let mut client = broker.connect().await;
+    let sent = half(&mut client, "K").await;
+    client.post(end(&sent, GROUP, TRANSACTION_COMMIT).oneway()).await;
+    assert_eq!(client.call(end(&sent, GROUP, TRANSACTION_ROLLBACK)).await.code, response::ILLEGAL_OPERATION);
+    let world = World { backend: Arc::new(disk.crash(CrashMode::Drop, 0)), ..world };
+    broker.abandon().await;
+    let broker = world.start_with(asynchronous).await;
+    let mut client = broker.connect().await;
+    assert_eq!(client.call(end(&sent, GROUP, TRANSACTION_ROLLBACK)).await.code, response::ILLEGAL_OPERATION);
+    assert_eq!(visible(&mut client).await, ["K"]);
 }
 
 #[tokio::test]
