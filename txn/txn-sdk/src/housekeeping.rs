@@ -1,4 +1,5 @@
-//! Cleans settled rows: marker and inbox rows that no checkback and no redelivery can ask about any more.
+//! Cleans settled rows: marker and inbox rows that no checkback and no redelivery can ask about any more. Producer and
+//! consumer may share a database and keep their rows for different times, so each cleans its own rows only.
 
 use std::time::Duration;
 
@@ -23,11 +24,21 @@ const CLEAN_MARKERS: &str = "
     WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)";
 const CLEAN_INBOX: &str = "
     DELETE FROM checkback_inbox
-    WHERE rowid IN (SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 ORDER BY created_ms LIMIT ?2)";
+    WHERE rowid IN (
+        SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 AND consumer_group = ?3 ORDER BY created_ms LIMIT ?2)";
+
+/// Whose rows a housekeeper cleans.
+#[derive(Clone, Debug)]
+pub(crate) enum Rows {
+    Markers,
+    /// Of this consumer group.
+    Inbox(String),
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Housekeeper {
     pub(crate) pool: SqlitePool,
+    pub(crate) rows: Rows,
     /// Longer than twice the time that the broker keeps a message.
     pub(crate) keep: Duration,
 }
@@ -48,24 +59,30 @@ impl Housekeeper {
         }
     }
 
-    /// Says how many rows went. The horizon rises before the first row goes: from then on a missing row proves nothing,
-    /// and checkbacks answer so.
+    /// Says how many rows went.
     pub(crate) async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
         let horizon = UnixMillis(now.0.saturating_sub(keep));
-        sqlx::query(RAISE_HORIZON).bind(horizon.0).execute(&self.pool).await?;
-        let bound = TransactionId::lower_bound(horizon);
-        let markers = self.clean_table(CLEAN_MARKERS, Value::Bytes(&bound)).await?;
-        let inbox = self.clean_table(CLEAN_INBOX, Value::Number(horizon.0)).await?;
-        Ok(markers + inbox)
+        match &self.rows {
+            Rows::Markers => {
+                // Before the first row goes: from then on a missing row proves nothing, and checkbacks answer so.
+                sqlx::query(RAISE_HORIZON).bind(horizon.0).execute(&self.pool).await?;
+                let bound = TransactionId::lower_bound(horizon);
+                self.in_batches(CLEAN_MARKERS, &[Value::Bytes(&bound), Value::Number(BATCH)]).await
+            }
+            Rows::Inbox(group) => {
+                let of_group = [Value::Number(horizon.0), Value::Number(BATCH), Value::Bytes(group.as_bytes())];
+                self.in_batches(CLEAN_INBOX, &of_group).await
+            }
+        }
     }
 
-    async fn clean_table(&self, sql: &'static str, below: Value<'_>) -> Result<u64, DatabaseError> {
+    async fn in_batches(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
         let mut gone = 0;
         loop {
-            let batch = database::bind(sql, &[below, Value::Number(BATCH)]).execute(&self.pool).await?;
-            gone += batch.rows_affected();
-            if batch.rows_affected() < BATCH.unsigned_abs() {
+            let batch = database::bind(sql, values).execute(&self.pool).await?.rows_affected();
+            gone += batch;
+            if batch < BATCH.unsigned_abs() {
                 return Ok(gone);
             }
         }

@@ -11,7 +11,7 @@ use crate::{
     clock,
     database::{self, Database, DatabaseError, Value},
     decision::{self, Row, Sight, Step},
-    housekeeping::Housekeeper,
+    housekeeping::{Housekeeper, Rows},
     id::TransactionId,
     schema,
 };
@@ -32,6 +32,7 @@ const INSERT_MARKER: &str = "
 const LOOK: &str = "
     SELECT h.horizon_ms, m.state, m.mode
     FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1";
+
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
     /// The age from which a checkback fences off a transaction that has no row yet. Correctness does not depend on it,
@@ -147,14 +148,14 @@ impl<D: Database> Markers<D> {
         Ok(database::bind(INSERT_MARKER, &values).execute(&self.checks).await?.rows_affected() == 1)
     }
 
-    /// Deletes what nobody can ask about any more, in small batches, and says how many rows went. The producer does it
+    /// Deletes markers that nobody can ask about any more, in small batches, and says how many rows went. The producer does it
     /// every few minutes.
     pub async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
         self.housekeeper().clean(now).await
     }
 
     pub(crate) fn housekeeper(&self) -> Housekeeper {
-        Housekeeper { pool: self.checks.clone(), keep: self.options.keep }
+        Housekeeper { pool: self.checks.clone(), rows: Rows::Markers, keep: self.options.keep }
     }
 }
 

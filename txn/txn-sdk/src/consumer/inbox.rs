@@ -9,7 +9,7 @@ use sqlx::sqlite::SqlitePoolOptions;
 use crate::{
     clock,
     database::{Database, DatabaseError, Value},
-    housekeeping::Housekeeper,
+    housekeeping::{Housekeeper, Rows},
     schema,
 };
 
@@ -126,10 +126,10 @@ impl<D: Database> Inbox<D> {
         &self.database
     }
 
-    pub(crate) fn housekeeper(&self) -> Result<Housekeeper, DatabaseError> {
+    pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper, DatabaseError> {
         let connect = (*self.database.sqlite_pool()?.connect_options()).clone();
         let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        Ok(Housekeeper { pool, keep: self.keep })
+        Ok(Housekeeper { pool, rows: Rows::Inbox(group.to_owned()), keep: self.keep })
     }
 
     /// Writes the message's row into `tx`. False: its effect is already in this database.

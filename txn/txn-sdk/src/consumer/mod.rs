@@ -8,6 +8,7 @@ use std::{marker::PhantomData, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use mq_client::ReceivedMessage;
+use mq_protocol::ids::UnixMillis;
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -129,6 +130,12 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     /// Creates or migrates the inbox table. [`Consumer::run_until`] does it too.
     pub async fn prepare(&self) -> Result<(), DatabaseError> {
         self.inbox.prepare().await
+    }
+
+    /// Forgets messages of this group that can no longer come again, in small batches, and says how many rows went. A
+    /// running consumer does it every few minutes.
+    pub async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
+        self.inbox.housekeeper(&self.group)?.clean(now).await
     }
 
     /// Takes one delivery to its end; never fails, never panics. For deliveries by other ways than a broker's.

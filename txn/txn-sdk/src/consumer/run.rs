@@ -33,7 +33,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         self.prepare().await?;
         let stopped = CancellationToken::new();
         let _stop = stopped.clone().drop_guard();
-        tokio::spawn(self.inbox.housekeeper()?.run_until(stopped));
+        tokio::spawn(self.inbox.housekeeper(&self.group)?.run_until(stopped));
 
         let (hand_over, mut deliveries) = mpsc::channel(1);
         let consumer = self.subscribe(hand_over)?.start().await.map_err(Box::new)?;

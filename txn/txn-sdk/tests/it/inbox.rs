@@ -1,8 +1,11 @@
 //! The consumer's inbox: whatever is delivered however often, each message has one effect in the database.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use mq_client::{MessageQueue, Properties, ReceivedMessage};
@@ -19,6 +22,7 @@ on_both_databases!(
     failed_deliveries_leave_nothing_and_may_come_again,
     messages_are_told_apart_by_group_topic_tag_and_key,
     the_key_function_chooses,
+    each_group_forgets_its_own_messages_in_its_own_time,
     a_consumer_can_be_spawned,
     two_handlers_of_one_topic_are_refused,
 );
@@ -173,6 +177,38 @@ async fn the_key_function_chooses<D: TestDatabase>() {
     assert_eq!(consumer.deliver(delivery("order-2 user-7")).await, Delivered::Duplicate);
     assert_eq!(consumer.deliver(delivery("order-2 user-8")).await, Delivered::Done);
     assert!(matches!(consumer.deliver(delivery("order-2")).await, Delivered::Later(_)));
+}
+
+/// A database shared with a producer, and with a group that remembers for longer: a row that goes too early would be a
+/// second effect, a marker that goes too early a message that is never published.
+async fn each_group_forgets_its_own_messages_in_its_own_time<D: TestDatabase>() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let file = File::with_orders().await;
+    let consumer = |group: &str, inbox: Inbox<D>| {
+        let builder = Consumer::builder("127.0.0.1:1").group(group).inbox(inbox);
+        builder.on("ORDER_PAID", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await)
+    };
+    let (short, long) = (
+        consumer("short", Inbox::new(file.open::<D>().await).keep(7 * DAY)),
+        consumer("long", Inbox::new(file.open::<D>().await).keep(30 * DAY)),
+    );
+    short.prepare().await.unwrap();
+    sqlx::query("INSERT INTO checkback_marker VALUES (zeroblob(16), 'g', 't', 1, 0, 0)")
+        .execute(&file.pool().await)
+        .await
+        .unwrap();
+    for order in 0..600 {
+        assert_eq!(short.deliver(paid(order)).await, Delivered::Done);
+    }
+    assert_eq!(long.deliver(paid(0)).await, Delivered::Done);
+
+    let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() + 10 * DAY;
+    let later = UnixMillis(since_epoch.as_millis() as i64);
+    assert_eq!((short.clean(later).await.unwrap(), long.clean(later).await.unwrap()), (600, 0));
+    assert_eq!(short.deliver(paid(0)).await, Delivered::Done, "forgotten");
+    assert_eq!(long.deliver(paid(0)).await, Delivered::Duplicate, "remembered");
+    assert_eq!(file.count("SELECT count(*) FROM checkback_marker").await, 1);
+    assert_eq!(file.count("SELECT horizon_ms FROM checkback_horizon").await, 0);
 }
 
 async fn a_consumer_can_be_spawned<D: TestDatabase>() {

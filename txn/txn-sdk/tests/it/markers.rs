@@ -161,11 +161,11 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
     transaction(database, young, true).await.unwrap();
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Commit, "still there");
 
-    // Inbox rows of the same database: more than one batch of old ones, and one of today.
+    // More than one batch of old markers, and inbox rows of the same database, which are not the markers' to clean.
     for statement in [
         "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
-         INSERT INTO checkback_inbox SELECT x'01', x'02', x'', CAST(i AS BLOB), i FROM n",
-        "INSERT INTO checkback_inbox SELECT x'01', x'02', x'', x'FF', 1000 * unixepoch()",
+         INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'g', 't', 1, 0, 0 FROM n",
+        "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
     ] {
         sqlx::query(statement).execute(&file.pool().await).await.unwrap();
     }
