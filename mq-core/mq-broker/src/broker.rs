@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use txn_coordinator::{Coordinator, StoredHalf};
 
 use crate::bell::Bell;
@@ -129,6 +129,10 @@ impl Broker {
         let topics = TopicTable::open(&config, now).map_err(on_config)?;
         let groups = GroupTable::open(&config, now).map_err(on_config)?;
         let offsets = OffsetTable::open(&config, now).map_err(on_config)?;
+        let taken_back = offsets.take_back(|topic, queue| store.queue_bounds(topic, queue).max);
+        if taken_back > 0 {
+            warn!(queues = taken_back, "consumer offsets stood behind the end of their queues");
+        }
         let store_host = SocketAddr::new(advertised_ip(&config), config.listen_port);
         let transactions =
             Coordinator::open(store.clone(), &*backend, transaction_options(&config, store_host), clock.clone())?;

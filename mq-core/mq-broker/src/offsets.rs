@@ -1,7 +1,8 @@
 //! How far each group has consumed each queue, in `config/consumerOffset.json`.
 //!
 //! Offsets only grow, so that a late commit of a queue's former owner cannot take the new owner back; an explicit reset
-//! may set them anywhere.
+//! may set them anywhere. One beyond its queue's end (a power cut took messages that were consumed but not on disk) may
+//! go back: else the group would pass over the messages that come to stand there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -60,12 +61,12 @@ impl OffsetTable {
         self.table.lock().offsets.get(group)?.get(topic)?.get(&queue).copied()
     }
 
-    /// A consumer's progress. An offset below the one that is held changes nothing.
-    pub(crate) fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+    /// A consumer's progress in a queue that ends at `end`. An offset below the one that is held changes nothing.
+    pub(crate) fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset, end: QueueOffset) {
         let mut table = self.table.lock();
         let held = table.offsets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue));
         match held {
-            Some(held) if *held >= offset => return,
+            Some(held) if (offset..=end.max(offset)).contains(held) => return,
             Some(held) => *held = offset,
             None => {
                 table.queues(group, topic).insert(queue, offset);
@@ -79,6 +80,23 @@ impl OffsetTable {
         let mut table = self.table.lock();
         table.queues(group, topic).insert(queue, offset);
         table.dirty = true;
+    }
+
+    /// After a crash: takes back to its queue's end what stands beyond it. Says how many offsets that were.
+    pub(crate) fn take_back(&self, end_of: impl Fn(&str, QueueId) -> QueueOffset) -> usize {
+        let mut table = self.table.lock();
+        let mut taken_back = 0;
+        for (topic, queues) in table.offsets.values_mut().flatten() {
+            for (queue, offset) in queues {
+                let end = end_of(topic, *queue);
+                if *offset > end {
+                    *offset = end;
+                    taken_back += 1;
+                }
+            }
+        }
+        table.dirty |= taken_back > 0;
+        taken_back
     }
 
     pub(crate) fn topics_of(&self, group: &str) -> Vec<String> {
@@ -156,9 +174,11 @@ mod tests {
     fn a_commit_never_goes_back_and_a_reset_does() {
         let directory = tempfile::tempdir().expect("a directory");
         let offsets = in_directory(&directory);
-        for (commit, held) in [(5, 5), (3, 5), (8, 8)] {
-            offsets.commit("g", "t", Q0, QueueOffset(commit));
-            assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(held)));
+        for (commit, end, held) in
+            [(5, 9, 5), (3, 9, 5), (8, 9, 8), (8, 8, 8), (6, 8, 8), (6, 7, 6), (9, 7, 9), (7, 7, 7)]
+        {
+            offsets.commit("g", "t", Q0, QueueOffset(commit), QueueOffset(end));
+            assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(held)), "{commit} of {end}");
         }
         offsets.reset("g", "t", Q0, QueueOffset(2));
         assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(2)));
@@ -167,11 +187,31 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_the_end_after_a_crash_is_taken_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let offsets = in_directory(&directory);
+        for (topic, offset) in [("short", 7), ("long", 7), ("gone", 7)] {
+            offsets.reset("g", topic, Q0, QueueOffset(offset));
+        }
+        let end_of = |topic: &str, _| {
+            QueueOffset(match topic {
+                "short" => 4,
+                "long" => 9,
+                _ => 0,
+            })
+        };
+        assert_eq!((offsets.take_back(end_of), offsets.take_back(end_of)), (2, 0));
+        for (topic, held) in [("short", 4), ("long", 7), ("gone", 0)] {
+            assert_eq!(offsets.get("g", topic, Q0), Some(QueueOffset(held)), "{topic}");
+        }
+    }
+
+    #[test]
     fn saved_offsets_survive_a_restart_and_forgotten_ones_do_not() {
         let directory = tempfile::tempdir().expect("a directory");
         let offsets = in_directory(&directory);
         for (group, topic) in [("g", "t"), ("g", "%RETRY%g"), ("h", "t")] {
-            offsets.commit(group, topic, QueueId(3), QueueOffset(7));
+            offsets.commit(group, topic, QueueId(3), QueueOffset(7), QueueOffset(7));
         }
         offsets.save(NOW).expect("saved");
         let again = in_directory(&directory);

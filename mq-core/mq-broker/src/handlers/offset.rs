@@ -45,7 +45,8 @@ pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> H
     // Go's client commits -1 for a queue that it has not read from.
     if let Ok(offset) = u64::try_from(*commit_offset) {
         if request.is_oneway() || broker.clients.is_member(group, from.id()) {
-            broker.offsets.commit(group, topic, *queue_id, QueueOffset(offset));
+            let end = broker.store.queue_bounds(topic, *queue_id).max;
+            broker.offsets.commit(group, topic, *queue_id, QueueOffset(offset), end);
         } else {
             broker.offsets.reset(group, topic, *queue_id, QueueOffset(offset));
         }

@@ -34,7 +34,8 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
         // A name that nobody created must not grow the table, and the file, of offsets.
         && broker.groups.get(&header.consumer_group).is_some()
     {
-        broker.offsets.commit(&header.consumer_group, &header.topic, header.queue_id, QueueOffset(offset));
+        let end = broker.store.queue_bounds(&header.topic, header.queue_id).max;
+        broker.offsets.commit(&header.consumer_group, &header.topic, header.queue_id, QueueOffset(offset), end);
     }
     let Ok(queue_offset) = u64::try_from(header.queue_offset) else {
         return before_the_queue(broker, request, &header);
