@@ -154,6 +154,8 @@ impl Group {
         let (queue, from, to) = (&assigned.queue, assigned.next(), pulled.next);
         tracing::warn!(group = %self.name, ?queue, %from, %to, "the position is not in the queue, or was reset");
         self.drop_queue(assigned);
+        // Whoever still commits for the dropped queue must not bring the wrong position back.
+        assigned.restart_at(to);
         if let Some(local) = &self.broadcast {
             local.set(queue, to);
         } else if let Err(error) = self.inner().commit(&self.name, queue, to, true).await {

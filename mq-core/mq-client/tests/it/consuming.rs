@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mq_client::{
-    Action, ConsumeFrom, Filter, Message, PullConsumer, PushConsumer, PushConsumerBuilder, ReceivedMessage,
+    Action, ConsumeFrom, Filter, Message, PullConsumer, PushConsumer, PushConsumerBuilder, QueueOffset, ReceivedMessage,
 };
 use tokio::sync::Notify;
 
@@ -300,6 +300,38 @@ async fn reading_by_hand_seeks_and_commits() {
     producer.send(Message::new(topic.clone(), "new")).await.expect("stored");
     assert_eq!(read(&heir, 1).await, ["new"]);
     heir.close().await;
+}
+
+#[tokio::test]
+async fn a_group_that_stands_behind_the_end_of_its_queues_goes_on_at_the_end() {
+    let cluster = Cluster::start().await;
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("beyond", &producer).await;
+    for orderly in [false, true] {
+        let (group, seen) = (unique("g"), Seen::default());
+        let reader = PullConsumer::builder(&cluster.name_servers).group(group.clone()).build().await.expect("valid");
+        let queues = reader.queues(&topic).await.expect("a route");
+        for queue in &queues {
+            reader.commit_at(queue, QueueOffset(1000)).await.expect("acknowledged");
+        }
+        reader.close().await;
+        let member = member(&cluster, &group, &topic, Filter::all());
+        let member = if orderly { member.orderly(noting(&seen)) } else { member.concurrent(noting(&seen)) };
+        let consumer = member.start().await.expect("valid");
+        let stands = async || {
+            for queue in &queues {
+                if consumer.client().committed(&group, queue).await.expect("answered") == Some(QueueOffset(1000)) {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        eventually("the positions", stands).await;
+        producer.send(Message::new(topic.clone(), "later")).await.expect("stored");
+        seen.reach(1).await;
+        assert_eq!(seen.all(), ["later"]);
+        consumer.shut_down().await;
+    }
 }
 
 #[tokio::test]
