@@ -82,9 +82,11 @@ impl RedPackets {
             .on(events::ORDER_PAID, async move |tx: &DatabaseTransaction, paid: Msg<OrderPaid>| {
                 issue(tx, &paid.body, clock.now_ms()).await
             });
-        let consuming = tokio::spawn(consumer.run_until(shutdown.clone().cancelled_owned()));
-        http::serve(listener, router(db), shutdown).await?;
-        Ok(consuming.await??)
+        // Who cannot consume must not look ready: the failure of one ends both.
+        tokio::try_join!(async { Ok(http::serve(listener, router(db), shutdown.clone()).await?) }, async {
+            anyhow::Ok(consumer.run_until(shutdown.clone().cancelled_owned()).await?)
+        },)?;
+        Ok(())
     }
 }
 
