@@ -12,8 +12,9 @@ use crate::tables::callback_nonce::{Column, Entity, Model};
 /// How far a callback's timestamp may be from our clock, either way.
 pub const MAX_AGE_SECONDS: i64 = 300;
 
-/// Nonces are kept until no clock could find their timestamp fresh.
-const KEEP_NONCES_MS: i64 = 2 * MAX_AGE_SECONDS * 1000;
+/// Nonces are kept until their timestamp cannot be fresh any more: one from the future may be so for twice the age, and
+/// whole seconds are compared.
+const KEEP_NONCES_MS: i64 = (2 * MAX_AGE_SECONDS + 1) * 1000;
 const MAX_NONCE_BYTES: usize = 64;
 
 /// The three headers of a callback, as they came.

@@ -203,7 +203,7 @@ impl Payments {
 
     async fn owe_refund(&self, charged: &Charged) -> Result<Settled, SettleError> {
         let due = leave_started(&self.db, charged, PaymentState::RefundDue, self.clock.now_ms()).await?;
-        Ok(if due { Settled::RefundDue } else { Settled::AlreadyProcessed })
+        if due { Ok(Settled::RefundDue) } else { repeated(&self.check(charged).await?, charged) }
     }
 }
 
