@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq_client::{Client, ClientOptions, PullConsumer, QueueOffset};
+use mq_client::{Client, ClientOptions};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -20,27 +20,16 @@ impl Queue {
     /// Waits until the group has committed the end of every queue.
     pub(super) async fn drained(&self, limit: Duration) -> Result<()> {
         let client = Client::new(ClientOptions::new(self.name_server.to_string()))?;
-        let reader = PullConsumer::builder(self.name_server.to_string()).client(client.clone()).build().await?;
         let deadline = Instant::now() + limit;
         loop {
-            let lag = self.lag(&client, &reader).await?;
+            let lag = client.lag(self.group, self.topic).await?;
             if lag == 0 {
                 break;
             }
             ensure!(Instant::now() < deadline, "{} of {} still has {lag} messages to read", self.group, self.topic);
             tokio::time::sleep(POLL).await;
         }
-        reader.close().await;
         client.close();
         Ok(())
-    }
-
-    async fn lag(&self, client: &Client, reader: &PullConsumer) -> Result<u64> {
-        let mut lag = 0;
-        for queue in reader.queues(self.topic).await? {
-            let committed = client.committed(self.group, &queue).await?.unwrap_or(QueueOffset::ZERO);
-            lag += reader.max_offset(&queue).await?.0.saturating_sub(committed.0);
-        }
-        Ok(lag)
     }
 }
