@@ -90,16 +90,16 @@ pub struct Proof {
 impl Proof {
     #[must_use]
     pub fn of(rows: &[Row]) -> Self {
-        let naive_lost = |consumer: bool| {
+        let naive_lost_at = |place: Place| {
             rows.iter()
-                .filter(|row| (row.place == Place::Consumer) == consumer)
+                .filter(|row| row.place == place)
                 .any(|row| row.naive.as_ref().is_some_and(|outcome| outcome.lost > 0))
         };
         Self {
             transactional_clean: rows.iter().filter_map(|row| row.transactional.as_ref()).all(Outcome::is_clean)
                 && rows.iter().any(|row| row.transactional.is_some()),
-            naive_lost_at_producer: naive_lost(false),
-            naive_lost_at_consumer: naive_lost(true),
+            naive_lost_at_producer: naive_lost_at(Place::Producer),
+            naive_lost_at_consumer: naive_lost_at(Place::Consumer),
         }
     }
 
@@ -114,7 +114,7 @@ impl Proof {
         let say = |held: bool, claim: &str| format!("{} {claim}", if held { "yes" } else { " NO" });
         [
             say(self.transactional_clean, "the transactional way lost, doubled and invented nothing at any point"),
-            say(self.naive_lost_at_producer, "commit-then-send lost a paid order's packet before the consumer"),
+            say(self.naive_lost_at_producer, "commit-then-send lost a paid order's packet at the producer"),
             say(self.naive_lost_at_consumer, "acknowledge-then-work lost one at the consumer"),
         ]
     }
@@ -216,7 +216,9 @@ mod tests {
             (&lossy, &clean, &clean, false),
             (&lossy, &lossy, &lossy, false),
         ] {
-            let rows = [row(Place::Producer, producer, ours), row(Place::Consumer, consumer, &clean)];
+            // What the broker loses for the naive way proves nothing about either side.
+            let broker = row(Place::Broker, &lossy, &clean);
+            let rows = [row(Place::Producer, producer, ours), broker, row(Place::Consumer, consumer, &clean)];
             assert_eq!(Proof::of(&rows).holds(), holds);
         }
         assert!(!Proof::of(&[]).holds());
