@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 use txn_coordinator::{Coordinator, StoredHalf};
 
@@ -176,17 +177,17 @@ impl Broker {
         listeners: Vec<TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
-        let stop = CancellationToken::new();
+        let (stop, leaving) = (CancellationToken::new(), shutdown.child_token());
         // A caller that drops this future stops the background work too.
-        let _stop = (stop.clone().drop_guard(), RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell));
+        let _stop = (stop.clone().drop_guard(), leaving.clone().drop_guard());
+        let _ring = (RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell));
         let schedule = self.schedule.lock().take().expect("a broker runs once");
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
         let broker = self.clone();
         let flushing = tokio::task::spawn_blocking(move || broker.flush_on_demand());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
-        let expiring = tokio::spawn(self.held.clone().expire());
+        let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
-        let leaving = shutdown.child_token();
         let registering = tokio::spawn(registration::run(
             Registrant::new(&self.config, self.store_host),
             self.topics.clone(),
@@ -196,7 +197,7 @@ impl Broker {
         let served = serve::serve(self, listeners, &shutdown).await;
         stop.cancel();
         leaving.cancel();
-        expiring.abort();
+        drop(expiring);
         self.schedule_bell.stop();
         self.flush_bell.stop();
         for (what, task) in [

@@ -107,3 +107,13 @@ async fn every_name_server_hears_of_it_and_one_that_refuses_or_hangs_up_is_visit
     }
     stopping.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_broker_whose_run_is_dropped_does_not_stay_registered() {
+    let (desk, address) = Desk::open().await;
+    let broker = World::new().start_with(|config| config.name_servers = vec![address]).await;
+    let mut visitor = desk.visitor().await;
+    visitor.registration(response::SUCCESS).await;
+    broker.abandon().await;
+    assert_eq!(visitor.next(response::SUCCESS).await.code, request::UNREGISTER_BROKER);
+}
