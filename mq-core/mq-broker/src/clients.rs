@@ -132,8 +132,8 @@ impl Clients {
 
     pub(crate) fn connection_closed(&self, connection: ConnectionId) -> Changed {
         let mut registry = self.0.lock();
-        registry.producers.remove_where(|client| client.connection.id() == connection);
-        registry.consumers.remove_where(|client| client.connection.id() == connection)
+        registry.producers.connection_closed(connection);
+        registry.consumers.connection_closed(connection)
     }
 
     /// Drops the clients that stayed silent for too long and closes their connections.

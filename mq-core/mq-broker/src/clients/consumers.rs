@@ -64,6 +64,18 @@ impl Consumers {
         removed && clustering
     }
 
+    /// Looks into each group once, not at each member: thousands of connections may close at the same time.
+    pub(super) fn connection_closed(&mut self, connection: ConnectionId) -> Changed {
+        let mut changed = Changed::new();
+        self.0.retain(|name, group| {
+            if group.members.remove(&connection).is_some() && group.model == MessageModel::Clustering {
+                changed.push(name.clone());
+            }
+            !group.members.is_empty()
+        });
+        changed
+    }
+
     pub(super) fn remove_where(&mut self, gone: impl Fn(&Client) -> bool) -> Changed {
         let mut changed = Changed::new();
         self.0.retain(|name, group| {

@@ -38,6 +38,13 @@ impl Producers {
         }
     }
 
+    pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
+        self.groups.retain(|_, members| {
+            members.remove(&connection);
+            !members.is_empty()
+        });
+    }
+
     pub(super) fn remove_where(&mut self, gone: impl Fn(&Client) -> bool) {
         self.groups.retain(|_, members| {
             members.retain(|_, producer| !gone(&producer.client));
