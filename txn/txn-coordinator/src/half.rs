@@ -24,6 +24,8 @@ const MAX_IMMUNITY: Duration = Duration::from_secs(72 * 3600);
 pub enum HalfError {
     #[error("a transactional message needs the property {0}")]
     Missing(&'static str),
+    #[error("the property {0} holds a separator of properties, so its transaction could be taken for another one")]
+    Separator(&'static str),
     #[error("a transactional message cannot be delayed: remove the property {0}")]
     Delayed(&'static str),
     #[error("the properties take {0} bytes with the transaction's own, the limit is {MAX_PROPERTIES_BYTES}")]
@@ -39,7 +41,7 @@ impl HalfError {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::Missing(_) | Self::Delayed(_) | Self::Properties(_) => response::MESSAGE_ILLEGAL,
+            Self::Missing(_) | Self::Separator(_) | Self::Delayed(_) | Self::Properties(_) => response::MESSAGE_ILLEGAL,
             Self::TooManyPending(_) | Self::TooManySiblings(_) => response::SYSTEM_BUSY,
         }
     }
@@ -51,6 +53,11 @@ impl HalfError {
 pub fn half_of(message: Message) -> Result<Message, HalfError> {
     let mut properties = message.parsed_properties();
     transaction_of(&properties)?;
+    for part in [name::PRODUCER_GROUP, name::UNIQ_KEY] {
+        if properties.get(part).is_some_and(|value| Properties::has_separator(value)) {
+            return Err(HalfError::Separator(part));
+        }
+    }
     for delay in [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC] {
         // Level zero or below means "no delay"; clients send it so.
         if properties.remove(delay).is_some_and(|value| !value.parse::<i64>().is_ok_and(|value| value <= 0)) {

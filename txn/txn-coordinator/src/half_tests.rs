@@ -51,6 +51,8 @@ fn what_cannot_be_a_half_is_named() {
     for (message, expected) in [
         (prepared(&[("UNIQ_KEY", "K1")]), Err(HalfError::Missing("PGROUP"))),
         (prepared(&[("PGROUP", "g")]), Err(HalfError::Missing("UNIQ_KEY"))),
+        (prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K\u{1}1")]), Err(HalfError::Separator("UNIQ_KEY"))),
+        (prepared(&[("PGROUP", "g\u{1}K"), ("UNIQ_KEY", "1")]), Err(HalfError::Separator("PGROUP"))),
         (with(&[("DELAY", "3")]), Err(HalfError::Delayed("DELAY"))),
         (with(&[("DELAY", "0")]), Ok(())),
         (with(&[("DELAY", "soon")]), Err(HalfError::Delayed("DELAY"))),

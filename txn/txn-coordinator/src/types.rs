@@ -35,7 +35,7 @@ pub type ClientId = Arc<str>;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionKey(Arc<str>);
 
-/// Properties cannot hold this character, so no group or key does.
+/// A half with this character in its group or key is refused.
 const SEPARATOR: char = '\u{1}';
 
 impl TransactionKey {
