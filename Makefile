@@ -30,20 +30,23 @@ test: redis java-clients ## Format, lints, then every test: unit, tables, proper
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace $(ARGS)
-	cargo test -p mq-store -p txn-sdk --features mq-store/failpoints,txn-sdk/failpoints --test it -- failpoints:: crashes::
+	cargo test --workspace --features mq-store/failpoints,txn-sdk/failpoints --test it -- failpoints:: crashes::
 
 .PHONY: demo
 demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries all of it and stops
 	target/release/seckill-demo up $(if $(CHECK),--check) $(ARGS)
 
-# Programs that die where they are told to; beside the ordinary ones, so that neither build undoes the other.
-replay_target := target/replay
+# Programs that die where they are told to. They are moved out of the way of the ordinary ones: `make build` puts those
+# back without compiling them again.
+replay_programs := target/replay
 replay_features := mq-server/failpoints,seckill-demo/failpoints
 
 .PHONY: replay
 replay: redis ## "Paid but no red packet", replayed under kill -9: naive and transactional side by side
-	@cargo build --quiet --release --workspace --bins --features $(replay_features) --target-dir $(replay_target) >&2
-	@$(replay_target)/release/seckill-demo replay paid-no-red-packet $(ARGS)
+	@cargo build --quiet --release --workspace --bins --features $(replay_features) >&2
+	@mkdir -p $(replay_programs)
+	@mv target/release/{mq,order-service,seckill-demo} $(replay_programs)
+	@$(replay_programs)/seckill-demo replay paid-no-red-packet $(ARGS)
 
 .PHONY: bench
 bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
