@@ -25,7 +25,6 @@ pub(super) struct Assigned {
     settled: Notify,
     /// The queue belongs to somebody else now; what is still being handled does not count any more.
     pub(super) dropped: CancellationToken,
-    committed: Mutex<Option<QueueOffset>>,
     locked_until: Mutex<Option<Instant>>,
     lock_changed: Notify,
 }
@@ -37,7 +36,6 @@ impl Assigned {
             in_flight: Mutex::new(InFlight::new(position)),
             settled: Notify::new(),
             dropped: CancellationToken::new(),
-            committed: Mutex::new(None),
             locked_until: Mutex::new(None),
             lock_changed: Notify::new(),
         }
@@ -78,14 +76,9 @@ impl Assigned {
         }
     }
 
-    /// What to commit, if it is news.
-    pub(super) fn uncommitted(&self) -> Option<QueueOffset> {
-        let committable = self.in_flight.lock().committable();
-        (*self.committed.lock() != Some(committable)).then_some(committable)
-    }
-
-    pub(super) fn was_committed(&self, offset: QueueOffset) {
-        *self.committed.lock() = Some(offset);
+    /// Everything before it is settled.
+    pub(super) fn committable(&self) -> QueueOffset {
+        self.in_flight.lock().committable()
     }
 
     pub(super) fn set_locked(&self, locked: bool) {

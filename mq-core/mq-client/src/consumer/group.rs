@@ -193,15 +193,16 @@ impl Group {
         }
     }
 
+    /// Also when it is no news: what was told without waiting may be lost, and a broker that crashed forgets what it had
+    /// not saved.
     pub(super) async fn commit(&self, assigned: &Assigned, wait: bool) {
-        let Some(offset) = assigned.uncommitted() else { return };
+        let offset = assigned.committable();
         if let Some(local) = &self.broadcast {
             local.set(&assigned.queue, offset);
             return;
         }
-        match self.inner().commit(&self.name, &assigned.queue, offset, wait).await {
-            Ok(()) => assigned.was_committed(offset),
-            Err(error) => tracing::warn!(group = %self.name, %error, "offset not committed"),
+        if let Err(error) = self.inner().commit(&self.name, &assigned.queue, offset, wait).await {
+            tracing::warn!(group = %self.name, %error, "offset not committed");
         }
     }
 
@@ -271,7 +272,7 @@ impl GroupMember for Group {
 fn queue_info(assigned: &Assigned) -> String {
     let queue = serde_json::to_string(&*assigned.queue).expect("a queue is printable");
     let next = assigned.next();
-    let committable = assigned.uncommitted().unwrap_or(next);
+    let committable = assigned.committable();
     let locked = assigned.is_locked();
     format!(
         "{queue}:{{\"commitOffset\":{committable},\"cachedMsgMaxOffset\":{next},\"locked\":{locked},\"droped\":false}}"

@@ -127,6 +127,20 @@ impl Cluster {
         self.own.expect("only of an own cluster")
     }
 
+    /// What the broker knew of its groups' progress, lost: as after a crash before it was saved.
+    pub(crate) async fn restart_broker_without_offsets(self) -> Self {
+        let config = self.own.as_ref().expect("only of an own cluster").store.path().join("config");
+        let forget = async || {
+            for entry in std::fs::read_dir(config).expect("the configuration") {
+                let path = entry.expect("a file").path();
+                if path.to_string_lossy().contains("consumerOffset") {
+                    std::fs::remove_file(path).expect("removed");
+                }
+            }
+        };
+        self.restart_broker(forget).await
+    }
+
     /// Stops the broker, has `meanwhile` done, and starts it again on the same port and store.
     pub(crate) async fn restart_broker(self, meanwhile: impl AsyncFnOnce()) -> Self {
         let name_servers = self.name_servers.clone();

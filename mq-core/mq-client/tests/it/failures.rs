@@ -165,6 +165,28 @@ async fn a_restarted_broker_is_found_again_by_senders_and_consumers() {
 }
 
 #[tokio::test]
+async fn a_broker_that_forgot_how_far_a_group_is_hears_it_again() {
+    let Some(cluster) = Cluster::start_own().await else { return };
+    let topic = cluster.topic("forgotten", &cluster.producer().await).await;
+    let group = unique("g");
+    let consumer = PushConsumer::builder(&cluster.name_servers)
+        .group(group.clone())
+        .subscribe(&topic, Filter::all())
+        .consume_from(ConsumeFrom::First)
+        .options(|options| options.commit_interval = Duration::from_millis(50))
+        .concurrent(|_: Vec<ReceivedMessage>| std::future::ready(Action::Ack));
+    let consumer = consumer.start().await.expect("valid");
+    let nothing_left = || async {
+        let lag = consumer.client().lag(&group, &topic).await;
+        (lag == Ok(0)).then_some(())
+    };
+    eventually("the commit", nothing_left).await;
+    let _cluster = cluster.restart_broker_without_offsets().await;
+    eventually("the commit, again", nothing_left).await;
+    consumer.shut_down().await;
+}
+
+#[tokio::test]
 async fn a_restarted_broker_hears_of_its_checkers_at_once() {
     let Some(cluster) = Cluster::start_own().await else { return };
     let topic = cluster.topic("asked-again", &cluster.producer().await).await;
