@@ -193,6 +193,7 @@ impl PushConsumerBuilder {
             broadcast,
             producer,
             assigned: Mutex::default(),
+            leaving: Mutex::default(),
             plan_changed: Notify::new(),
             places: Arc::new(Semaphore::new(self.options.concurrency.max(1))),
             tasks: TaskTracker::new(),

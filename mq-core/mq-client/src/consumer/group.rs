@@ -1,6 +1,6 @@
 //! A running push consumer: what it subscribes to, the queues it has now, and its loops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Group {
     /// Sends to the retry topic what a broker would not take back.
     pub(super) producer: Producer,
     pub(super) assigned: Mutex<BTreeMap<Arc<MessageQueue>, Arc<Assigned>>>,
+    /// Orderly: given away while their last batch is still handled here. Nobody begins them again before it is done.
+    pub(super) leaving: Mutex<BTreeSet<Arc<MessageQueue>>>,
     pub(super) plan_changed: Notify,
     /// Batches that may be handled at the same time.
     pub(super) places: Arc<Semaphore>,
@@ -169,6 +171,9 @@ impl Group {
         let mut all = self.assigned.lock();
         if all.get(&assigned.queue).is_some_and(|current| Arc::ptr_eq(current, assigned)) {
             all.remove(&assigned.queue);
+            if self.mode == Mode::Orderly {
+                self.leaving.lock().insert(assigned.queue.clone());
+            }
         }
     }
 

@@ -30,6 +30,9 @@ impl Group {
             self.commit(&assigned, true).await;
             self.unlock(vec![assigned.queue.clone()]).await;
         }
+        if self.leaving.lock().remove(&assigned.queue) {
+            self.plan_changed.notify_one();
+        }
     }
 
     /// Waits for the lock; false when the queue has ended. Whoever lost the lock meanwhile begins where the group stands.

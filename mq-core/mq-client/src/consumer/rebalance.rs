@@ -88,6 +88,7 @@ impl Group {
             share.into_iter().filter(|queue| !assigned.contains_key(queue)).collect()
         };
         let wanted = new.len();
+        new.retain(|queue| !self.leaving.lock().contains(queue));
         if self.mode == Mode::Orderly && self.broadcast.is_none() && !new.is_empty() {
             let locked = self.lock(new.clone()).await.unwrap_or_default();
             new.retain(|queue| locked.contains(queue));

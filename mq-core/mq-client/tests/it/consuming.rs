@@ -8,6 +8,7 @@ use mq_client::{
     Action, ConsumeFrom, Filter, Message, PullConsumer, PushConsumer, PushConsumerBuilder, QueueOffset, ReceivedMessage,
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Seen, body, eventually, unique};
 
@@ -197,6 +198,50 @@ async fn orderly_members_hand_queues_over_without_mixing_the_order() {
     }
     first.shut_down().await;
     second.shut_down().await;
+}
+
+#[tokio::test]
+async fn an_orderly_queue_that_comes_back_waits_for_the_batch_that_is_still_handled() {
+    let cluster = Cluster::start().await;
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("back", &producer).await;
+    let (group, seen) = (unique("g"), Seen::default());
+    let (inside, finish) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let (entered, may_end, log) = (inside.clone(), finish.clone(), seen.clone());
+    let slow = move |batch: Vec<ReceivedMessage>| {
+        let (entered, may_end, log) = (entered.clone(), may_end.clone(), log.clone());
+        async move {
+            log.add(batch[0].queue.queue_id.to_string());
+            if entered.fetch_add(1, Ordering::SeqCst) > 0 {
+                log.add("two at once");
+            }
+            may_end.cancelled().await;
+            entered.fetch_sub(1, Ordering::SeqCst);
+            Action::Ack
+        }
+    };
+    let first = member(&cluster, &group, &topic, Filter::all()).orderly(slow).start().await.expect("valid");
+    seen.reach(1).await;
+    let count = |consumer: &PushConsumer| consumer.queues().iter().filter(|queue| queue.topic == topic).count();
+    let all = count(&first);
+    let has_it = |consumer: &PushConsumer| {
+        consumer.queues().iter().any(|queue| queue.topic == topic && seen.all()[0] == queue.queue_id.to_string())
+    };
+    let mut others = Vec::new();
+    while has_it(&first) {
+        let idle = member(&cluster, &group, &topic, Filter::all()).orderly(noting(&Seen::default()));
+        others.push(idle.start().await.expect("valid"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for other in others {
+        other.shut_down().await;
+    }
+    eventually("the other queues", || async { (count(&first) >= all - 1).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // a second one, if there were one, would have begun
+    finish.cancel();
+    eventually("the queue is back", || async { has_it(&first).then_some(()) }).await;
+    assert_eq!(seen.all().len(), 1, "it was committed before the queue was read again: {:?}", seen.all());
+    first.shut_down().await;
 }
 
 #[tokio::test]
