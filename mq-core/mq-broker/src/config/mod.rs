@@ -198,7 +198,9 @@ impl BrokerConfig {
                 self.register_interval = setting.millis()?.clamp(Duration::from_secs(10), Duration::from_secs(60));
             }
             "serverChannelMaxIdleTimeSeconds" => {
-                self.max_idle = Duration::from_secs(setting.parse("a number of seconds")?);
+                // As in RocketMQ, 0 switches it off.
+                let seconds = setting.parse("a number of seconds")?;
+                self.max_idle = Duration::from_secs(if seconds == 0 { u32::MAX } else { seconds }.into());
             }
             _ => return Ok(false),
         }
@@ -346,6 +348,15 @@ mod tests {
         ] {
             assert_eq!(parse(text).expect_err(text).to_string(), error);
         }
+    }
+
+    #[test]
+    fn an_idle_time_of_zero_closes_no_connection() {
+        for (seconds, closes_after) in [("30", 30), ("0", u64::from(u32::MAX))] {
+            let config = parse(&format!("serverChannelMaxIdleTimeSeconds={seconds}")).expect("valid");
+            assert_eq!(config.max_idle, Duration::from_secs(closes_after));
+        }
+        assert!(parse("serverChannelMaxIdleTimeSeconds=99999999999").is_err(), "more than a clock can add");
     }
 
     #[test]
