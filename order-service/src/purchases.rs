@@ -115,11 +115,10 @@ impl Purchases {
             Ok(Err(refusal)) => self.refuse(purchase, refusal).await,
             created => created.map(drop),
         };
-        match decided {
-            // The same purchase, delivered twice at once: the other one decided.
-            Err(AcceptError::Database(error)) if !database::is_duplicate(&error) => Err(error.into()),
-            Ok(()) | Err(AcceptError::Database(_)) => Ok(self.outcome(purchase).await?),
-            Err(again) => Err(again),
+        match (decided, self.outcome(purchase).await?) {
+            (Err(again), PurchaseOutcome::Pending) => Err(again),
+            // An error, and decided all the same: the same purchase was delivered twice at once.
+            (_, outcome) => Ok(outcome),
         }
     }
 
