@@ -14,18 +14,21 @@ pub fn start() {
     txn_sdk::failpoints::arm();
 }
 
-/// Cancelled by the first SIGTERM or SIGINT.
+/// Cancelled by the first SIGTERM, SIGINT or (a closed terminal) SIGHUP.
 pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
-        tracing::info!("stopping");
+        // Before the log line: a terminal that is gone must not keep the process from stopping.
         stop.cancel();
+        tracing::info!("stopping");
     });
     Ok(shutdown)
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::arguments::Exposure;
@@ -22,6 +22,14 @@ impl Reserved {
     }
 }
 
+/// What to do about a port that cannot be had.
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; is one running already? --port and --namesrv-port name other ports",
+        _ => "",
+    }
+}
+
 /// Takes the port for `what`, on loopback unless the user says that the network may see it.
 pub(crate) fn reserve(what: &str, ip: IpAddr, port: u16, exposure: Exposure) -> Result<Reserved> {
     if !ip.is_loopback() && !exposure.insecure {
@@ -38,5 +46,5 @@ pub(crate) fn reserve(what: &str, ip: IpAddr, port: u16, exposure: Exposure) -> 
         let address = socket.local_addr()?;
         Ok::<_, std::io::Error>(Reserved { socket, address })
     })();
-    bound.with_context(|| format!("the {what} cannot take {address}"))
+    bound.map_err(|error| anyhow!("the {what} cannot take {address}: {error}{}", hint(&error)))
 }

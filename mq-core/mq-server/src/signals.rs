@@ -22,8 +22,9 @@ pub(crate) fn shutdown() -> Result<CancellationToken> {
             if stop.is_cancelled() {
                 std::process::exit(INTERRUPTED);
             }
-            tracing::info!("stopping; a second signal ends the process at once");
+            // Before the log line: a terminal that is gone must not keep the process from stopping.
             stop.cancel();
+            tracing::info!("stopping; a second signal ends the process at once");
         }
     });
     Ok(token)

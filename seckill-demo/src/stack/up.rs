@@ -33,7 +33,7 @@ pub struct Stack {
 impl Stack {
     /// Starts every part and waits until it is ready. `redis_url`: a Redis that is there already.
     pub async fn start(data: &Path, redis_url: Option<String>, log: Log) -> Result<Self> {
-        let mut ports = Ports::default();
+        let mut ports = Ports::keeping([9876, 10911, 8081, 8082, 8083, 8084]);
         let at = Addresses {
             name_server: loopback(ports.pick("name server", 9876, &[])?),
             // The port two below is the broker's VIP port, the one above is kept for replication.
