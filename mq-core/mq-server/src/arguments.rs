@@ -12,7 +12,7 @@ pub(crate) const NAMESRV_PORT: u16 = 9876;
 
 /// A message broker that Apache RocketMQ clients and tools talk to, with transactional messages.
 #[derive(Debug, Parser)]
-#[command(name = "mq", version, about)]
+#[command(name = "mq", version)]
 pub struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -72,7 +72,7 @@ pub(crate) struct StoreOptions {
     /// Settings under RocketMQ's names; what is given here on the command line wins.
     #[arg(short, long, value_name = "broker.conf")]
     pub(crate) config: Option<PathBuf>,
-    /// The directory of messages and tables (storePathRootDir).
+    /// The directory of messages and tables (storePathRootDir); ~/store unless broker.conf says otherwise.
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
     /// The broker's port (listenPort, 10911); 0: any free port.
