@@ -8,8 +8,7 @@ use mq_server::Arguments;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    #[cfg(feature = "failpoints")]
-    let _armed = fail::FailScenario::setup();
+    mq_store::arm_failpoints();
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
