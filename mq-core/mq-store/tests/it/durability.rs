@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::record::{Message, StoredMessage};
@@ -107,6 +107,8 @@ fn producers_on_many_threads_lose_nothing_and_share_syncs() {
                 });
             }
         });
+        // Arrivals are told after the mark has moved; a flush takes its turn behind that.
+        store.flush().unwrap();
         assert_eq!(notes.arrivals.lock().len(), 800);
         let read = drain(&store, "T", 0);
         assert_eq!(read.len() as u64, before + 400);
@@ -146,7 +148,12 @@ fn the_first_failed_sync_fences_the_store_and_no_sync_follows() {
     backend.plan(backend.operations() + 1, Fault::Fails(ErrorKind::Other));
     let lost = append(&store, vec![message("T", 0, "lost")]);
     assert!(matches!(store.wait_durable(lost.end, SOON), Err(WaitError::Poisoned(_))));
-    assert!(notes.failed.load(Ordering::SeqCst));
+    // The listener is told by the store's own thread, right after those who wait were woken.
+    let told_by = Instant::now() + SOON;
+    while !notes.failed.load(Ordering::SeqCst) {
+        assert!(Instant::now() < told_by, "the listener was not told");
+        std::thread::yield_now();
+    }
     let operations = backend.operations();
     assert!(matches!(store.append(&[[message("T", 0, "x")]]), Err(AppendError::Poisoned(_))));
     assert!(store.flush().is_err());
