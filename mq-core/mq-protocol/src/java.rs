@@ -54,7 +54,8 @@ pub fn quote_integer_keys(json: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-fn end_of_string(bytes: &[u8], start: usize) -> usize {
+/// The position behind the string that starts at `start`, or the end of the text.
+pub(crate) fn end_of_string(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while at < bytes.len() {
         match bytes[at] {

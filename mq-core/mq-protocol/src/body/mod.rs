@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod object_keys;
 mod route;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 pub use client::*;
 pub use config::*;
+pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use route::*;
 
 use crate::java;
@@ -22,10 +24,12 @@ pub struct BodyError {
     reason: String,
 }
 
-/// Reads a JSON body, also with fastjson's unquoted integer keys.
+/// Reads a JSON body, also with fastjson's unquoted integer keys and its objects as keys.
 pub fn from_json<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, BodyError> {
     let text = std::str::from_utf8(body).map_err(|error| BodyError { what, reason: error.to_string() })?;
-    serde_json::from_str(&java::quote_integer_keys(text)).map_err(|error| BodyError { what, reason: error.to_string() })
+    let text = object_keys::quote_object_keys(text);
+    serde_json::from_str(&java::quote_integer_keys(&text))
+        .map_err(|error| BodyError { what, reason: error.to_string() })
 }
 
 /// Prints a JSON body.
