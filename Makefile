@@ -10,6 +10,7 @@ ARGS ?=
 
 java_clients := mq-core/mq-testkit/clients/java
 java_jar := target/java-clients/java-clients.jar
+apache := mq-core/mq-testkit/clients/apache
 sudo := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # $(call need,COMMAND,PACKAGE): installs the Debian package unless the command is there.
@@ -25,7 +26,7 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 	cargo build --release --workspace --bins
 
 .PHONY: test
-test: redis java-clients ## Format, lints, then every test: unit, tables, properties, crashes, official clients
+test: redis java-clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
@@ -59,6 +60,15 @@ $(java_jar): $(java_clients)/pom.xml $(shell find $(java_clients)/src -name '*.j
 	@$(call need,javac,openjdk-17-jdk-headless)
 	@$(call need,mvn,maven)
 	mvn --quiet --batch-mode --file $(java_clients)/pom.xml package
+	@touch $@
+
+.PHONY: apache
+apache: target/apache/fetched ## Apache RocketMQ's own broker, to compare with
+
+target/apache/fetched: $(apache)/pom.xml
+	@$(call need,java,openjdk-17-jdk-headless)
+	@$(call need,mvn,maven)
+	mvn --quiet --batch-mode --file $(apache)/pom.xml package
 	@touch $@
 
 .PHONY: redis

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is test code; reports go to who runs it")]
 
+mod apache;
 mod cluster;
 mod dependencies;
 mod java;

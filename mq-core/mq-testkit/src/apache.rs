@@ -1,0 +1,190 @@
+//! Apache RocketMQ's own broker, from the jars that `make apache` fetched: on free ports of loopback, on a store
+//! directory of the test's choice. Killed with SIGKILL when dropped.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::workspace;
+
+/// A JVM on a busy machine of two cores takes its time.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+/// What the broker reaches into; the same as its own start script.
+const OPENED: [&str; 4] = [
+    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
+    "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/java.nio=ALL-UNNAMED",
+];
+
+/// Where and how to run it.
+pub struct ApacheOptions {
+    /// Its configuration, logs and home; the store lies in `store` below it.
+    pub directory: PathBuf,
+    pub name_server: Option<SocketAddr>,
+    /// More lines of its broker.conf.
+    pub configuration: String,
+    pub heap: &'static str,
+}
+
+impl ApacheOptions {
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.into(), name_server: None, configuration: String::new(), heap: "512m" }
+    }
+}
+
+pub struct ApacheBroker {
+    pub broker: SocketAddr,
+    options: ApacheOptions,
+    child: Option<Child>,
+}
+
+impl ApacheBroker {
+    /// Returns when its port answers.
+    pub fn start(options: ApacheOptions) -> Result<Self> {
+        let port = free_port_with_vip()?;
+        let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut running = Self { broker, options, child: None };
+        running.restart()?;
+        Ok(running)
+    }
+
+    /// Starts it again on the same port and store.
+    pub fn restart(&mut self) -> Result<()> {
+        assert!(self.child.is_none(), "it runs already");
+        let jars = workspace().join("target/apache/lib");
+        if !jars.is_dir() {
+            bail!("Apache's broker is not there ({}): `make apache` fetches it", jars.display());
+        }
+        let directory = &self.options.directory;
+        std::fs::create_dir_all(directory.join("conf"))?;
+        let configuration = directory.join("broker.conf");
+        std::fs::write(&configuration, self.configuration())?;
+        let log = File::options().append(true).create(true).open(self.log_path())?;
+        let child = Command::new("java")
+            .arg(format!("-Xms{}", self.options.heap))
+            .arg(format!("-Xmx{}", self.options.heap))
+            .arg("-XX:MaxDirectMemorySize=1g")
+            .args(OPENED)
+            // It writes its logs under the home directory.
+            .arg(format!("-Duser.home={}", directory.display()))
+            .arg(format!("-Drocketmq.home.dir={}", directory.display()))
+            .arg("-cp")
+            .arg(format!("{}/*", jars.display()))
+            .arg("org.apache.rocketmq.broker.BrokerStartup")
+            .arg("-c")
+            .arg(&configuration)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("java does not start; `make apache` installs it")?;
+        self.child = Some(child);
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(self.broker).is_err() {
+            if let Some(status) = self.child.as_mut().expect("just started").try_wait()? {
+                bail!("Apache's broker ended with {status} at its start:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                bail!("Apache's broker does not listen after {START_TIMEOUT:?}:\n{}", self.log());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.options.directory.join("store")
+    }
+
+    /// Of the JVM, for who measures it.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// SIGKILL, and the process is gone when this returns.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("it does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and what it ended with (a JVM says 143).
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("it does not run")?;
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("Apache's broker ignores SIGTERM:\n{}", self.log());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn configuration(&self) -> String {
+        let (port, store) = (self.broker.port(), self.store());
+        let name_server = self.options.name_server.map(|address| format!("namesrvAddr={address}\n"));
+        format!(
+            "brokerClusterName=DefaultCluster\nbrokerName=broker-a\nbrokerId=0\nbrokerIP1=127.0.0.1\n\
+             listenPort={port}\nhaListenPort={ha}\nstorePathRootDir={root}\nstorePathCommitLog={root}/commitlog\n\
+             {name_server}{more}\n",
+            ha = port - 1,
+            root = store.display(),
+            name_server = name_server.unwrap_or_default(),
+            more = self.options.configuration,
+        )
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.options.directory.join("apache.log")
+    }
+
+    /// The end of what it printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        const KEEP: usize = 8_000;
+        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
+        let from = (text.len().saturating_sub(KEEP)..text.len()).find(|at| text.is_char_boundary(*at));
+        text[from.unwrap_or(0)..].to_owned()
+    }
+}
+
+impl Drop for ApacheBroker {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port whose two neighbours below are free as well: the broker listens for slaves on one and on its VIP port, two
+/// below.
+fn free_port_with_vip() -> Result<u16> {
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    for _ in 0..100 {
+        let top = bind(0)?;
+        let port = top.local_addr()?.port();
+        if port > 3 && bind(port - 1).is_ok() && bind(port - 2).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no three free ports in a row")
+}
