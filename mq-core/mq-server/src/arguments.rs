@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchOptions;
+use crate::doctor::DoctorOptions;
 
 /// RocketMQ's default ports.
 pub(crate) const NAMESRV_PORT: u16 = 9876;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Broker(BrokerOptions),
     /// A name server and a broker in one process.
     Up(UpOptions),
+    /// Looks at this machine as a broker will, and says what to change.
+    Doctor(DoctorOptions),
     /// Load for any RocketMQ broker, and what came of it.
     Bench(BenchOptions),
 }

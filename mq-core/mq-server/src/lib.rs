@@ -3,6 +3,7 @@
 mod arguments;
 mod banner;
 mod bench;
+mod doctor;
 mod listen;
 mod parts;
 mod settings;
@@ -19,6 +20,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Namesrv(options) => block_on(parts::name_server(&options)),
         Command::Broker(options) => block_on(parts::broker(&options)),
         Command::Up(options) => block_on(parts::up(&options)),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
     }
 }

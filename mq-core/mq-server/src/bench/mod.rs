@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use tokio::task::{JoinSet, LocalSet};
 
-pub(crate) use options::BenchOptions;
+pub(crate) use options::{BenchOptions, Output};
 use options::{Extent, LatencyOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions};
 use producing::Work;
 use pulling::Reading;

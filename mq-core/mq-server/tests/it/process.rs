@@ -102,6 +102,13 @@ pub(crate) fn outcome(arguments: &[&str]) -> (bool, String) {
     (child.wait().expect("a child").success(), said)
 }
 
+/// The same, with what it printed on stdout.
+pub(crate) fn printed(arguments: &[&str]) -> (bool, String, String) {
+    let output = command(arguments).stderr(Stdio::piped()).output().expect("mq starts");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mq"));
     command
