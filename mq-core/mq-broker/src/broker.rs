@@ -73,7 +73,7 @@ pub struct Broker {
     pub(crate) hot_bytes: u64,
     /// Rung when a half or a verdict waits for the disk although flushing is asynchronous.
     flush_bell: Bell,
-    /// How far the log is on disk. The store's own thread moves it; sessions with waiting replies wake on it.
+    /// How far the log is on disk. The store moves it; sessions with waiting replies wake on it.
     pub(crate) durable: watch::Sender<LogOffset>,
     /// How many name servers know this broker.
     registered: watch::Sender<usize>,

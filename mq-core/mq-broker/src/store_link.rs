@@ -1,6 +1,6 @@
 //! Between the store and the rest of the broker: what the store asks about records, and what it tells.
 //!
-//! The store calls from its own threads: everything here is quick and never appends.
+//! The store calls from its own threads and from those that append: everything here is quick and never appends.
 
 use std::sync::Arc;
 

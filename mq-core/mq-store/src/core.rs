@@ -1,6 +1,6 @@
 //! What the store's handle and its threads share, and the three motions of the marks: flush, publish, settle.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use bytestring::ByteString;
@@ -28,7 +28,8 @@ pub struct Arrival {
     pub store_timestamp: UnixMillis,
 }
 
-/// Told on the store's own thread after the marks moved: has to be quick and must not append.
+/// Told after the marks moved, on the thread that moved them (the store's own, or one that appends): has to be quick
+/// and must not append.
 pub trait Listener: Send + Sync {
     /// Everything below is durable and, unless it waits to be committed, already visible.
     fn durable(&self, up_to: LogOffset) {
@@ -158,8 +159,36 @@ impl Core {
 
     /// Gives the queues what may be seen, and tells the listeners.
     pub(crate) fn publish(&self) {
-        let mut publishing = self.publishing.lock();
-        let Publishing { told_durable, pending, arrivals } = &mut *publishing;
+        self.steadily(|publishing| self.publish_as(publishing));
+    }
+
+    /// Runs `work` while nothing becomes visible.
+    fn steadily<R>(&self, work: impl FnOnce(&mut Publishing) -> R) -> R {
+        let result = work(&mut self.publishing.lock());
+        self.publish_written();
+        result
+    }
+
+    /// With asynchronous flushing, shows what was just written. Does not wait: a thread that publishes already takes it
+    /// along.
+    pub(crate) fn publish_written(&self) {
+        if !matches!(self.flush_mode, FlushMode::Async { .. }) {
+            return;
+        }
+        loop {
+            // A writer looks for a publisher behind this fence, and a publisher that is done looks for written messages
+            // behind it: one of the two sees the other.
+            fence(Ordering::SeqCst);
+            if self.marks.written().min(self.marks.committed()) <= self.marks.visible() {
+                return;
+            }
+            let Some(mut publishing) = self.publishing.try_lock() else { return };
+            self.publish_as(&mut publishing);
+        }
+    }
+
+    fn publish_as(&self, publishing: &mut Publishing) {
+        let Publishing { told_durable, pending, arrivals } = publishing;
         let durable = self.marks.durable();
         let reached = if matches!(self.flush_mode, FlushMode::Async { .. }) { self.marks.written() } else { durable };
         let visible = reached.min(self.marks.committed()).max(self.marks.visible());
@@ -209,10 +238,8 @@ impl Core {
         if self.flush().is_err() {
             return Ok(false);
         }
-        let (visible, until) = {
-            let _steady = self.publishing.lock();
-            (self.marks.visible(), UnixMillis(self.visible_until.load(Ordering::Acquire)))
-        };
+        let (visible, until) =
+            self.steadily(|_| (self.marks.visible(), UnixMillis(self.visible_until.load(Ordering::Acquire))));
         // Asynchronous flushing may have shown more in between.
         if visible > self.marks.durable() && self.flush().is_err() {
             return Ok(false);
@@ -232,15 +259,16 @@ impl Core {
 
     pub(crate) fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {
         self.appender.while_stopped(|_| {
-            let _steady = self.publishing.lock();
-            self.appender.pending.lock().retain(|pending| pending.queue.topic != topic);
-            self.queues.of_topic(topic).iter().try_for_each(|queue| self.queues.clear(queue))
+            self.steadily(|_| {
+                self.appender.pending.lock().retain(|pending| pending.queue.topic != topic);
+                self.queues.of_topic(topic).iter().try_for_each(|queue| self.queues.clear(queue))
+            })
         })
     }
 
     /// The mark goes down before the bytes do, so that a crash in between does not look like damage.
     pub(crate) fn truncate_to(&self, at: LogOffset) -> Result<(), TruncateError> {
-        self.appender.while_stopped(|end| {
+        let truncated = self.appender.while_stopped(|end| {
             let mut checkpoints = self.checkpoints.lock();
             let _steady = self.publishing.lock();
             if let Some(poisoned) = self.poison.get() {
@@ -259,7 +287,9 @@ impl Core {
             self.marks.set_durable(at);
             checkpoints.durable(at);
             Ok(())
-        })
+        });
+        self.publish_written();
+        truncated
     }
 
     /// The next segment is made ahead once this one is half full.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::core::{Core, Listener};
 use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
 use crate::failpoints;
-use crate::options::Options;
+use crate::options::{FlushMode, Options};
 use crate::pull::{Boundary, Bounds, PullLimits, Pulled};
 use crate::queue::QueueEntry;
 use crate::record_reader::{Step, step};
@@ -30,8 +30,8 @@ pub struct Store(Arc<Running>);
 
 struct Running {
     core: Arc<Core>,
-    /// Woken by each append: flushes, or publishes when flushing is asynchronous.
-    mover: Option<Thread>,
+    /// Woken by each append, unless flushing is asynchronous.
+    flusher: Option<Thread>,
     threads: Mutex<Threads>,
     lock: Mutex<Option<LockGuard>>,
 }
@@ -59,8 +59,8 @@ impl Store {
             end,
             until,
         ));
-        let (threads, mover) = Threads::start(&core);
-        let running = Running { core, mover, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) };
+        let (threads, flusher) = Threads::start(&core);
+        let running = Running { core, flusher, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) };
         Ok((Self(Arc::new(running)), recovered.report))
     }
 
@@ -71,7 +71,12 @@ impl Store {
         core.check_open()?;
         let appended = core.appender.append(groups, &core.queues, |end| core.marks.set_written(end))?;
         failpoints::hit("store-after-append", core);
-        self.0.wake();
+        match core.flush_mode {
+            FlushMode::Sync => self.0.wake_flusher(),
+            // On this thread: whoever waits for the message learns of it without a detour over another thread.
+            FlushMode::Async { .. } => core.publish_written(),
+            FlushMode::Manual => {}
+        }
         Ok(appended)
     }
 
@@ -246,8 +251,8 @@ impl Iterator for Records {
 }
 
 impl Running {
-    fn wake(&self) {
-        if let Some(thread) = &self.mover {
+    fn wake_flusher(&self) {
+        if let Some(thread) = &self.flusher {
             thread.unpark();
         }
     }

@@ -15,19 +15,18 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// The threads, and the one of them that appends wake.
+    /// The threads, and the one of them that flushes.
     pub(crate) fn start(core: &Arc<Core>) -> (Self, Option<Thread>) {
         let mut threads = Self::default();
-        let mover = match core.flush_mode {
+        let flusher = match core.flush_mode {
             FlushMode::Manual => return (threads, None),
             FlushMode::Sync => threads.spawn("store-flush", core, flush_on_append),
             FlushMode::Async { every } => {
-                threads.spawn("store-flush", core, move |core, stop| flush_every(every, core, stop));
-                threads.spawn("store-publish", core, publish_on_append)
+                threads.spawn("store-flush", core, move |core, stop| flush_every(every, core, stop))
             }
         };
         threads.spawn("store-keep", core, keep);
-        (threads, Some(mover))
+        (threads, Some(flusher))
     }
 
     fn spawn(&mut self, name: &str, core: &Arc<Core>, run: impl FnOnce(&Core, &AtomicBool) + Send + 'static) -> Thread {
@@ -58,16 +57,6 @@ fn flush_on_append(core: &Core, stop: &AtomicBool) {
             thread::park();
         } else if core.flush().is_err() {
             return;
-        }
-    }
-}
-
-fn publish_on_append(core: &Core, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        if core.marks.written().min(core.marks.committed()) <= core.marks.visible() {
-            thread::park();
-        } else {
-            core.publish();
         }
     }
 }

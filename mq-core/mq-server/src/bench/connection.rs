@@ -1,5 +1,6 @@
 //! A raw pipelined connection: bytes out, whole frames in.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,12 @@ impl Connection {
         let stream = stream.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], start: 0, end: 0 })
+    }
+
+    /// For a thread that writes; it never waits by itself.
+    pub(super) fn second_handle(&self) -> Result<std::net::TcpStream> {
+        let handle = self.stream.as_fd().try_clone_to_owned();
+        Ok(handle.context("no descriptor is left")?.into())
     }
 
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<()> {

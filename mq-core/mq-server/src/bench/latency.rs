@@ -3,9 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -14,7 +15,8 @@ use mq_protocol::ids::UnixMillis;
 use mq_protocol::record;
 
 use super::connection::Connection;
-use super::frames::{BORN, KEY, Template};
+use super::frames::{Answer, BORN, KEY, Template};
+use super::pacing::{Pace, STAMP_BYTES, Stamped};
 use super::pulling::pull_header;
 use super::tally::Tally;
 use super::target::{Destination, request_of};
@@ -22,43 +24,40 @@ use super::unix_ms;
 
 const HOLD_MS: i64 = 15_000;
 const BATCH: i32 = 32;
-/// Bytes of a body that the stamp takes: the run, and the microsecond at which the message was due.
-pub(super) const STAMP_BYTES: usize = 16;
-/// Pauses shorter than this are not worth a timer.
-const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
 /// What sender and readers share.
 pub(super) struct Clock {
     run: u64,
-    start: Instant,
-    sent: Cell<u64>,
+    pace: Arc<Pace>,
     received: Cell<u64>,
+    refused: Cell<u64>,
     /// When measuring began, in microseconds since the start.
     measured_from: Cell<u64>,
-    /// Told apart from the stored copies, which take no part in `sent`.
-    pub(super) stop_sending: Cell<bool>,
     acknowledged: RefCell<hdrhistogram::Histogram<u64>>,
 }
 
 impl Clock {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rate: u64) -> Self {
         Self {
             run: unix_ms() as u64 ^ u64::from(std::process::id()) << 44,
-            start: Instant::now(),
-            sent: Cell::new(0),
+            pace: Arc::new(Pace::new(rate)),
             received: Cell::new(0),
+            refused: Cell::new(0),
             measured_from: Cell::new(u64::MAX),
-            stop_sending: Cell::new(false),
             acknowledged: RefCell::new(super::tally::histogram()),
         }
     }
 
     pub(super) fn measure_from_now(&self) {
-        self.measured_from.set(self.now_us());
+        self.measured_from.set(self.pace.now_us());
+    }
+
+    pub(super) fn stop_sending(&self) {
+        self.pace.stop();
     }
 
     pub(super) fn outstanding(&self) -> u64 {
-        self.sent.get().saturating_sub(self.received.get())
+        self.pace.sent().saturating_sub(self.received.get() + self.refused.get())
     }
 
     /// From due to acknowledged.
@@ -66,66 +65,45 @@ impl Clock {
         self.acknowledged.borrow().clone()
     }
 
-    fn now_us(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
-    }
-
     fn is_measured(&self, due_us: u64) -> bool {
         due_us >= self.measured_from.get()
     }
 }
 
-/// Sends at the rate until told to stop, then waits for the last answers.
-pub(super) async fn send_by_the_clock(
-    to: Destination,
-    rate: u64,
-    size: usize,
-    clock: Rc<Clock>,
-    tally: Rc<Tally>,
-) -> Result<()> {
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.stop_sending();
+    }
+}
+
+/// Lets a thread of its own send at the rate, and notes how late the answers come.
+pub(super) async fn send_by_the_clock(to: Destination, size: usize, clock: Rc<Clock>, tally: Rc<Tally>) -> Result<()> {
     let mut connection = Connection::open(&to.address).await?;
-    let templates: Vec<Template> = (0..to.queues).map(|queue| template(&to, queue, size, clock.run)).collect();
-    let body_at = size.max(STAMP_BYTES);
-    let begun = clock.now_us();
-    let due_of = |number: u64| begun + number * 1_000_000 / rate;
-    let (mut sent, mut answered) = (0u64, 0u64);
-    let mut due: std::collections::VecDeque<u64> = std::collections::VecDeque::new();
-    let mut out = Vec::new();
+    let templates = (0..to.queues).map(|queue| template(&to, queue, size, clock.run)).collect();
+    let (socket, pace) = (connection.second_handle()?, clock.pace.clone());
+    let mut sending = tokio::task::spawn_blocking(move || pace.send(&socket, &Stamped { templates, size }));
+    let answered = Cell::new(0);
+    let mut each = |answer: Answer<'_>| {
+        // Answers may overtake each other by a few; which one it is does not matter to their distribution.
+        let due_us = clock.pace.due_us(answered.replace(answered.get() + 1));
+        if answer.code != response::SUCCESS {
+            clock.refused.set(clock.refused.get() + 1);
+            tally.failed(|| answer.refusal());
+        } else if clock.is_measured(due_us) {
+            clock.acknowledged.borrow_mut().saturating_record(clock.pace.now_us().saturating_sub(due_us));
+        }
+        Ok(())
+    };
     loop {
-        out.clear();
-        while !clock.stop_sending.get() && due_of(sent) <= clock.now_us() {
-            let template = &templates[(sent % templates.len() as u64) as usize];
-            template.put(&mut out, 0, unix_ms(), sent);
-            let stamp = out.len() - body_at + 8;
-            out[stamp..stamp + 8].copy_from_slice(&due_of(sent).to_be_bytes());
-            due.push_back(due_of(sent));
-            sent += 1;
-        }
-        clock.sent.set(sent);
-        if !out.is_empty() {
-            connection.write(&out).await?;
-        }
-        if clock.stop_sending.get() && answered == sent {
-            return Ok(());
-        }
-        let pause = Duration::from_micros(due_of(sent).saturating_sub(clock.now_us())).max(SHORTEST_PAUSE);
-        let answers = connection.answers(|answer| {
-            answered += 1;
-            // Answers may overtake each other by a few; which one it is does not matter to their distribution.
-            let due_us = due.pop_front().unwrap_or(0);
-            if answer.code != response::SUCCESS {
-                clock.sent.set(clock.sent.get().saturating_sub(1));
-                tally.failed(|| answer.refusal());
-            } else if clock.is_measured(due_us) {
-                clock.acknowledged.borrow_mut().saturating_record(clock.now_us().saturating_sub(due_us));
-            }
-            Ok(())
-        });
-        match tokio::time::timeout(pause, answers).await {
-            Ok(answers) => answers?,
-            Err(_elapsed) => {}
+        tokio::select! {
+            sent = &mut sending => break sent.context("the sender panicked")??,
+            answers = connection.answers(&mut each) => answers?,
         }
     }
+    while answered.get() < clock.pace.sent() {
+        connection.answers(&mut each).await?;
+    }
+    Ok(())
 }
 
 fn template(to: &Destination, queue: u32, size: usize, run: u64) -> Template {
@@ -174,7 +152,7 @@ pub(super) async fn listen(to: Destination, queue: u32, from: u64, clock: Rc<Clo
 }
 
 fn arrived(body: &[u8], clock: &Clock, tally: &Tally) -> Result<()> {
-    let now_us = clock.now_us();
+    let now_us = clock.pace.now_us();
     for stored in record::decode_all(&Bytes::copy_from_slice(body))? {
         let body = &stored.message.body;
         let Some(([run, due], _)) = body.as_chunks::<8>().0.split_first_chunk::<2>() else { continue };

@@ -8,6 +8,7 @@ mod floor;
 mod frames;
 mod latency;
 mod options;
+mod pacing;
 mod producing;
 mod pulling;
 mod report;
@@ -92,7 +93,7 @@ async fn pull(options: &PullOptions) -> Result<Report> {
 async fn measure_latency(options: &LatencyOptions) -> Result<Report> {
     let to = options.target.resolve().await?;
     let run = Run::new("latency", &to, &options.extent, &options.reporting);
-    let clock = Rc::new(latency::Clock::new());
+    let clock = Rc::new(latency::Clock::new(options.rate));
     let mut workers = Workers::new();
     create_topic(&to).await?;
     let mut connection = connection::Connection::open(&to.address).await?;
@@ -100,12 +101,12 @@ async fn measure_latency(options: &LatencyOptions) -> Result<Report> {
         let (_, end) = to.bounds(&mut connection, queue).await?;
         workers.spawn_local(latency::listen(to.clone(), queue, end, clock.clone(), run.tally.clone()));
     }
-    let size = options.size.max(latency::STAMP_BYTES);
-    let sending = latency::send_by_the_clock(to.clone(), options.rate, size, clock.clone(), run.tally.clone());
+    let size = options.size.max(pacing::STAMP_BYTES);
+    let sending = latency::send_by_the_clock(to.clone(), size, clock.clone(), run.tally.clone());
     workers.spawn_local(sending);
     let measured = run.measure(&mut workers, run.seconds(), || clock.measure_from_now()).await?;
     // Deliveries of what was sent in time still count.
-    clock.stop_sending.set(true);
+    clock.stop_sending();
     let drained = async {
         while clock.outstanding() > 0 {
             tokio::time::sleep(LOOK_AGAIN).await;

@@ -138,6 +138,20 @@ fn asynchronous_flushing_shows_messages_before_they_are_durable() {
 }
 
 #[test]
+fn appending_threads_show_each_others_messages_and_leave_none_behind() {
+    let options = Options { flush: FlushMode::Async { every: Duration::from_secs(3600) }, ..small() };
+    let (store, _) = open(&MemoryBackend::new(), options);
+    for round in 1..=50 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5).for_each(|_| drop(append(&store, vec![message("T", 0, "x")]))));
+            }
+        });
+        assert_eq!((store.visible(), store.queue_bounds("T", QueueId(0)).max.0), (store.end(), round * 20));
+    }
+}
+
+#[test]
 fn the_first_failed_sync_fences_the_store_and_no_sync_follows() {
     let backend = CrashBackend::new();
     let (store, _) = open(&backend, small());
