@@ -55,6 +55,14 @@ impl QueueLocks {
         }
     }
 
+    /// Frees all that a client holds in a group that it leaves. A broken connection is no such word: its client may be
+    /// back before the locks run out, with a batch in hand.
+    pub(crate) fn leave(&self, group: &str, client: &str) {
+        if let Some(locks) = self.0.lock().get_mut(group) {
+            locks.retain(|_, lock| lock.client != client);
+        }
+    }
+
     /// Whether the group consumes in order now: a retry of it would break the order and goes to the dead letters.
     pub(crate) fn holds_any(&self, group: &str, now: UnixMillis) -> bool {
         self.0.lock().get(group).is_some_and(|locks| locks.values().any(|lock| lock.is_live(now)))
@@ -98,6 +106,11 @@ mod tests {
         assert_eq!(take("g", "two", &[0], 3), NONE, "not the owner's to free");
         locks.unlock("g", "one", &[queue(0)]);
         assert_eq!(take("g", "two", &[0], 3), [0]);
+        locks.leave("g", "two");
+        locks.leave("other group", "nobody");
+        assert_eq!(take("g", "three", &[0, 1, 2], 3), [0, 2], "all of the one that left, none of the others'");
+        assert_eq!(take("other group", "three", &[0], 3), NONE);
+        locks.leave("g", "three");
         assert_eq!(take("g", "two", &[1], 62), NONE, "sixty seconds after its renewal it lives");
         assert_eq!(take("g", "two", &[1], 63), [1]);
     }

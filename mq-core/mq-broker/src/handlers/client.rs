@@ -73,14 +73,16 @@ fn register(broker: &Arc<Broker>, from: &Connection, request: &Command, mut data
 
 /// Code 35.
 pub(crate) fn unregister(broker: &Broker, from: &Connection, request: &Command) -> Handled {
-    let UnregisterClient { producer_group, consumer_group, .. } = request.header()?;
+    let UnregisterClient { client_id, producer_group, consumer_group } = request.header()?;
     if let Some(group) = producer_group {
         broker.clients.unregister_producer(&group, from.id());
     }
-    if let Some(group) = consumer_group
-        && broker.clients.unregister_consumer(&group, from.id())
-    {
-        broker.tell(&[group.to_string()]);
+    if let Some(group) = consumer_group {
+        // First, so that those who are told find the queues free.
+        broker.locks.leave(&group, &client_id);
+        if broker.clients.unregister_consumer(&group, from.id()) {
+            broker.tell(&[group.to_string()]);
+        }
     }
     Reply::ok(request)
 }

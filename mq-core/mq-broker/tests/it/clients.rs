@@ -174,3 +174,27 @@ async fn a_queue_is_locked_by_one_client_of_its_group_for_a_minute() {
     assert_eq!(lock(&mut client, request::LOCK_BATCH_MQ, "", &[q(0)]).await.code, response::INVALID_PARAMETER);
     broker.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_member_that_leaves_its_group_frees_its_queues_and_one_that_breaks_off_does_not() {
+    let broker = World::new().start().await;
+    let mut one = broker.connect().await;
+    one.send(Send::to("orders")).await;
+    one.heartbeat("one", &[], &[("g", "orders", "*")]).await;
+    let queues = [queue("broker-a", "orders", 0), queue("broker-a", "orders", 1)];
+
+    let mut two = broker.connect().await;
+    two.heartbeat("two", &[], &[("g", "orders", "*")]).await;
+    one.request(request::NOTIFY_CONSUMER_IDS_CHANGED).await;
+    assert_eq!(locked(&mut two, "two", &queues).await, [0, 1]);
+    drop(two);
+    one.request(request::NOTIFY_CONSUMER_IDS_CHANGED).await;
+    let none = Vec::<u32>::new();
+    assert_eq!(locked(&mut one, "one", &queues).await, none, "it may be back, with a batch in hand");
+
+    let mut two = broker.connect().await;
+    let leave = UnregisterClient { client_id: "two".into(), producer_group: None, consumer_group: Some("g".into()) };
+    assert_eq!(two.call(Command::request_with(request::UNREGISTER_CLIENT, &leave)).await.code, response::SUCCESS);
+    assert_eq!(locked(&mut one, "one", &queues).await, [0, 1]);
+    broker.stop().await.unwrap();
+}

@@ -194,6 +194,7 @@ impl PushConsumerBuilder {
             producer,
             assigned: Mutex::default(),
             leaving: Mutex::default(),
+            locks: Mutex::default(),
             plan_changed: Notify::new(),
             places: Arc::new(Semaphore::new(self.options.concurrency.max(1))),
             tasks: TaskTracker::new(),

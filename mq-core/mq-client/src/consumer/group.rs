@@ -50,6 +50,8 @@ pub(super) struct Group {
     pub(super) assigned: Mutex<BTreeMap<Arc<MessageQueue>, Arc<Assigned>>>,
     /// Orderly: given away while their last batch is still handled here. Nobody begins them again before it is done.
     pub(super) leaving: Mutex<BTreeSet<Arc<MessageQueue>>>,
+    /// Orderly: every queue whose lock a broker may hold for this client, also where its answer was lost.
+    pub(super) locks: Mutex<BTreeSet<Arc<MessageQueue>>>,
     pub(super) plan_changed: Notify,
     /// Batches that may be handled at the same time.
     pub(super) places: Arc<Semaphore>,
@@ -167,7 +169,6 @@ impl Group {
     }
 
     pub(super) fn drop_queue(&self, assigned: &Arc<Assigned>) {
-        assigned.dropped.cancel();
         let mut all = self.assigned.lock();
         if all.get(&assigned.queue).is_some_and(|current| Arc::ptr_eq(current, assigned)) {
             all.remove(&assigned.queue);
@@ -175,6 +176,8 @@ impl Group {
                 self.leaving.lock().insert(assigned.queue.clone());
             }
         }
+        drop(all);
+        assigned.dropped.cancel();
     }
 
     async fn commit_loop(&self) {

@@ -97,10 +97,16 @@ impl Group {
                 _ = due.tick() => {}
             }
             let assigned: Vec<Arc<Assigned>> = self.assigned.lock().values().cloned().collect();
-            let queues = assigned.iter().map(|assigned| assigned.queue.clone()).collect();
+            // A batch that is still handled keeps others away, even from a queue that was given away.
+            let leaving = self.leaving.lock().clone();
+            let queues = assigned.iter().map(|assigned| assigned.queue.clone()).chain(leaving).collect();
             let Some(locked) = self.lock(queues).await else { continue };
             for assigned in assigned {
                 assigned.set_locked(locked.contains(&assigned.queue));
+            }
+            if !self.unused_locks().is_empty() {
+                // A queue was freed while its lock was renewed.
+                self.plan_changed.notify_one();
             }
         }
     }
@@ -109,8 +115,20 @@ impl Group {
     pub(super) async fn lock(&self, queues: Vec<Arc<MessageQueue>>) -> Option<Vec<MessageQueue>> {
         let mut locked = Vec::new();
         for (address, queues) in self.by_master(queues) {
+            let asked: Vec<Arc<MessageQueue>> = queues.iter().cloned().map(Arc::new).collect();
+            self.locks.lock().extend(asked.iter().cloned());
             match self.inner().lock(&address, &self.name, queues).await {
-                Ok(granted) => locked.extend(granted),
+                Ok(granted) => {
+                    let mut locks = self.locks.lock();
+                    for queue in asked {
+                        if granted.contains(&queue) {
+                            locks.insert(queue);
+                        } else {
+                            locks.remove(&queue);
+                        }
+                    }
+                    locked.extend(granted);
+                }
                 Err(error) => {
                     tracing::warn!(group = %self.name, %error, "queues not locked");
                     return None;
@@ -121,16 +139,36 @@ impl Group {
     }
 
     pub(super) async fn unlock_all(&self) {
-        let queues = self.assigned.lock().keys().cloned().collect();
+        let queues = self.locks.lock().iter().cloned().collect();
         self.unlock(queues).await;
     }
 
-    async fn unlock(&self, queues: Vec<Arc<MessageQueue>>) {
+    /// A lock that nobody here uses would keep the others from the queue until it expires: its queue could not be begun,
+    /// or the broker granted it and the answer was lost. False: some are left.
+    pub(super) async fn free_unused_locks(&self) -> bool {
+        let unused = self.unused_locks();
+        unused.is_empty() || self.unlock(unused).await
+    }
+
+    fn unused_locks(&self) -> Vec<Arc<MessageQueue>> {
+        let (assigned, leaving) = (self.assigned.lock(), self.leaving.lock());
+        let in_use = |queue: &Arc<MessageQueue>| assigned.contains_key(queue) || leaving.contains(queue);
+        self.locks.lock().iter().filter(|queue| !in_use(queue)).cloned().collect()
+    }
+
+    /// False: a broker did not say that it did.
+    async fn unlock(&self, queues: Vec<Arc<MessageQueue>>) -> bool {
+        let mut unlocked = true;
         for (address, queues) in self.by_master(queues) {
-            if let Err(error) = self.inner().unlock(&address, &self.name, queues).await {
-                tracing::debug!(group = %self.name, %error, "queues not unlocked; the locks expire by themselves");
+            match self.inner().unlock(&address, &self.name, queues.clone()).await {
+                Ok(()) => self.locks.lock().retain(|lock| !queues.contains(lock)),
+                Err(error) => {
+                    tracing::debug!(group = %self.name, %error, "queues not unlocked");
+                    unlocked = false;
+                }
             }
         }
+        unlocked
     }
 
     fn by_master(&self, queues: Vec<Arc<MessageQueue>>) -> BTreeMap<ByteString, Vec<MessageQueue>> {

@@ -45,7 +45,7 @@ impl Group {
                 }
             }
         }
-        settled
+        settled & self.free_unused_locks().await
     }
 
     /// This member's queues of a topic; `None` while the brokers do not know it as a member.

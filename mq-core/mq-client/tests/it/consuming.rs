@@ -220,23 +220,22 @@ async fn an_orderly_queue_that_comes_back_waits_for_the_batch_that_is_still_hand
             Action::Ack
         }
     };
-    let first = member(&cluster, &group, &topic, Filter::all()).orderly(slow).start().await.expect("valid");
+    let first = member(&cluster, &group, &topic, Filter::all()).orderly(slow);
+    let first = first.client_options(|options| options.instance = Some(unique("m"))).start().await.expect("valid");
     seen.reach(1).await;
     let count = |consumer: &PushConsumer| consumer.queues().iter().filter(|queue| queue.topic == topic).count();
     let all = count(&first);
+    let busy: usize = seen.all()[0].parse().expect("a queue");
     let has_it = |consumer: &PushConsumer| {
-        consumer.queues().iter().any(|queue| queue.topic == topic && seen.all()[0] == queue.queue_id.to_string())
+        consumer.queues().iter().any(|queue| queue.topic == topic && queue.queue_id as usize == busy)
     };
-    let mut others = Vec::new();
-    while has_it(&first) {
-        let idle = member(&cluster, &group, &topic, Filter::all()).orderly(noting(&Seen::default()));
-        others.push(idle.start().await.expect("valid"));
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    for other in others {
-        other.shut_down().await;
-    }
-    eventually("the other queues", || async { (count(&first) >= all - 1).then_some(()) }).await;
+    // Members share in the order of their ids, here "m": the one before it gets the first half, the one behind the rest.
+    let name = if busy < all.div_ceil(2) { "a" } else { "z" };
+    let other = member(&cluster, &group, &topic, Filter::all()).orderly(noting(&Seen::default()));
+    let other = other.client_options(|options| options.instance = Some(unique(name))).start().await.expect("valid");
+    eventually("the queue is given away", || async { (!has_it(&first)).then_some(()) }).await;
+    other.shut_down().await;
+    eventually("the other queues", || async { (count(&first) == all - 1).then_some(()) }).await;
     tokio::time::sleep(Duration::from_millis(300)).await; // a second one, if there were one, would have begun
     finish.cancel();
     eventually("the queue is back", || async { has_it(&first).then_some(()) }).await;

@@ -1,12 +1,15 @@
 //! Brokers and name servers that are slow, wrong, away or restarted.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage, Verdict};
+use mq_protocol::body::{self, ConsumerIds, HeartbeatData, LockBatch, LockedQueues};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::SendMessageResponse;
 use mq_protocol::ids::{QueueId, QueueOffset};
+use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, Seen, body, eventually, unique};
 use crate::fake::Fake;
@@ -83,6 +86,49 @@ async fn a_half_surely_not_stored_may_go_to_another_broker() {
     let names = Fake::name_server(&[("busy", &busy), ("well", &well)]).await;
     let half = producer(&names).await.send_half(Message::new("T", "x")).await.expect("the other broker takes it");
     assert_eq!((&*half.broker_name, half.half_offset, half.log_offset.0), ("well", QueueOffset(3), 7));
+}
+
+/// A broker with one member, whose offsets it cannot tell; the first request for locks goes unanswered.
+async fn ill_broker_of_one_member() -> Fake {
+    let (member, locks) = (Mutex::new(String::new()), AtomicUsize::new(0));
+    Fake::start(move |command| match command.code {
+        request::HEART_BEAT => {
+            let data: HeartbeatData = body::from_json("heartbeat", &command.body).expect("a heartbeat");
+            *member.lock() = data.client_id;
+            Some(command.response(0))
+        }
+        request::GET_CONSUMER_LIST_BY_GROUP => {
+            let ids = ConsumerIds { consumer_id_list: vec![member.lock().clone()] };
+            Some(command.response(0).with_body(body::to_json(&ids)))
+        }
+        request::LOCK_BATCH_MQ if locks.fetch_add(1, Ordering::SeqCst) == 0 => None,
+        request::LOCK_BATCH_MQ => {
+            let wanted: LockBatch = body::from_json("locks", &command.body).expect("locks");
+            Some(command.response(0).with_body(body::to_json(&LockedQueues { locked: wanted.mq_set })))
+        }
+        request::UNLOCK_BATCH_MQ => Some(command.response(0)),
+        _ => Some(command.error(response::SYSTEM_ERROR, "ill")),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lock_that_cannot_be_used_is_given_back_at_once_whether_its_grant_was_heard_or_not() {
+    let broker = ill_broker_of_one_member().await;
+    let names = Fake::name_server(&[("b", &broker)]).await;
+    let consumer = PushConsumer::builder(&names.address)
+        .group("g")
+        .subscribe("T", Filter::all())
+        .client_options(|options| options.request_timeout = Duration::from_secs(2))
+        .orderly(|_: Vec<ReceivedMessage>| std::future::ready(Action::Ack));
+    // The first plan asks in vain for the locks of its two topics, one of which is never answered.
+    let consumer = consumer.start().await.expect("valid");
+    assert_eq!(broker.asked(request::LOCK_BATCH_MQ), 2);
+    assert_eq!(broker.asked(request::UNLOCK_BATCH_MQ), 1, "both at once");
+    assert!(consumer.queues().is_empty());
+    let again = || async { (broker.asked(request::UNLOCK_BATCH_MQ) > 1).then_some(()) };
+    eventually("the next plan", again).await;
+    consumer.shut_down().await;
 }
 
 #[tokio::test]
