@@ -7,11 +7,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 /// What each crate may use of the workspace. A crate that is missing here, or an edge that is not listed, is an error.
 const ARROWS: &[(&str, &[&str])] = &[
     ("mq-protocol", &[]),
+    ("mq-filter", &[]),
     ("mq-store", &["mq-protocol"]),
     ("mq-namesrv", &["mq-protocol"]),
     ("mq-client", &["mq-protocol"]),
     ("txn-coordinator", &["mq-protocol", "mq-store"]),
-    ("mq-broker", &["mq-protocol", "mq-store", "txn-coordinator"]),
+    ("mq-broker", &["mq-protocol", "mq-filter", "mq-store", "txn-coordinator"]),
     ("mq-server", &["mq-protocol", "mq-store", "mq-broker", "mq-namesrv", "mq-client"]),
     ("txn-sdk", &["mq-protocol", "mq-client"]),
     ("order-service", &["mq-protocol", "mq-client", "txn-sdk"]),
@@ -28,6 +29,7 @@ const TEST_EDGES: &[(&str, &[&str])] = &[("mq-client", &["mq-broker", "mq-namesr
 /// Third-party crates that a room keeps out: (crate, what it must not know).
 const ABSENCES: &[(&str, &[&str])] = &[
     ("mq-protocol", &["tokio", "memmap2", "rustix"]),
+    ("mq-filter", &["tokio", "bytes", "serde"]),
     ("mq-store", &["tokio"]),
     ("txn-coordinator", &["tokio"]),
     ("txn-sdk", &["axum", "redis"]),
