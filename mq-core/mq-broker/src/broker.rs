@@ -33,6 +33,7 @@ use crate::offsets::OffsetTable;
 use crate::registration::{self, Registrant};
 use crate::schedule::Schedule;
 use crate::schedule_progress::ProgressFile;
+use crate::selection::Filters;
 use crate::serve;
 use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options};
 use crate::store_link::Link;
@@ -52,6 +53,7 @@ pub struct Broker {
     pub(crate) groups: GroupTable,
     pub(crate) offsets: OffsetTable,
     pub(crate) clients: Clients,
+    pub(crate) filters: Filters,
     pub(crate) locks: QueueLocks,
     pub(crate) transactions: Coordinator,
     /// Rung when the coordinator learned a half: the next check may be earlier now.
@@ -155,6 +157,7 @@ impl Broker {
             held: Arc::default(),
             half_learned: Notify::new(),
             clients: Clients::default(),
+            filters: Filters::default(),
             locks: QueueLocks::default(),
             config,
             clock,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_protocol::body::{HeartbeatData, ProducerData, Subscription};
+use mq_protocol::body::{HeartbeatData, ProducerData};
 use mq_protocol::codes::request;
 use mq_protocol::command::{Command, Language};
 use mq_protocol::header::NotifyConsumerIdsChanged;
@@ -18,6 +18,7 @@ use mq_protocol::topic::{self, NameError};
 use parking_lot::Mutex;
 
 use crate::connection::{Connection, ConnectionId};
+use crate::selection::Selection;
 pub(crate) use consumers::ConsumerGroup;
 use consumers::Consumers;
 use producers::Producers;
@@ -167,7 +168,7 @@ impl Clients {
     }
 
     /// What a group wants of a topic.
-    pub(crate) fn subscription(&self, group: &str, topic: &str) -> Option<Arc<Subscription>> {
+    pub(crate) fn subscription(&self, group: &str, topic: &str) -> Option<Arc<Selection>> {
         self.consumer(group, |group| group.subscription(topic)).flatten()
     }
 

@@ -25,6 +25,7 @@ mod pulling;
 mod registration;
 mod schedule;
 mod schedule_progress;
+mod selection;
 mod sending;
 mod serve;
 mod session;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::Subscription;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{QueueId, QueueOffset};
 use mq_store::PullLimits;
+use tokio::time::Instant;
 
 use crate::held::QueueKey;
+use crate::selection::Selection;
 
 /// Owns its texts: a held pull must not keep the buffer that it was read from.
 pub(crate) struct Pull {
@@ -19,9 +20,11 @@ pub(crate) struct Pull {
     pub(crate) queue_id: QueueId,
     pub(crate) from: QueueOffset,
     pub(crate) limits: PullLimits,
-    pub(crate) subscription: Arc<Subscription>,
+    pub(crate) selection: Arc<Selection>,
     /// How long it may wait for a message; zero: not at all.
     pub(crate) hold: Duration,
+    /// The end of that time, once it waits.
+    pub(crate) until: Option<Instant>,
 }
 
 impl Pull {
@@ -30,6 +33,6 @@ impl Pull {
     }
 
     pub(crate) fn wants(&self, tags_code: i64) -> bool {
-        self.subscription.may_match(tags_code)
+        self.selection.may_match(tags_code)
     }
 }

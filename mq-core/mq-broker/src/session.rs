@@ -260,7 +260,7 @@ impl Session {
                 Mail::Command(command) => self.output.push(&command),
                 Mail::Pull(pull) => {
                     let request = pull.answer.clone();
-                    let woken = handlers::pull::woken(&self.broker, *pull);
+                    let woken = handlers::pull::woken(&self.broker, &self.connection, *pull);
                     self.reply(request, Ok(woken));
                 }
                 Mail::FromLane(request, handled) => {

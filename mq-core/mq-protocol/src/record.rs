@@ -27,6 +27,7 @@ pub const MAGIC_BLANK: u32 = 0xCBD4_3194;
 
 pub const QUEUE_OFFSET_AT: usize = 20;
 pub const PHYSICAL_OFFSET_AT: usize = 28;
+const MAGIC_AT: usize = 4;
 const SYS_FLAG_AT: usize = 36;
 const BORN_HOST_AT: usize = 48;
 /// The shortest record: IPv4 hosts, no body, no topic, no properties.
@@ -247,6 +248,26 @@ pub fn decode_all(body: &Bytes) -> Result<Vec<StoredMessage>, RecordError> {
     Ok(messages)
 }
 
+/// The property text of an encoded record, without looking at the rest; `None` if its lengths or the text are wrong.
+#[must_use]
+pub fn properties_in(record: &[u8]) -> Option<&str> {
+    let u32_at = |at: usize| Some(u32::from_be_bytes(record.get(at..at + 4)?.try_into().ok()?));
+    let host_bytes = |flag: u32, bit: i32| if flag & bit as u32 == 0 { 8 } else { 20 };
+    let magic = u32_at(MAGIC_AT)?;
+    let flag = u32_at(SYS_FLAG_AT)?;
+    let hosts = host_bytes(flag, sys_flag::BORN_HOST_V6) + host_bytes(flag, sys_flag::STORE_HOST_V6);
+    let body_at = BORN_HOST_AT + hosts + 8 + 4 + 8;
+    let topic_at = body_at.checked_add(4)?.checked_add(u32_at(body_at)? as usize)?;
+    let (width, topic_bytes) = match magic {
+        MAGIC_V1 => (1, usize::from(*record.get(topic_at)?)),
+        MAGIC_V2 => (2, usize::from(u16::from_be_bytes(record.get(topic_at..topic_at + 2)?.try_into().ok()?))),
+        _ => return None,
+    };
+    let at = topic_at + width + topic_bytes;
+    let bytes = u16::from_be_bytes(record.get(at..at + 2)?.try_into().ok()?);
+    std::str::from_utf8(record.get(at + 2..at + 2 + usize::from(bytes))?).ok()
+}
+
 fn extra_host_bytes(host: &SocketAddr) -> usize {
     if host.is_ipv6() { 12 } else { 0 }
 }
@@ -340,6 +361,7 @@ mod tests {
             for born in ["10.0.0.1:65535", "[2001:db8::1]:9"] {
                 let message = message(topic, born);
                 let read = StoredMessage::decode(&encoded(&message)).expect("readable");
+                assert_eq!(properties_in(&encoded(&message)), Some(&*message.properties));
                 assert_eq!((read.queue_offset, read.log_offset), (QueueOffset(5), LogOffset(4096)));
                 assert_eq!(read.store_timestamp, UnixMillis(42));
                 assert_eq!(read.message.stored_sys_flag(), read.message.sys_flag);
@@ -355,6 +377,7 @@ mod tests {
         let whole = encoded(&message(8, "10.0.0.1:1"));
         for cut in 0..whole.len() {
             assert!(StoredMessage::decode(&whole.slice(..cut)).is_err(), "{cut}");
+            assert_eq!(properties_in(&whole[..cut]), None, "{cut}");
         }
         let mut flipped = whole.to_vec();
         let body = whole.windows(5).position(|window| window == b"hello").expect("the body is there");

@@ -19,6 +19,15 @@ pub struct PullLimits {
     pub bytes: usize,
 }
 
+/// What a reader wants of a queue.
+#[derive(Clone, Copy)]
+pub struct Wanted<'w> {
+    /// Whether an entry with this tags code stays in play.
+    pub entry: &'w dyn Fn(i64) -> bool,
+    /// Whether its record is wanted; `None`: the entry decides alone, and no record is read.
+    pub record: Option<&'w dyn Fn(&[u8]) -> bool>,
+}
+
 /// Apache's `GetMessageStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullStatus {
@@ -83,7 +92,7 @@ impl Core {
         queue_id: QueueId,
         from: QueueOffset,
         limits: PullLimits,
-        accepts: &dyn Fn(i64) -> bool,
+        wanted: Wanted<'_>,
     ) -> Result<Pulled, ReadError> {
         let Some(queue) = self.queues.get(topic, queue_id) else {
             return Ok(Pulled::empty(PullStatus::NoMatchedLogicQueue, QueueOffset::ZERO, Bounds::NONE));
@@ -99,7 +108,7 @@ impl Core {
         };
         match refused {
             Some((status, next)) => Ok(Pulled::empty(status, next, bounds)),
-            None => self.collect(&queue, from, bounds, limits, accepts),
+            None => self.collect(&queue, from, bounds, limits, wanted),
         }
     }
 
@@ -109,13 +118,14 @@ impl Core {
         from: QueueOffset,
         bounds: Bounds,
         limits: PullLimits,
-        accepts: &dyn Fn(i64) -> bool,
+        wanted: Wanted<'_>,
     ) -> Result<Pulled, ReadError> {
         let log_min = self.segments.min();
         let last = QueueOffset(from.0.saturating_add(SCAN_ENTRIES.max(limits.messages as u64))).min(bounds.max);
         let mut taken = Taken { limits, messages: 0, bytes: 0, runs: Vec::new() };
         let mut status = PullStatus::NoMatchedMessage;
         let (mut next, mut full) = (from, false);
+        let mut failure = None;
         while next < last && !full {
             let mut looked_at = 0;
             let count = (last.0 - next.0) as usize;
@@ -125,13 +135,20 @@ impl Core {
                 }
                 if entry.log_offset < log_min {
                     status = PullStatus::MessageWasRemoving;
-                } else if accepts(entry.tags_code) {
-                    full = !taken.take(entry);
+                } else if (wanted.entry)(entry.tags_code) {
+                    match self.is_wanted(&entry, wanted) {
+                        Ok(true) => full = !taken.take(entry),
+                        Ok(false) => {}
+                        Err(error) => (failure, full) = (Some(error), true),
+                    }
                 }
                 looked_at += u64::from(!full);
             })?;
             next = next.plus(looked_at);
             full |= scanned == 0 || taken.messages == limits.messages;
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         if taken.messages > 0 {
             status = PullStatus::Found;
@@ -140,10 +157,19 @@ impl Core {
         (pulled.messages, pulled.bytes) = (taken.messages, taken.bytes);
         pulled.first = taken.runs.first().map(|(at, _)| *at);
         for (at, bytes) in taken.runs {
-            let gone = ReadError::NotARecord { at, reason: RecordError::Short { have: 0, need: bytes } };
-            pulled.slices.push(self.segments.bytes(at.0, bytes)?.ok_or(gone)?);
+            pulled.slices.push(self.slice(at, bytes)?);
         }
         Ok(pulled)
+    }
+
+    fn is_wanted(&self, entry: &QueueEntry, wanted: Wanted<'_>) -> Result<bool, ReadError> {
+        let Some(record) = wanted.record else { return Ok(true) };
+        Ok(record(&self.slice(entry.log_offset, entry.size as usize)?))
+    }
+
+    fn slice(&self, at: LogOffset, bytes: usize) -> Result<Bytes, ReadError> {
+        let gone = ReadError::NotARecord { at, reason: RecordError::Short { have: 0, need: bytes } };
+        self.segments.bytes(at.0, bytes)?.ok_or(gone)
     }
 
     pub(crate) fn bounds(&self, topic: &str, queue_id: QueueId) -> Bounds {

@@ -16,7 +16,7 @@ use crate::core::{Core, Listener};
 use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
 use crate::failpoints;
 use crate::options::{FlushMode, Options};
-use crate::pull::{Boundary, Bounds, PullLimits, Pulled};
+use crate::pull::{Boundary, Bounds, PullLimits, Pulled, Wanted};
 use crate::queue::QueueEntry;
 use crate::record_reader::{Step, step};
 use crate::recovery::{self, RecoveryReport};
@@ -135,7 +135,19 @@ impl Store {
         limits: PullLimits,
         accepts: &dyn Fn(i64) -> bool,
     ) -> Result<Pulled, ReadError> {
-        self.0.core.pull(topic, queue_id, from, limits, accepts)
+        self.pull_wanted(topic, queue_id, from, limits, Wanted { entry: accepts, record: None })
+    }
+
+    /// The same for readers whose filter may need the records themselves.
+    pub fn pull_wanted(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        from: QueueOffset,
+        limits: PullLimits,
+        wanted: Wanted<'_>,
+    ) -> Result<Pulled, ReadError> {
+        self.0.core.pull(topic, queue_id, from, limits, wanted)
     }
 
     /// The visible record at `at`; `None` outside of the visible log. An error if no record starts there.

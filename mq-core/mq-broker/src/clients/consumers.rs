@@ -7,6 +7,7 @@ use mq_protocol::body::{ConsumeFromWhere, ConsumeType, ConsumerData, HeartbeatDa
 
 use super::{Changed, Client};
 use crate::connection::ConnectionId;
+use crate::selection::Selection;
 
 #[derive(Default)]
 pub(super) struct Consumers(HashMap<String, ConsumerGroup>);
@@ -18,7 +19,7 @@ pub(crate) struct ConsumerGroup {
     pub(crate) model: MessageModel,
     pub(crate) from_where: ConsumeFromWhere,
     members: BTreeMap<ConnectionId, Member>,
-    subscriptions: HashMap<String, Arc<Subscription>>,
+    subscriptions: HashMap<String, Arc<Selection>>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,19 +119,19 @@ impl ConsumerGroup {
         for subscription in subscriptions {
             let held = self.subscriptions.get(&subscription.topic);
             if held.is_none_or(|held| held.sub_version < subscription.sub_version) {
-                self.subscriptions.insert(subscription.topic.clone(), Arc::new(subscription.clone()));
+                self.subscriptions.insert(subscription.topic.clone(), Arc::new(Selection::new(subscription.clone())));
                 changed = true;
             }
         }
         changed
     }
 
-    pub(crate) fn subscription(&self, topic: &str) -> Option<Arc<Subscription>> {
+    pub(crate) fn subscription(&self, topic: &str) -> Option<Arc<Selection>> {
         self.subscriptions.get(topic).cloned()
     }
 
     pub(crate) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
-        self.subscriptions.values().map(|subscription| &**subscription)
+        self.subscriptions.values().map(|selection| &***selection)
     }
 
     pub(crate) fn members(&self) -> Vec<Client> {

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use mq_protocol::body::{
-    self, CheckClientConfig, ConsumerIds, HeartbeatData, LockBatch, LockedQueues, MessageQueue, Subscription,
-};
+use mq_protocol::body::{self, CheckClientConfig, ConsumerIds, HeartbeatData, LockBatch, LockedQueues, MessageQueue};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::{GetConsumerList, HeartbeatResponse, UnregisterClient};
@@ -17,6 +15,7 @@ use crate::broker::Broker;
 use crate::clients::{self, ConsumerGroup, Heartbeat};
 use crate::connection::Connection;
 use crate::groups::GroupError;
+use crate::selection;
 
 /// What this broker can do beyond Apache's, for the SDK that asks.
 const CAPABILITIES: &str = "end-transaction-answer,checkback-topics,first-verdict";
@@ -99,11 +98,12 @@ pub(crate) fn consumer_list(broker: &Broker, request: &Command) -> Handled {
 }
 
 /// Code 46. Sent before a consumer starts with a filter that is not a tag expression.
-pub(crate) fn check_config(request: &Command) -> Handled {
+pub(crate) fn check_config(broker: &Broker, request: &Command) -> Handled {
     let config: CheckClientConfig = body::from_json("client configuration", &request.body)?;
-    if config.subscription_data.expression_type == Subscription::SQL92 {
+    if !config.subscription_data.is_tag() && !broker.config.property_filter {
         return Err(Refusal::filter_unsupported());
     }
+    selection::compile(&config.subscription_data)?;
     Reply::ok(request)
 }
 

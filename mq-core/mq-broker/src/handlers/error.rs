@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::clients::HeartbeatError;
 use crate::groups::GroupError;
+use crate::selection::FilterError;
 use crate::topics::TopicError;
 use mq_protocol::batch::BatchError;
 use mq_protocol::body::BodyError;
@@ -115,7 +116,15 @@ impl Refusal {
     pub(crate) fn filter_unsupported() -> Self {
         Self::new(
             response::SYSTEM_ERROR,
-            "this broker does not filter by SQL92 (enablePropertyFilter=false); subscribe by tags",
+            "this broker does not filter by SQL92; set enablePropertyFilter=true, or subscribe by tags",
+        )
+    }
+
+    /// What the group's heartbeat brought cannot be used; its members learn it from their pulls.
+    pub(crate) fn no_filter(group: &str, topic: &str, reason: &str) -> Self {
+        Self::new(
+            response::FILTER_DATA_NOT_EXIST,
+            format!("the filter of group [{group}] for topic[{topic}] cannot be used: {reason}"),
         )
     }
 
@@ -162,6 +171,12 @@ impl From<BodyError> for Refusal {
 impl From<NameError> for Refusal {
     fn from(error: NameError) -> Self {
         Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<FilterError> for Refusal {
+    fn from(error: FilterError) -> Self {
+        Self::new(response::SUBSCRIPTION_PARSE_FAILED, error.to_string())
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::HEART_BEAT => client::heartbeat(broker, from, command),
         request::UNREGISTER_CLIENT => client::unregister(broker, from, command),
         request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_list(broker, command),
-        request::CHECK_CLIENT_CONFIG => client::check_config(command),
+        request::CHECK_CLIENT_CONFIG => client::check_config(broker, command),
         request::LOCK_BATCH_MQ => client::lock(broker, command),
         request::UNLOCK_BATCH_MQ => client::unlock(broker, command),
         request::QUERY_CONSUMER_OFFSET => offset::query(broker, command),

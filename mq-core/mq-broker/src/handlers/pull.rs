@@ -8,9 +8,9 @@ use mq_protocol::body::{Subscription, perm};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::{PullMessage, PullMessageResponse};
-use mq_protocol::ids::QueueOffset;
+use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::sys_flag::pull as flag;
-use mq_store::{PullLimits, PullStatus, Pulled, ReadError};
+use mq_store::{PullLimits, PullStatus, Pulled, ReadError, Wanted};
 use tokio::time::Instant;
 
 use super::error::Refusal;
@@ -20,6 +20,7 @@ use crate::connection::Connection;
 use crate::held::HeldPull;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_HOLD, MAX_PULL_BYTES, MAX_PULL_MESSAGES};
 use crate::pulling::Pull;
+use crate::selection::{self, Selection};
 
 /// The smallest page of the machines this runs on.
 const PAGE_BYTES: usize = 4096;
@@ -28,7 +29,7 @@ const SHORT_HOLD: Duration = Duration::from_secs(1);
 
 pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
     let header: PullMessage = request.header()?;
-    let subscription = admit(broker, &header)?;
+    let selection = admit(broker, &header)?;
     if header.sys_flag & flag::COMMIT_OFFSET != 0
         && let Ok(offset) = u64::try_from(header.commit_offset)
         // A name that nobody created must not grow the table, and the file, of offsets.
@@ -54,15 +55,20 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
                 .unwrap_or(MAX_PULL_BYTES)
                 .min(MAX_PULL_BYTES),
         },
-        subscription,
+        selection,
         // Nobody would hear the answer; a held pull no longer knows that.
         hold: if request.is_oneway() { Duration::ZERO } else { hold(broker, &header) },
+        until: None,
     };
+    if is_cold_scan(broker, &pull)? {
+        let from = from.clone();
+        return Ok(Reply::Blocking(Box::new(move |broker| Ok(answer(broker, &from, pull)))));
+    }
     Ok(answer(broker, from, pull))
 }
 
-/// The rules before the store is asked; gives what the reader subscribed to.
-fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Subscription>, Refusal> {
+/// The rules before the store is asked; gives what the reader wants.
+fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Selection>, Refusal> {
     if !perm::readable(broker.config.permission) {
         return Err(Refusal::broker_not_readable());
     }
@@ -80,26 +86,46 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Subscription>, Ref
     if header.queue_id.0 >= topic.read_queue_nums {
         return Err(Refusal::no_such_queue(&header.topic, header.queue_id.0 as i32, topic.read_queue_nums));
     }
-    let subscription = if header.sys_flag & flag::SUBSCRIPTION != 0 {
+    let selection = if header.sys_flag & flag::SUBSCRIPTION != 0 {
         let expression = header.subscription.as_deref().unwrap_or_default();
         if expression.len() > MAX_EXPRESSION_BYTES {
             return Err(Refusal::expression_too_long(expression.len(), MAX_EXPRESSION_BYTES));
         }
         let mut inline = Subscription::tags(&header.topic, expression, header.sub_version);
         inline.expression_type = header.expression_type.as_deref().unwrap_or(Subscription::TAG).to_owned();
-        Arc::new(inline)
+        check_switch(broker, &inline)?;
+        Arc::new(broker.filters.select(inline)?)
     } else {
         let known = broker.clients.subscription(&header.consumer_group, &header.topic);
         let known = known.ok_or_else(|| Refusal::not_subscribed(&header.consumer_group, &header.topic))?;
         if known.sub_version < header.sub_version {
             return Err(Refusal::subscription_not_latest(&header.consumer_group, &header.topic));
         }
+        check_switch(broker, &known)?;
+        if !known.is_usable() {
+            let reason = selection::compile(&known).err().map(|error| error.to_string()).unwrap_or_default();
+            return Err(Refusal::no_filter(&header.consumer_group, &header.topic, &reason));
+        }
         known
     };
-    if !subscription.is_tag() {
-        return Err(Refusal::filter_unsupported());
+    Ok(selection)
+}
+
+fn check_switch(broker: &Broker, subscription: &Subscription) -> Result<(), Refusal> {
+    if subscription.is_tag() || broker.config.property_filter { Ok(()) } else { Err(Refusal::filter_unsupported()) }
+}
+
+/// A filter that reads records far behind the end of the log may have to wait for the disk.
+fn is_cold_scan(broker: &Broker, pull: &Pull) -> Result<bool, ReadError> {
+    if !pull.selection.reads_records() {
+        return Ok(false);
     }
-    Ok(subscription)
+    let first = broker.store.entry(&pull.topic, pull.queue_id, pull.from)?;
+    Ok(first.is_some_and(|entry| is_cold(broker, entry.log_offset)))
+}
+
+fn is_cold(broker: &Broker, at: LogOffset) -> bool {
+    broker.store.end().0 - at.0 > broker.hot_bytes
 }
 
 fn hold(broker: &Broker, header: &PullMessage) -> Duration {
@@ -117,32 +143,52 @@ fn answer(broker: &Arc<Broker>, from: &Connection, pull: Pull) -> Reply {
         Ok(pulled) => pulled,
         Err(error) => return refuse(pull, error),
     };
-    if !may_wait(&pull, &pulled) {
-        return reply(broker, pull, pulled);
-    }
-    let (key, offset) = (pull.key(), pull.from);
-    let deadline = Instant::now() + pull.hold;
-    match broker.held.hold(HeldPull { connection: from.clone(), pull: Box::new(pull) }, deadline) {
-        // As many as may wait do wait: this one is told that there is nothing, as if its time were over.
-        Err(refused) => reply(broker, *refused.pull, pulled),
-        Ok(id) => {
-            // A message may have come between the look at the store and the hold.
-            if broker.store.queue_bounds(&key.0, key.1).max > offset
-                && let Some(held) = broker.held.take(&key, id)
-            {
-                return woken(broker, *held.pull);
-            }
-            Reply::None
+    if may_wait(&pull, &pulled) { wait(broker, from, pull, pulled) } else { reply(broker, pull, pulled) }
+}
+
+/// Holds a pull that found nothing.
+fn wait(broker: &Broker, from: &Connection, mut pull: Pull, mut pulled: Pulled) -> Reply {
+    loop {
+        let (key, offset) = (pull.key(), pull.from);
+        let until = *pull.until.get_or_insert_with(|| Instant::now() + pull.hold);
+        let held = HeldPull { connection: from.clone(), pull: Box::new(pull) };
+        let id = match broker.held.hold(held, until) {
+            // As many as may wait do wait: this one is told that there is nothing, as if its time were over.
+            Err(refused) => return reply(broker, *refused.pull, pulled),
+            Ok(id) => id,
+        };
+        // A message may have come between the look at the store and the hold.
+        let missed = broker.store.queue_bounds(&key.0, key.1).max > offset;
+        let Some(held) = missed.then(|| broker.held.take(&key, id)).flatten() else { return Reply::None };
+        pull = *held.pull;
+        pulled = match ask_store(broker, &pull) {
+            Ok(pulled) => pulled,
+            Err(error) => return refuse(pull, error),
+        };
+        if !waits_on(&mut pull, &pulled) {
+            return reply(broker, pull, pulled);
         }
     }
 }
 
-/// Answers a held pull, whatever the store has now.
-pub(crate) fn woken(broker: &Broker, pull: Pull) -> Reply {
+/// Answers a held pull with what the store has now; one whose filter reads records may go on waiting.
+pub(crate) fn woken(broker: &Broker, from: &Connection, mut pull: Pull) -> Reply {
     match ask_store(broker, &pull) {
+        Ok(pulled) if waits_on(&mut pull, &pulled) => wait(broker, from, pull, pulled),
         Ok(pulled) => reply(broker, pull, pulled),
         Err(error) => refuse(pull, error),
     }
+}
+
+/// What woke a pull may be nothing for it: only the record tells, and the store's thread does not read records. The
+/// wait goes on behind what was looked at, until its time is over.
+fn waits_on(pull: &mut Pull, pulled: &Pulled) -> bool {
+    let in_vain = pulled.status == PullStatus::NoMatchedMessage && pull.selection.reads_records();
+    let waits = in_vain && pull.until.is_some_and(|until| Instant::now() < until);
+    if waits {
+        pull.from = pulled.next;
+    }
+    waits
 }
 
 fn refuse(pull: Pull, error: ReadError) -> Reply {
@@ -151,7 +197,10 @@ fn refuse(pull: Pull, error: ReadError) -> Reply {
 }
 
 fn ask_store(broker: &Broker, pull: &Pull) -> Result<Pulled, ReadError> {
-    broker.store.pull(&pull.topic, pull.queue_id, pull.from, pull.limits, &|tags_code| pull.wants(tags_code))
+    let accepts = |tags_code| pull.wants(tags_code);
+    let matches = |record: &[u8]| pull.selection.matches(record);
+    let wanted = Wanted { entry: &accepts, record: pull.selection.reads_records().then_some(&matches) };
+    broker.store.pull_wanted(&pull.topic, pull.queue_id, pull.from, pull.limits, wanted)
 }
 
 fn may_wait(pull: &Pull, pulled: &Pulled) -> bool {
@@ -189,7 +238,7 @@ fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
         group_sys_flag: Some(0),
         forbidden_type: None,
     });
-    let is_cold = pulled.first.is_some_and(|first| broker.store.end().0 - first.0 > broker.hot_bytes);
+    let is_cold = pulled.first.is_some_and(|first| is_cold(broker, first));
     let answer = Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes };
     if is_cold { Reply::Blocking(Box::new(move |_| Ok(warmed(answer)))) } else { answer }
 }

@@ -12,6 +12,7 @@ mod pulls;
 mod registration;
 mod retries;
 mod sends;
+mod sql_filters;
 mod stops;
 mod topics_and_groups;
 mod transactions;
