@@ -30,6 +30,7 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
             FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },
         },
         max_message_bytes: config.max_message_bytes,
+        checksums: config.range_checksums,
         rules: Arc::new(Rules::new(delay_levels.clone())),
     }
 }

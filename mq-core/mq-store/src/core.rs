@@ -9,11 +9,13 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::append::{Appender, Pending};
 use crate::checkpoint::Checkpoints;
+use crate::checksums::Checksums;
 use crate::error::{AppendError, DiskError, Poisoned, TruncateError};
 use crate::failpoints;
 use crate::marks::Marks;
 use crate::options::{FlushMode, MAX_WAITING_ENTRIES};
 use crate::queue::Queues;
+use crate::recovery::Recovered;
 use crate::segments::Segments;
 
 /// A message that became visible.
@@ -52,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) marks: Marks,
     /// Its lock is the sync lock: one sync of the log at a time.
     pub(crate) checkpoints: Mutex<Checkpoints>,
+    pub(crate) checksums: Checksums,
     pub(crate) poison: OnceLock<Poisoned>,
     pub(crate) closed: AtomicBool,
     pub(crate) listeners: RwLock<Vec<Arc<dyn Listener>>>,
@@ -79,15 +82,9 @@ struct Settling {
 }
 
 impl Core {
-    pub(crate) fn new(
-        flush_mode: FlushMode,
-        segments: Arc<Segments>,
-        queues: Queues,
-        appender: Appender,
-        checkpoints: Checkpoints,
-        end: LogOffset,
-        until: UnixMillis,
-    ) -> Self {
+    pub(crate) fn new(flush_mode: FlushMode, recovered: Recovered, appender: Appender) -> Self {
+        let Recovered { segments, queues, checkpoints, checksums, last_timestamp: until, report } = recovered;
+        let end = report.end;
         Self {
             flush_mode,
             segments,
@@ -95,6 +92,7 @@ impl Core {
             appender,
             marks: Marks::at(end),
             checkpoints: Mutex::new(checkpoints),
+            checksums,
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             listeners: RwLock::default(),
@@ -255,6 +253,12 @@ impl Core {
         }
         self.checkpoints.lock().settle(visible, until)?;
         Ok(true)
+    }
+
+    /// One round of checksums behind the durable mark. True if there is more to do.
+    pub(crate) fn seal(&self) -> Result<bool, DiskError> {
+        // What is not visible may still be taken back.
+        self.checksums.seal(self.marks.durable().min(self.marks.visible()))
     }
 
     pub(crate) fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {

@@ -54,6 +54,16 @@ impl<T> AtPath<T> for io::Result<T> {
 #[error("a sync of the commit log failed, nothing more is acknowledged: {0}")]
 pub struct Poisoned(pub DiskError);
 
+/// A part of the commit log, as bytes of its file, is not as it was written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("bytes {from}..{to} of {path}, at log offset {at}, do not match their checksum")]
+pub struct Mismatch {
+    pub path: String,
+    pub at: LogOffset,
+    pub from: u64,
+    pub to: u64,
+}
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
@@ -99,6 +109,8 @@ pub enum ReadError {
     NotARecord { at: LogOffset, reason: RecordError },
     #[error("the record at log offset {at} says that it stands at {stated}")]
     Misplaced { at: LogOffset, stated: LogOffset },
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

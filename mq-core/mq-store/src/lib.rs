@@ -9,6 +9,7 @@ mod append;
 mod atomic_file;
 pub mod backend;
 mod checkpoint;
+mod checksums;
 mod clock;
 mod core;
 mod error;
@@ -29,7 +30,7 @@ pub use backend::{Backend, FileBackend, MemoryBackend};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use core::{Arrival, Listener};
 pub use error::{
-    AppendError, CloseError, DiskError, DiskFull, OpenError, Poisoned, ReadError, TruncateError, WaitError,
+    AppendError, CloseError, DiskError, DiskFull, Mismatch, OpenError, Poisoned, ReadError, TruncateError, WaitError,
 };
 pub use failpoints::arm_failpoints;
 pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};

@@ -20,6 +20,10 @@ pub(crate) const MAX_WAITING_ENTRIES: usize = 1024 * 1024;
 pub(crate) const WRITE_OUT_EVERY: Duration = Duration::from_secs(1);
 /// How often queue files are synced and the checkpoint moves; bounds what an unclean start reads again.
 pub(crate) const SETTLE_EVERY: Duration = Duration::from_secs(30);
+/// How often the checksums follow the durable mark; bounds how much of the log is without.
+pub(crate) const SEAL_EVERY: Duration = Duration::from_secs(1);
+/// Rest between two rounds of a thread that has to catch up: it takes a part of the disk, not all of it.
+pub(crate) const SEAL_REST: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushMode {
@@ -40,6 +44,8 @@ pub struct Options {
     pub flush: FlushMode,
     /// Limit of a message's body. A record may be [`RECORD_OVERHEAD_BYTES`] longer.
     pub max_message_bytes: usize,
+    /// Keeps checksums of the whole log beside it. Those that there are, are checked in any case.
+    pub checksums: bool,
     pub rules: Arc<dyn RecordRules>,
 }
 
@@ -50,6 +56,7 @@ impl Default for Options {
             queue_file_entries: 300_000,
             flush: FlushMode::Sync,
             max_message_bytes: 4 << 20,
+            checksums: true,
             rules: Arc::new(PlainRules),
         }
     }

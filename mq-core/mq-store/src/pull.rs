@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{RecordError, StoredMessage};
+use smallvec::SmallVec;
 
 use crate::core::Core;
 use crate::error::ReadError;
@@ -50,10 +51,10 @@ pub struct Pulled {
     pub next: QueueOffset,
     pub min: QueueOffset,
     pub max: QueueOffset,
-    /// Where the first record lies: far behind the end of the log its bytes may have to come from the disk.
-    pub first: Option<LogOffset>,
     /// The records, in queue order. Neighbours in the log share a slice. No bytes are copied where the log is mapped.
     pub slices: Vec<Bytes>,
+    /// Where each slice lies: far behind the end of the log its bytes may have to come from the disk.
+    pub starts: SmallVec<[LogOffset; 2]>,
     pub messages: usize,
     pub bytes: usize,
 }
@@ -155,9 +156,9 @@ impl Core {
         }
         let mut pulled = Pulled::empty(status, next, bounds);
         (pulled.messages, pulled.bytes) = (taken.messages, taken.bytes);
-        pulled.first = taken.runs.first().map(|(at, _)| *at);
         for (at, bytes) in taken.runs {
             pulled.slices.push(self.slice(at, bytes)?);
+            pulled.starts.push(at);
         }
         Ok(pulled)
     }
@@ -170,6 +171,15 @@ impl Core {
     fn slice(&self, at: LogOffset, bytes: usize) -> Result<Bytes, ReadError> {
         let gone = ReadError::NotARecord { at, reason: RecordError::Short { have: 0, need: bytes } };
         self.segments.bytes(at.0, bytes)?.ok_or(gone)
+    }
+
+    pub(crate) fn check(&self, pulled: &Pulled) -> Result<(), ReadError> {
+        for (at, slice) in pulled.starts.iter().zip(&pulled.slices) {
+            if let Some(mismatch) = self.checksums.check(at.0..at.0 + slice.len() as u64)? {
+                return Err(mismatch.into());
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn bounds(&self, topic: &str, queue_id: QueueId) -> Bounds {
@@ -232,7 +242,8 @@ impl Taken {
 
 impl Pulled {
     fn empty(status: PullStatus, next: QueueOffset, bounds: Bounds) -> Self {
-        Self { status, next, min: bounds.min, max: bounds.max, first: None, slices: Vec::new(), messages: 0, bytes: 0 }
+        let (Bounds { min, max }, slices, starts) = (bounds, Vec::new(), SmallVec::new());
+        Self { status, next, min, max, slices, starts, messages: 0, bytes: 0 }
     }
 }
 

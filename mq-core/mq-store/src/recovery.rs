@@ -9,7 +9,8 @@ use mq_protocol::record::StoredMessage;
 use crate::append::{has_entry, names_a_directory};
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoints, LastRun};
-use crate::error::{AtPath, DiskError, OpenError};
+use crate::checksums::Checksums;
+use crate::error::{AtPath, DiskError, Mismatch, OpenError};
 use crate::options::{Options, RECOVERY_WAITING_ENTRIES, RecordRules};
 use crate::queue::{self, QueueEntry, QueueFiles, Queues};
 use crate::record_reader::{Step, lost_a_sector, step};
@@ -34,6 +35,7 @@ pub(crate) struct Recovered {
     pub(crate) segments: Arc<Segments>,
     pub(crate) queues: Queues,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) checksums: Checksums,
     pub(crate) last_timestamp: UnixMillis,
     pub(crate) report: RecoveryReport,
 }
@@ -42,14 +44,20 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
     refuse_unsupported(&**backend)?;
     let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes)?);
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
+    let checksums = Checksums::load(backend.clone(), segments.clone(), options.checksums, last_run.marks.is_some())?;
     let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));
     let from = first_to_scan(&segments, &last_run)?;
-    queues.load(from.0, segments.min().0)?;
-    let scan = Scan::run(&segments, &queues, &*options.rules, from, last_run.marks.map(|(durable, _)| durable))?;
     let durable_mark = last_run.marks.map(|(durable, _)| durable);
-    if let Some(durable) = durable_mark.filter(|durable| scan.end < *durable) {
-        let path = backend.locate(&segments::path_of(segments.base_of(scan.end.0)));
-        return Err(OpenError::Damaged { path, at: scan.end, durable, reason: scan.stopped_by });
+    // The mark is written without a sync, and sums only of what is durable.
+    let durable = durable_mark.map(|durable| durable.max(checksums.durable_before()));
+    if let Some(mismatch) = checksums.check(from.min(checksums.unsure_from()).0..checksums.durable_before().0)? {
+        let (at, reason) = pin(&segments, from, &mismatch)?;
+        return Err(damaged(&**backend, &segments, at, checksums.durable_before(), reason));
+    }
+    queues.load(from.0, segments.min().0)?;
+    let scan = Scan::run(&segments, &queues, &*options.rules, from, durable)?;
+    if let Some(durable) = durable.filter(|durable| scan.end < *durable) {
+        return Err(damaged(&**backend, &segments, scan.end, durable, scan.stopped_by));
     }
     let intact = last_run.clean && durable_mark == Some(scan.end);
     if !intact {
@@ -72,7 +80,24 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         durable_mark,
         torn_group: scan.torn_group,
     };
-    Ok(Recovered { segments, queues, checkpoints, last_timestamp, report })
+    Ok(Recovered { segments, queues, checkpoints, checksums, last_timestamp, report })
+}
+
+fn damaged(backend: &dyn Backend, segments: &Segments, at: LogOffset, durable: LogOffset, reason: String) -> OpenError {
+    OpenError::Damaged { path: backend.locate(&segments::path_of(segments.base_of(at.0))), at, durable, reason }
+}
+
+/// The record that is damaged where a checksum does not match, if reading tells which.
+fn pin(segments: &Segments, from: LogOffset, mismatch: &Mismatch) -> Result<(LogOffset, String), DiskError> {
+    let mut at = from;
+    while at < mismatch.at.plus(mismatch.to - mismatch.from) {
+        match step(segments, at, u64::MAX)? {
+            Step::Record(record) => at = at.plus(u64::from(record.size)),
+            Step::Blank(next) => at = next,
+            Step::Nothing(reason) => return Ok((at, reason.to_string())),
+        }
+    }
+    Ok((mismatch.at, mismatch.to_string()))
 }
 
 /// Forms of the directory that Apache can write and this store cannot continue.

@@ -50,18 +50,11 @@ impl Store {
         let recovered = recovery::recover(&backend, &options)?;
         let (end, until) = (recovered.report.end, recovered.last_timestamp);
         let appender = Appender::new(recovered.segments.clone(), &options, clock, end, until);
-        let core = Arc::new(Core::new(
-            options.flush,
-            recovered.segments,
-            recovered.queues,
-            appender,
-            recovered.checkpoints,
-            end,
-            until,
-        ));
+        let report = recovered.report.clone();
+        let core = Arc::new(Core::new(options.flush, recovered, appender));
         let (threads, flusher) = Threads::start(&core);
         let running = Running { core, flusher, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) };
-        Ok((Self(Arc::new(running)), recovered.report))
+        Ok((Self(Arc::new(running)), report))
     }
 
     /// One lock and one contiguous write for all groups (one more when the segment ends). All or none are written; a
@@ -150,6 +143,12 @@ impl Store {
         self.0.core.pull(topic, queue_id, from, limits, wanted)
     }
 
+    /// Compares what was pulled with the log's checksums, where it has them. For messages that come from the disk: it
+    /// reads their pages, and of those that were written just now it would find what memory did to them at most.
+    pub fn check(&self, pulled: &Pulled) -> Result<(), ReadError> {
+        self.0.core.check(pulled)
+    }
+
     /// The visible record at `at`; `None` outside of the visible log. An error if no record starts there.
     pub fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
         self.0.core.read(at)
@@ -208,7 +207,10 @@ impl Store {
     /// Makes the queue files durable and moves the checkpoint: a start reads only what was appended later, from the
     /// start of its segment.
     pub fn settle(&self) -> Result<(), DiskError> {
-        self.0.core.settle().map(drop)
+        let core = &self.0.core;
+        core.settle()?;
+        // Otherwise a thread does.
+        if core.flush_mode == FlushMode::Manual { core.seal().map(drop) } else { Ok(()) }
     }
 
     /// Flushes everything, ends the threads and removes `abort`. Later appends are refused; reads go on.
@@ -222,6 +224,10 @@ impl Store {
         core.appender.while_stopped(|_| ());
         core.flush()?;
         let settled = core.settle()?;
+        // A missing checksum only protects less.
+        if let Err(error) = core.seal().and_then(|_| core.checksums.sync()) {
+            tracing::warn!(%error, "the newest messages are without checksums");
+        }
         core.segments.drop_spare()?;
         if settled && core.marks.visible() == core.marks.written() {
             core.checkpoints.lock().finish()?;

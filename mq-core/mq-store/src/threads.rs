@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::core::Core;
-use crate::options::{FlushMode, SETTLE_EVERY, WRITE_OUT_EVERY};
+use crate::options::{FlushMode, SEAL_EVERY, SEAL_REST, SETTLE_EVERY, WRITE_OUT_EVERY};
 
 #[derive(Default)]
 pub(crate) struct Threads {
@@ -26,6 +26,7 @@ impl Threads {
             }
         };
         threads.spawn("store-keep", core, keep);
+        threads.spawn("store-seal", core, seal);
         (threads, Some(flusher))
     }
 
@@ -89,5 +90,24 @@ fn keep(core: &Core, stop: &AtomicBool) {
         if let Err(error) = work {
             tracing::warn!(%error, "the store's upkeep failed and is tried again");
         }
+    }
+}
+
+/// Checksums follow the durable mark. They are derived: what fails is tried again.
+fn seal(core: &Core, stop: &AtomicBool) {
+    let mut rest = SEAL_EVERY;
+    loop {
+        thread::park_timeout(rest);
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        rest = match core.seal() {
+            Ok(true) => SEAL_REST,
+            Ok(false) => SEAL_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "the newest messages are without checksums; tried again");
+                SETTLE_EVERY
+            }
+        };
     }
 }

@@ -29,6 +29,7 @@ const EFFECTIVE: &[&str] = &[
     "maxMessageSize",
     "messageDelayLevel",
     "namesrvAddr",
+    "rangeChecksumEnable",
     "registerNameServerPeriod",
     "rejectTransactionMessage",
     "serverChannelMaxIdleTimeSeconds",

@@ -41,6 +41,8 @@ pub struct BrokerConfig {
     pub consume_queue_file_bytes: u64,
     pub file_reserved_time: Duration,
     pub max_message_bytes: usize,
+    /// Checksums of the whole log beside it. A setting of this broker's own.
+    pub range_checksums: bool,
     /// How much of the machine's memory counts as holding the newest messages.
     pub memory_hot_percent: u8,
     pub auto_create_topic: bool,
@@ -82,6 +84,7 @@ impl Default for BrokerConfig {
             consume_queue_file_bytes: 6_000_000,
             file_reserved_time: Duration::from_secs(72 * 3600),
             max_message_bytes: 4 << 20,
+            range_checksums: true,
             memory_hot_percent: 40,
             auto_create_topic: true,
             auto_create_group: true,
@@ -184,6 +187,7 @@ impl BrokerConfig {
             "accessMessageInMemoryMaxRatio" => {
                 self.memory_hot_percent = setting.in_range(0..=100, "a percentage")?;
             }
+            "rangeChecksumEnable" => self.range_checksums = setting.flag()?,
             "autoCreateTopicEnable" => self.auto_create_topic = setting.flag()?,
             "autoCreateSubscriptionGroup" => self.auto_create_group = setting.flag()?,
             "defaultTopicQueueNums" => self.default_topic_queues = setting.queues()?,

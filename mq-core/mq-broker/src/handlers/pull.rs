@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mq_protocol::ByteString;
 use mq_protocol::body::{Subscription, perm};
 use mq_protocol::codes::response;
@@ -12,6 +13,7 @@ use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::sys_flag::pull as flag;
 use mq_store::{PullLimits, PullStatus, Pulled, ReadError, Wanted};
 use tokio::time::Instant;
+use tracing::error;
 
 use super::error::Refusal;
 use super::{Handled, Reply};
@@ -223,6 +225,36 @@ fn code_of(status: PullStatus, from: QueueOffset) -> i32 {
 }
 
 fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
+    if pulled.starts.first().is_some_and(|first| is_cold(broker, *first)) {
+        Reply::Blocking(Box::new(move |broker| Ok(from_disk(broker, pull, pulled))))
+    } else {
+        sent(pull, pulled)
+    }
+}
+
+/// Reads the messages here, not on a thread that serves connections, and sends none that are not as they were written.
+fn from_disk(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
+    match broker.store.check(&pulled) {
+        Ok(()) => {
+            touch(&pulled.slices);
+            sent(pull, pulled)
+        }
+        // One by one, so that those before the damage come through.
+        Err(_) if pulled.messages > 1 => {
+            let one = Pull { limits: PullLimits { messages: 1, ..pull.limits }, ..pull };
+            match ask_store(broker, &one) {
+                Ok(pulled) => from_disk(broker, one, pulled),
+                Err(error) => refuse(one, error),
+            }
+        }
+        Err(error) => {
+            error!(topic = %pull.topic, queue = pull.queue_id.0, offset = pull.from.0, %error, "a message is damaged");
+            refuse(pull, error)
+        }
+    }
+}
+
+fn sent(pull: Pull, pulled: Pulled) -> Reply {
     let head = Command {
         code: code_of(pulled.status, pull.from),
         remark: Some(ByteString::from_static(name_of(pulled.status))),
@@ -238,18 +270,13 @@ fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
         group_sys_flag: Some(0),
         forbidden_type: None,
     });
-    let is_cold = pulled.first.is_some_and(|first| is_cold(broker, first));
-    let answer = Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes };
-    if is_cold { Reply::Blocking(Box::new(move |_| Ok(warmed(answer)))) } else { answer }
+    Reply::Slices { head, slices: pulled.slices, bytes: pulled.bytes }
 }
 
-/// Reads a byte of each page, so that the page faults happen here and not on a thread that serves connections.
-fn warmed(answer: Reply) -> Reply {
-    if let Reply::Slices { slices, .. } = &answer {
-        let pages = slices.iter().flat_map(|slice| slice.iter().step_by(PAGE_BYTES));
-        std::hint::black_box(pages.fold(0u8, |sum, byte| sum ^ byte));
-    }
-    answer
+/// Reads a byte of each page, for those that have no checksum.
+fn touch(slices: &[Bytes]) {
+    let pages = slices.iter().flat_map(|slice| slice.iter().step_by(PAGE_BYTES));
+    std::hint::black_box(pages.fold(0u8, |sum, byte| sum ^ byte));
 }
 
 /// Java's name of the status, which tools show.

@@ -217,3 +217,28 @@ async fn tools_learn_a_queues_bounds_times_and_messages() {
         assert_eq!(answer.code, response::SYSTEM_ERROR, "{offset}");
     }
 }
+
+#[tokio::test]
+async fn a_message_that_the_disk_changed_is_refused_by_place_and_its_neighbours_are_not() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    for _ in 0..4 {
+        client.send(Send::to("T").body(vec![b'x'; 9000])).await;
+    }
+    // The clean end gives every message its checksum.
+    broker.stop().await.expect("a clean end");
+    let broker = world.start_with(|config| config.memory_hot_percent = 0).await;
+    let log = world.backend.open("commitlog/00000000000000000000").unwrap();
+    let third_body = 2 * (9000 + 200) + 4500;
+    log.write_at(third_body, b"y").unwrap();
+    let mut client = broker.connect().await;
+    for (from, expected) in [(0, 1), (1, 1), (3, 1)] {
+        let answer = client.call(Pull::of("T", 0, from).command()).await;
+        assert_eq!(pulled(&answer).4.len(), expected, "from {from}");
+    }
+    let answer = client.call(Pull::of("T", 0, 2).command()).await;
+    let remark = answer.remark.as_deref().unwrap_or_default();
+    assert_eq!(answer.code, response::SYSTEM_ERROR, "{remark}");
+    assert!(remark.contains("commitlog/00000000000000000000") && remark.contains("checksum"), "{remark}");
+}

@@ -1,6 +1,7 @@
 //! The store through its public interface. One binary, so that it links once.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod checksums;
 mod conformance;
 mod crash;
 mod durability;
