@@ -3,6 +3,7 @@
 //! A plain table that is told the time. Whoever changes it learns which groups' members are to be told.
 
 mod consumers;
+mod names;
 mod producers;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use crate::connection::{Connection, ConnectionId};
 use crate::selection::Selection;
 pub(crate) use consumers::ConsumerGroup;
 use consumers::Consumers;
+use names::Names;
 use producers::Producers;
 
 /// A client whose last heartbeat is older is dropped; clients send one every 30 s.
@@ -94,6 +96,7 @@ pub(crate) struct Clients(Mutex<Registry>);
 struct Registry {
     producers: Producers,
     consumers: Consumers,
+    names: Names,
 }
 
 impl Clients {
@@ -105,6 +108,7 @@ impl Clients {
                 return Err(HeartbeatError::ProducerGroups);
             }
         }
+        registry.names.heard(&heartbeat.data.client_id, heartbeat.connection);
         let mut changed = Changed::new();
         for consumer in &heartbeat.data.consumer_data_set {
             if registry.consumers.register(heartbeat.client(), consumer, heartbeat.data) {
@@ -133,6 +137,7 @@ impl Clients {
 
     pub(crate) fn connection_closed(&self, connection: ConnectionId) -> Changed {
         let mut registry = self.0.lock();
+        registry.names.connection_closed(connection);
         registry.producers.connection_closed(connection);
         registry.consumers.connection_closed(connection)
     }
@@ -186,6 +191,11 @@ impl Clients {
     /// said they can answer for the topic, then the others, which take turns.
     pub(crate) fn producers_to_ask(&self, group: &str, topic: &str, sender: Option<&str>) -> Vec<Connection> {
         self.0.lock().producers.candidates(group, topic, sender)
+    }
+
+    /// The connection of the client with this id, whatever it is connected for.
+    pub(crate) fn by_id(&self, client_id: &str) -> Option<Connection> {
+        self.0.lock().names.connection(client_id)
     }
 
     pub(crate) fn producers(&self, group: &str) -> Vec<Client> {

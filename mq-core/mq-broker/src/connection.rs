@@ -2,17 +2,20 @@
 //!
 //! The socket itself belongs to the connection's `session`. A handle only posts to it, and never waits.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use mq_protocol::command::Command;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use crate::handlers::Handled;
-use crate::limits::{MAX_POSTED, MAX_UNSENT_BYTES};
+use crate::limits::{MAX_ASKED, MAX_POSTED, MAX_UNSENT_BYTES};
 use crate::pulling::Pull;
 
 /// Unique for the life of the process.
@@ -22,6 +25,15 @@ pub struct ConnectionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection is closed, or its peer does not take what was sent")]
 pub struct Closed;
+
+/// Why a question of the broker's has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unanswered {
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    #[error("it did not answer within {0:?}")]
+    Late(Duration),
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +45,8 @@ struct Shared {
     closed: AtomicBool,
     opaque: AtomicI32,
     posted: Mutex<Posted>,
+    /// Requests of the broker's that the peer has yet to answer.
+    asked: Mutex<HashMap<i32, oneshot::Sender<Command>>>,
     changed: Notify,
     /// Bytes that the peer had not taken when the session last looked.
     unsent: AtomicUsize,
@@ -53,6 +67,8 @@ pub(crate) enum Mail {
     Pull(Box<Pull>),
     /// A reply that was worked out on the blocking lane.
     FromLane(Command, Handled),
+    /// A reply that waited for somebody else.
+    FromLater(Command, Handled),
 }
 
 impl Connection {
@@ -64,6 +80,7 @@ impl Connection {
             closed: AtomicBool::new(false),
             opaque: AtomicI32::new(0),
             posted: Mutex::default(),
+            asked: Mutex::default(),
             changed: Notify::new(),
             unsent: AtomicUsize::new(0),
         }))
@@ -87,13 +104,48 @@ impl Connection {
     /// Asks the session to end. What was posted before may or may not be written.
     pub fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
+        self.0.asked.lock().clear();
         self.0.changed.notify_one();
     }
 
     /// Sends a request of the broker (codes 39, 40, …) with an `opaque` of its own. `Ok` means: handed to a live
     /// connection, not: received.
     pub fn send(&self, mut request: Command) -> Result<(), Closed> {
-        request.opaque = self.0.opaque.fetch_add(1, Ordering::Relaxed);
+        request.opaque = self.next_opaque();
+        self.post_request(request)
+    }
+
+    /// Asks the client something and waits for its answer, whatever the answer's code.
+    pub(crate) async fn ask(&self, mut request: Command, within: Duration) -> Result<Command, Unanswered> {
+        request.opaque = self.next_opaque();
+        let (answer, answered) = oneshot::channel();
+        let _asked = {
+            let mut asked = self.0.asked.lock();
+            if asked.len() >= MAX_ASKED || self.is_closed() {
+                return Err(Closed.into());
+            }
+            asked.insert(request.opaque, answer);
+            Asked { connection: self, opaque: request.opaque }
+        };
+        self.post_request(request)?;
+        match timeout(within, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Closed.into()),
+            Err(_) => Err(Unanswered::Late(within)),
+        }
+    }
+
+    /// The peer's answer; false: nobody waits for it (any more).
+    pub(crate) fn answered(&self, answer: Command) -> bool {
+        let waiting = self.0.asked.lock().remove(&answer.opaque);
+        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+    }
+
+    fn next_opaque(&self) -> i32 {
+        self.0.opaque.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn post_request(&self, request: Command) -> Result<(), Closed> {
         let bytes = request.body.len();
         self.post(Mail::Command(request), |posted| {
             let unsent = posted.bytes + self.0.unsent.load(Ordering::Relaxed);
@@ -136,6 +188,18 @@ impl Connection {
     }
 }
 
+/// Forgets the question when nobody waits for the answer any more.
+struct Asked<'c> {
+    connection: &'c Connection,
+    opaque: i32,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.connection.0.asked.lock().remove(&self.opaque);
+    }
+}
+
 impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
         self.id() == other.id()
@@ -169,5 +233,32 @@ mod tests {
         assert_eq!(connection.send(check()), Ok(()));
         connection.close();
         assert_eq!(connection.send(Command::request(40)), Err(Closed));
+    }
+
+    #[tokio::test]
+    async fn a_question_ends_with_its_answer_its_time_or_the_connection() {
+        let connection = Connection::new(ConnectionId(1), ([127, 0, 0, 1], 1).into());
+        let ask = |within| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.ask(Command::request(307), within).await })
+        };
+        let long = Duration::from_secs(600);
+        let first = ask(long);
+        connection.changed().await;
+        let [Mail::Command(request)] = &connection.take_posted()[..] else { panic!("one request was posted") };
+        assert!(connection.answered(request.response(0)));
+        assert_eq!(first.await.expect("no panic").expect("answered").opaque, request.opaque);
+        assert!(!connection.answered(request.response(0)), "nobody waits twice");
+        let brief = Duration::from_millis(1);
+        assert_eq!(ask(brief).await.expect("no panic").map(drop), Err(Unanswered::Late(brief)));
+        assert!(connection.0.asked.lock().is_empty(), "what is over is forgotten");
+        connection.take_posted();
+        let last = ask(long);
+        while connection.take_posted().is_empty() {
+            connection.changed().await;
+        }
+        connection.close();
+        assert_eq!(last.await.expect("no panic").map(drop), Err(Closed.into()));
+        assert_eq!(ask(long).await.expect("no panic").map(drop), Err(Closed.into()));
     }
 }

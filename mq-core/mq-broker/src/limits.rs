@@ -11,6 +11,8 @@ pub const MAX_WAITING_REQUESTS: usize = 4096;
 pub const MAX_UNSENT_BYTES: usize = 4 << 20;
 /// Requests posted to a connection from elsewhere that its session has not seen yet. When reached, more are refused.
 pub const MAX_POSTED: usize = 4096;
+/// Questions to one client, and requests of one connection that wait for another client's answer, at once.
+pub const MAX_ASKED: usize = 4096;
 /// Requests of one connection on the blocking lane; the socket is not read while all are taken.
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;
 /// Bytes of the smallest read, and so about what an idle connection costs.
@@ -32,6 +34,8 @@ pub const MAX_EXPRESSION_BYTES: usize = 16 << 10;
 pub const MAX_HELD_PULLS: usize = 100_000;
 /// The longest hold; clients give up on a pull after 30 s.
 pub const MAX_HOLD: Duration = Duration::from_secs(20);
+/// How long a client may take to answer a question of the broker's: as at Apache.
+pub const CLIENT_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a stop waits for answers on their way.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error of the listener, so that a full descriptor table does not spin a core.

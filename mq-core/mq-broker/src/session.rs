@@ -40,6 +40,8 @@ pub(crate) struct Session {
     waiting: Waiting,
     /// Requests on the blocking lane.
     lane: usize,
+    /// Requests that wait for another client.
+    later: usize,
     heard: Instant,
 }
 
@@ -78,6 +80,7 @@ impl Session {
             output: Output::default(),
             waiting: Waiting::default(),
             lane: 0,
+            later: 0,
             heard: Instant::now(),
         }
     }
@@ -150,10 +153,11 @@ impl Session {
         self.waiting.requests() < limits::MAX_WAITING_REQUESTS
             && self.output.bytes() < limits::MAX_UNSENT_BYTES
             && self.lane < limits::MAX_BLOCKING_PER_CONNECTION
+            && self.later < limits::MAX_ASKED
     }
 
     fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && self.output.is_empty() && self.lane == 0
+        self.waiting.is_empty() && self.output.is_empty() && self.lane == 0 && self.later == 0
     }
 
     fn read(&mut self) -> Result<(), End> {
@@ -196,7 +200,10 @@ impl Session {
 
     fn take(&mut self, command: Command) {
         if command.is_response() {
-            debug!(connection = ?self.connection, code = command.code, "an answer that nobody waits for");
+            let code = command.code;
+            if !self.connection.answered(command) {
+                debug!(connection = ?self.connection, code, "an answer that nobody waits for");
+            }
             return;
         }
         if handlers::send::is_send(command.code) {
@@ -230,6 +237,7 @@ impl Session {
         let reply = handled.unwrap_or_else(|refusal| Reply::Now(refusal.answer(&request)));
         match reply {
             Reply::Blocking(job) => self.start_on_lane(job, request),
+            Reply::Later(later) => self.start_later(later, request),
             _ if request.is_oneway() => {}
             reply => self.push(reply),
         }
@@ -237,7 +245,7 @@ impl Session {
 
     fn push(&mut self, reply: Reply) {
         match reply {
-            Reply::None | Reply::Blocking(_) => {}
+            Reply::None | Reply::Blocking(_) | Reply::Later(_) => {}
             Reply::Now(answer) => self.output.push(&answer),
             Reply::Durable { at, answer } => self.waiting.push(at, Some(&answer), None),
             Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
@@ -254,6 +262,12 @@ impl Session {
         });
     }
 
+    fn start_later(&mut self, later: handlers::Later, request: Command) {
+        self.later += 1;
+        let connection = self.connection.clone();
+        tokio::spawn(async move { connection.answer(Mail::FromLater(request, later.await)) });
+    }
+
     fn take_posted(&mut self) {
         for mail in self.connection.take_posted() {
             match mail {
@@ -265,6 +279,10 @@ impl Session {
                 }
                 Mail::FromLane(request, handled) => {
                     self.lane -= 1;
+                    self.reply(request, handled);
+                }
+                Mail::FromLater(request, handled) => {
+                    self.later -= 1;
                     self.reply(request, handled);
                 }
             }

@@ -34,6 +34,13 @@ pub mod name {
     pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
     pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
     pub const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
+    pub const CORRELATION_ID: &str = "CORRELATION_ID";
+    pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
+    /// How long the requester waits, in milliseconds.
+    pub const TTL: &str = "TTL";
+    /// `reply` on replies to requests.
+    pub const MESSAGE_TYPE: &str = "MSG_TYPE";
+    pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     pub const POP_CK: &str = "POP_CK";
     pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
     pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";

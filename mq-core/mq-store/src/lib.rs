@@ -34,7 +34,7 @@ pub use error::{
 };
 pub use failpoints::arm_failpoints;
 pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};
-pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, Wanted};
+pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, Wanted};
 pub use queue::QueueEntry;
 pub use recovery::RecoveryReport;
 pub use store::{Records, Store};

@@ -26,8 +26,10 @@ pub struct Wanted<'w> {
     /// Whether an entry with this tags code stays in play.
     pub entry: &'w dyn Fn(i64) -> bool,
     /// Whether its record is wanted; `None`: the entry decides alone, and no record is read.
-    pub record: Option<&'w dyn Fn(&[u8]) -> bool>,
+    pub record: Option<RecordFilter<'w>>,
 }
+
+pub type RecordFilter<'w> = &'w dyn Fn(&[u8]) -> bool;
 
 /// Apache's `GetMessageStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

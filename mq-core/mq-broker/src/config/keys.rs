@@ -35,6 +35,7 @@ const EFFECTIVE: &[&str] = &[
     "serverChannelMaxIdleTimeSeconds",
     "storePathCommitLog",
     "storePathRootDir",
+    "storeReplyMessageEnable",
     "storeType",
     "traceTopicEnable",
     "transactionCheckInterval",

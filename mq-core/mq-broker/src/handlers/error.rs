@@ -147,6 +147,18 @@ impl Refusal {
         Self::new(response::CONSUMER_NOT_ONLINE, format!("the consumer group[{group}] not online"))
     }
 
+    pub(crate) fn nobody_to_reply_to() -> Self {
+        Self::new(response::SYSTEM_ERROR, "the reply has no property REPLY_TO_CLIENT; make it from the request")
+    }
+
+    pub(crate) fn requester_is_gone(client_id: &str) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("the requester {client_id} is not connected to this broker"))
+    }
+
+    pub(crate) fn reply_not_taken(client_id: &str, reason: &str) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("the requester {client_id} did not take the reply: {reason}"))
+    }
+
     pub(crate) fn lock_without_owner() -> Self {
         Self::new(response::INVALID_PARAMETER, "a lock needs clientId and consumerGroup")
     }

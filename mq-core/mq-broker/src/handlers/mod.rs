@@ -7,10 +7,12 @@ mod message;
 mod offset;
 pub(crate) mod pull;
 mod queue;
+mod reply;
 pub(crate) mod send;
 mod send_back;
 mod transaction;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,9 +42,12 @@ pub(crate) enum Reply {
     },
     /// Work that may touch the disk for long. It runs on the blocking lane, its outcome is the reply.
     Blocking(Job),
+    /// Work that waits for another client. Its outcome is the reply.
+    Later(Later),
 }
 
 pub(crate) type Job = Box<dyn FnOnce(&Arc<Broker>) -> Handled + Send>;
+pub(crate) type Later = Pin<Box<dyn Future<Output = Handled> + Send>>;
 pub(crate) type Handled = Result<Reply, Refusal>;
 
 impl Reply {
@@ -57,6 +62,7 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
         request::END_TRANSACTION => transaction::end(broker, command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
+        request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),
         request::VIEW_MESSAGE_BY_ID => message::view(command),
         request::GET_MAX_OFFSET => queue::max_offset(broker, command),
         request::GET_MIN_OFFSET => queue::min_offset(broker, command),

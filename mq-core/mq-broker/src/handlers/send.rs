@@ -8,7 +8,7 @@ use mq_protocol::ByteString;
 use mq_protocol::body::{TopicConfig, perm};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
-use mq_protocol::header::{Header, SendMessage};
+use mq_protocol::header::{Header, HeaderError, SendMessage};
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::MAX_PROPERTIES_BYTES;
 use mq_protocol::record::Message;
@@ -36,10 +36,7 @@ pub(crate) fn is_send(code: i32) -> bool {
 }
 
 pub(crate) fn prepare(broker: &Broker, from: &Connection, request: &Command) -> Result<Prepared, Refusal> {
-    let header = match request.code {
-        request::SEND_MESSAGE => SendMessage::decode(&request.ext)?,
-        _ => SendMessage::decode_v2(&request.ext)?,
-    };
+    let header = header(request)?;
     if request.body.len() > broker.config.max_message_bytes {
         return Err(Refusal::body_too_large(request.body.len(), broker.config.max_message_bytes));
     }
@@ -48,6 +45,13 @@ pub(crate) fn prepare(broker: &Broker, from: &Connection, request: &Command) -> 
         prepare_batch(broker, from, request, &header, target)
     } else {
         prepare_one(broker, from, request, &header, target)
+    }
+}
+
+pub(crate) fn header(request: &Command) -> Result<SendMessage, HeaderError> {
+    match request.code {
+        request::SEND_MESSAGE | request::SEND_REPLY_MESSAGE => SendMessage::decode(&request.ext),
+        _ => SendMessage::decode_v2(&request.ext),
     }
 }
 

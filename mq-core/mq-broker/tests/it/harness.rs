@@ -152,6 +152,13 @@ impl Client {
         self.find(|command| command.is_response() && command.opaque == opaque).await
     }
 
+    /// Answers a request of the broker.
+    pub(crate) async fn respond(&mut self, answer: Command) {
+        let mut bytes = BytesMut::new();
+        answer.encode(&mut bytes);
+        self.write(&bytes).await;
+    }
+
     /// The next request of the broker with this code.
     pub(crate) async fn request(&mut self, code: i32) -> Command {
         self.find(|command| !command.is_response() && command.code == code).await

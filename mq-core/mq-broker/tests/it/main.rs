@@ -10,6 +10,7 @@ mod harness;
 mod load;
 mod pulls;
 mod registration;
+mod replies;
 mod retries;
 mod sends;
 mod sql_filters;
