@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mq_protocol::ByteString;
 use mq_protocol::command::Command;
-use mq_protocol::ids::LogOffset;
+use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_store::{Backend, Clock, FileBackend, OpenError, Poisoned, ReadError, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -32,10 +32,11 @@ use crate::locks::QueueLocks;
 use crate::offsets::OffsetTable;
 use crate::registration::{self, Registrant};
 use crate::schedule::Schedule;
-use crate::schedule_progress::ProgressFile;
+use crate::schedule_progress::{self, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
 use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options};
+use crate::stats::Stats;
 use crate::store_link::Link;
 use crate::topics::TopicTable;
 use crate::unique_key::UniqueKeys;
@@ -55,6 +56,8 @@ pub struct Broker {
     pub(crate) clients: Clients,
     pub(crate) filters: Filters,
     pub(crate) locks: QueueLocks,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) started_at: UnixMillis,
     pub(crate) transactions: Coordinator,
     /// Rung when the coordinator learned a half: the next check may be earlier now.
     pub(crate) half_learned: Notify,
@@ -140,7 +143,7 @@ impl Broker {
         let transactions =
             Coordinator::open(store.clone(), &*backend, transaction_options(&config, store_host), clock.clone())?;
         let bell = Arc::new(Bell::default());
-        let progress = ProgressFile::new(config.config_directory().join("delayOffset.json"));
+        let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
         let broker = Arc::new(Self {
             store_host,
@@ -159,6 +162,8 @@ impl Broker {
             clients: Clients::default(),
             filters: Filters::default(),
             locks: QueueLocks::default(),
+            stats: Arc::new(Stats::new(&config.cluster_name, now)),
+            started_at: now,
             config,
             clock,
             store,

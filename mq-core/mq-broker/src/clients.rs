@@ -6,7 +6,7 @@ mod consumers;
 mod names;
 mod producers;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +200,11 @@ impl Clients {
 
     pub(crate) fn producers(&self, group: &str) -> Vec<Client> {
         self.0.lock().producers.members(group)
+    }
+
+    /// All producers by group.
+    pub(crate) fn all_producers(&self) -> BTreeMap<String, Vec<Client>> {
+        self.0.lock().producers.all()
     }
 
     /// The producer that a connection belongs to in this group.

@@ -99,18 +99,23 @@ impl GroupTable {
         Ok(made)
     }
 
-    /// Creates or updates a group as a tool asks for it.
-    pub(crate) fn put(&self, config: SubscriptionGroup, now: UnixMillis) -> Result<(), GroupError> {
-        topic::check_group(&config.group_name)?;
-        if config.retry_queue_nums > MAX_QUEUES_PER_TOPIC {
-            return Err(GroupError::RetryQueues { group: config.group_name, queues: config.retry_queue_nums });
+    /// Creates or updates groups as a tool asks for them: all, or none when one cannot be.
+    pub(crate) fn put(&self, configs: Vec<SubscriptionGroup>, now: UnixMillis) -> Result<(), GroupError> {
+        for config in &configs {
+            topic::check_group(&config.group_name)?;
+            if config.retry_queue_nums > MAX_QUEUES_PER_TOPIC {
+                let (group, queues) = (config.group_name.clone(), config.retry_queue_nums);
+                return Err(GroupError::RetryQueues { group, queues });
+            }
         }
         let mut held = self.held.lock();
-        if self.get(&config.group_name).is_some_and(|known| *known == config) {
+        let is_new = |config: &SubscriptionGroup| self.get(&config.group_name).is_none_or(|known| *known != *config);
+        let changed: Vec<_> = configs.into_iter().filter(is_new).collect();
+        if changed.is_empty() {
             return Ok(());
         }
         self.change(&mut held, now, |groups| {
-            groups.insert(config.group_name.clone(), Arc::new(config));
+            groups.extend(changed.into_iter().map(|config| (config.group_name.clone(), Arc::new(config))));
         })
     }
 
@@ -190,7 +195,7 @@ mod tests {
         let made = groups.for_consumer("g", NOW).expect("created");
         assert_eq!((made.retry_max_times, made.retry_queue_nums), (16, 1));
         let tuned = SubscriptionGroup { retry_max_times: 3, ..(*made).clone() };
-        groups.put(tuned.clone(), NOW).expect("updated");
+        groups.put(vec![tuned.clone()], NOW).expect("updated");
         let again = in_directory(&directory, true);
         assert_eq!(*again.get("g").expect("kept"), tuned);
         assert_eq!(again.snapshot().data_version.counter, 2);

@@ -108,6 +108,19 @@ impl OffsetTable {
         table.offsets.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect()
     }
 
+    /// All offsets of a group in a topic.
+    pub(crate) fn of(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
+        self.table.lock().offsets.get(group).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default()
+    }
+
+    /// Sets the target's offsets in a topic to those of the source.
+    pub(crate) fn copy(&self, source: &str, target: &str, topic: &str) {
+        let mut table = self.table.lock();
+        let Some(queues) = table.offsets.get(source).and_then(|topics| topics.get(topic)).cloned() else { return };
+        table.queues(target, topic).extend(queues);
+        table.dirty = true;
+    }
+
     pub(crate) fn forget_topic(&self, topic: &str) {
         let mut table = self.table.lock();
         table.offsets.retain(|_, topics| {

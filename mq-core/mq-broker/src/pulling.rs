@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::held::QueueKey;
 use crate::selection::Selection;
+use crate::stats::Meter;
 
 /// Owns its texts: a held pull must not keep the buffer that it was read from.
 pub(crate) struct Pull {
@@ -25,6 +26,8 @@ pub(crate) struct Pull {
     pub(crate) hold: Duration,
     /// The end of that time, once it waits.
     pub(crate) until: Option<Instant>,
+    /// Where its group's reads are counted.
+    pub(crate) reader: Option<Arc<Meter>>,
 }
 
 impl Pull {

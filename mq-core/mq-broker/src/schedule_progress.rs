@@ -5,10 +5,10 @@
 //! that a crash delivers nothing twice. Apache drops the key when it writes the file, and then only the offsets count.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mq_protocol::body::DataVersion;
+use mq_protocol::body::{DataVersion, DelayOffsetTable};
 use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::delay_levels::DelayLevels;
 use crate::schedule::{corrected, identity, scheduled_at};
 
+pub(crate) const FILE: &str = "delayOffset.json";
 /// Bounds what a start after a crash reads again.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// The same for a log that moves while no delayed message does.
@@ -145,6 +146,12 @@ impl ProgressFile {
             Err(error) => warn!(path = %self.path.display(), %error, "cannot save the delay offsets"),
         }
     }
+}
+
+/// The offsets that were saved last, for tools; empty before the first time.
+pub(crate) fn saved(config_directory: &Path) -> DelayOffsetTable {
+    let Saved { data_version, offset_table, .. } = ProgressFile::new(config_directory.join(FILE)).read();
+    DelayOffsetTable { data_version, offset_table }
 }
 
 /// Finds the copies behind `from` and steps over what they were made of. A level delivers in order, so its delivered

@@ -17,6 +17,7 @@ use crate::delay_levels::DelayLevels;
 use crate::failure::Failure;
 use crate::held::HeldPulls;
 use crate::schedule;
+use crate::stats::Stats;
 
 /// What records mean to the broker.
 pub(crate) struct Rules {
@@ -41,6 +42,7 @@ pub(crate) struct Link {
     failed: Arc<Failure>,
     held: Arc<HeldPulls>,
     schedule: Arc<Bell>,
+    stats: Arc<Stats>,
 }
 
 impl Link {
@@ -50,6 +52,7 @@ impl Link {
             failed: broker.failed.clone(),
             held: broker.held.clone(),
             schedule: broker.schedule_bell().clone(),
+            stats: broker.stats.clone(),
         }
     }
 }
@@ -60,6 +63,7 @@ impl Listener for Link {
     }
 
     fn visible(&self, arrivals: &[Arrival]) {
+        self.stats.arrived(arrivals);
         let mut delayed = false;
         for arrival in arrivals {
             delayed |= arrival.topic == topic::SCHEDULE;

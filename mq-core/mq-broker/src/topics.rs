@@ -2,7 +2,7 @@
 //!
 //! A change is on disk before it is visible. Readers never wait for a writer's disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -164,21 +164,25 @@ impl TopicTable {
         Ok(config)
     }
 
-    /// Creates or updates a topic as a tool asks for it.
-    pub(crate) fn put(&self, request: &TopicRequest<'_>, now: UnixMillis) -> Result<(), TopicError> {
-        topic::check_topic(request.topic)?;
-        if is_system(request.topic) {
-            return Err(TopicError::System(request.topic.to_owned()));
-        }
+    /// Creates or updates topics as a tool asks for them: all, or none when one cannot be.
+    pub(crate) fn put(&self, requests: &[TopicRequest<'_>], now: UnixMillis) -> Result<(), TopicError> {
         let mut version = self.version.lock();
-        let held = self.get(request.topic);
-        let config = Arc::new(request.over(held.as_deref())?);
-        if held.as_ref() == Some(&config) {
+        let mut changed = Vec::new();
+        for request in requests {
+            topic::check_topic(request.topic)?;
+            if is_system(request.topic) {
+                return Err(TopicError::System(request.topic.to_owned()));
+            }
+            let held = self.get(request.topic);
+            let config = Arc::new(request.over(held.as_deref())?);
+            if held.as_ref() != Some(&config) {
+                changed.push((config.topic_name.clone(), config));
+            }
+        }
+        if changed.is_empty() {
             return Ok(());
         }
-        self.change(&mut version, now, |topics| {
-            topics.insert(config.topic_name.clone(), config);
-        })
+        self.change(&mut version, now, |topics| topics.extend(changed))
     }
 
     /// Takes the topic away, and then what belongs to it: `along` runs before anybody can create the topic anew. It runs
@@ -299,6 +303,12 @@ pub(crate) fn is_system(name: &str) -> bool {
         topic::OFFSET_MOVED,
     ];
     NAMES.contains(&name) || name.starts_with("rmq_sys_")
+}
+
+/// The names of the topics that a broker of this configuration has for itself.
+pub(crate) fn system_names(config: &BrokerConfig) -> BTreeSet<String> {
+    let made = system_topics(config).into_iter().map(|topic| topic.topic_name);
+    made.chain([topic::AUTO_CREATE, topic::TRACE].map(Into::into)).collect()
 }
 
 /// The topics that tools and clients expect of every broker.

@@ -67,8 +67,8 @@ fn topics_survive_a_restart_and_every_change_moves_the_version() {
     topics.for_send("orders", "TBW102", 4, NOW).expect("created");
     topics.retry("g", 1, NOW).expect("created");
     topics.dead_letter("g", NOW).expect("created");
-    topics.put(&TopicRequest { attributes: "+message.type=FIFO", ..request("orders") }, NOW).expect("updated");
-    topics.put(&TopicRequest { attributes: "+message.type=FIFO", ..request("orders") }, NOW).expect("the same again");
+    topics.put(&[TopicRequest { attributes: "+message.type=FIFO", ..request("orders") }], NOW).expect("updated");
+    topics.put(&[TopicRequest { attributes: "+message.type=FIFO", ..request("orders") }], NOW).expect("the same again");
     assert!(changes.has_changed().expect("open"));
     assert_eq!(*changes.borrow_and_update(), 4);
     assert_eq!(topics.snapshot().data_version, DataVersion { counter: 4, state_version: 0, timestamp: 1_000 });
@@ -99,10 +99,10 @@ fn what_a_tool_asks_wrongly_is_named() {
         (TopicRequest { perm: -1, ..request("t") }, "topic t: -1 is not a permission"),
         (TopicRequest { perm: 16, ..request("t") }, "topic t: 16 is not a permission"),
     ] {
-        assert_eq!(topics.put(&request, NOW).expect_err(error).to_string(), error);
+        assert_eq!(topics.put(&[request], NOW).expect_err(error).to_string(), error);
     }
     for bad in ["message.type=FIFO", "+message.type", "+colour=red", "-colour", "+message.type=A B", "+message.type="] {
-        let outcome = topics.put(&TopicRequest { attributes: bad, ..request("t") }, NOW);
+        let outcome = topics.put(&[TopicRequest { attributes: bad, ..request("t") }], NOW);
         assert!(matches!(outcome, Err(TopicError::Attribute { .. })), "{bad}");
     }
     assert!(topics.get("t").is_none());
@@ -122,7 +122,7 @@ fn attributes_are_set_and_removed_one_by_one() {
         ("", &[("cleanup.policy", "DELETE"), ("message.type", "FIFO")]),
         ("-cleanup.policy,+message.type=NORMAL", &[("message.type", "NORMAL")]),
     ] {
-        topics.put(&TopicRequest { attributes, ..request("t") }, NOW).expect("updated");
+        topics.put(&[TopicRequest { attributes, ..request("t") }], NOW).expect("updated");
         let held = topics.get("t").expect("there");
         assert_eq!(held.attributes.iter().map(|(key, value)| (&**key, &**value)).collect::<Vec<_>>(), expected);
     }
@@ -165,11 +165,11 @@ fn a_table_that_no_registration_could_carry_is_refused_and_can_shrink() {
     let topics = open(&config(&directory));
     let half = "x".repeat(MAX_TABLE_BYTES / 2);
     let large = |topic| TopicRequest { filter_type: Some(&half), ..request(topic) };
-    topics.put(&large("first"), NOW).expect("fits");
-    let error = topics.put(&large("second"), NOW).expect_err("too much");
+    topics.put(&[large("first")], NOW).expect("fits");
+    let error = topics.put(&[large("second")], NOW).expect_err("too much");
     assert!(matches!(error, TopicError::TableTooLarge { .. }), "{error}");
     assert!(topics.get("second").is_none());
     assert!(body::to_json(&topics.registration()).len() < MAX_FRAME_BYTES);
     topics.delete("first", NOW, || Ok::<_, TopicError>(())).expect("deleted");
-    topics.put(&large("second"), NOW).expect("fits now");
+    topics.put(&[large("second")], NOW).expect("fits now");
 }

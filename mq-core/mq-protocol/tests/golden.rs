@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
+use mq_protocol::body;
 use mq_protocol::command::Command;
 use mq_protocol::ext::ExtFields;
 use mq_protocol::frame::{self, Frame, HeaderFormat};
@@ -229,6 +230,40 @@ const ANSWERS: &[(i32, &[i32], Recode)] = &[
     (327, &[0], recode::<header::AddWritePermResponse>),
     (361, &[0, 19, 20, 21], recode::<header::PullMessageResponse>),
 ];
+
+/// Bodies of answers with queues as keys, and other statistics: read, and printed as Java does.
+type Reprint = fn(&[u8]) -> Bytes;
+
+fn reprint<T: serde::Serialize + serde::de::DeserializeOwned>(json: &[u8]) -> Bytes {
+    body::to_json_with_object_keys(&body::from_json::<T>("golden body", json).expect("readable"))
+}
+
+const STATISTICS: &[(i32, Reprint)] = &[
+    (202, reprint::<body::TopicStats>),
+    (208, reprint::<body::ConsumeStats>),
+    (315, reprint::<body::BrokerStatsData>),
+    (317, reprint::<body::BrokerConsumeStats>),
+    (328, reprint::<body::ProducerTable>),
+];
+
+#[test]
+fn statistics_are_printed_with_every_key_and_character_that_apache_prints() {
+    // Java's maps have no order; what is the same but for order has the same letters.
+    let letters = |json: &[u8]| {
+        let mut letters = json.to_vec();
+        letters.sort_unstable();
+        letters
+    };
+    let mut bodies = 0;
+    for golden in frames().iter().filter(|golden| golden.response && !golden.body.is_empty()) {
+        let Some((_, reprint)) = STATISTICS.iter().find(|(code, _)| *code == golden.request) else { continue };
+        if golden.body.ends_with(b"}") {
+            assert_eq!(letters(&reprint(&golden.body)), letters(&golden.body), "{golden}");
+            bodies += 1;
+        }
+    }
+    assert!(bodies >= STATISTICS.len(), "{bodies} bodies");
+}
 
 /// Without a typed header so far: pop, its acknowledgements and recall, and pop's answers.
 const LATER: [i32; 4] = [200_050, 200_051, 200_053, 370];

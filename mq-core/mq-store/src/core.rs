@@ -27,6 +27,8 @@ pub struct Arrival {
     pub next: QueueOffset,
     pub tags_code: i64,
     pub log_offset: LogOffset,
+    /// Bytes of the record.
+    pub size: u32,
     pub store_timestamp: UnixMillis,
 }
 
@@ -208,6 +210,7 @@ impl Core {
                     next: offset.plus(1),
                     tags_code: entry.tags_code,
                     log_offset: entry.log_offset,
+                    size: entry.size,
                     store_timestamp,
                 });
             }

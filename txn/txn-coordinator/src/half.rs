@@ -158,6 +158,36 @@ pub(crate) fn parked_copy(half: &StoredMessage, checks: u32) -> Message {
     }
 }
 
+/// Why a message cannot be opened again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    #[error("the message lies in topic {0}; only half messages in {max} can be resumed", max = topic::CHECK_MAX_TIME)]
+    NotParked(String),
+    #[error("the message in {topic} is not a half: {reason}", topic = topic::CHECK_MAX_TIME)]
+    NotAHalf { reason: HalfError },
+    #[error("the message in {max} does not name a topic and queue to publish in", max = topic::CHECK_MAX_TIME)]
+    NoRealTopic,
+}
+
+/// The half to append for a copy that was parked: its transaction is open again, and its checks are counted anew.
+pub fn resumed(parked: &StoredMessage) -> Result<Message, ResumeError> {
+    let message = &parked.message;
+    if message.topic != topic::CHECK_MAX_TIME {
+        return Err(ResumeError::NotParked(message.topic.to_string()));
+    }
+    let mut properties = message.parsed_properties();
+    transaction_of(&properties).map_err(|reason| ResumeError::NotAHalf { reason })?;
+    real_message(parked).ok_or(ResumeError::NoRealTopic)?;
+    properties.set(name::TRANSACTION_CHECK_TIMES, "0");
+    Ok(Message {
+        topic: ByteString::from_static(topic::HALF),
+        queue_id: QUEUE,
+        prepared_transaction_offset: LogOffset::ZERO,
+        properties: encode(&properties).map_err(|reason| ResumeError::NotAHalf { reason })?,
+        ..message.clone()
+    })
+}
+
 /// The half's properties with a count of checks, unless they are so long that it does not fit.
 fn counted(half: &StoredMessage, checks: u32) -> ByteString {
     let mut properties = half.message.parsed_properties();

@@ -56,6 +56,10 @@ impl Producers {
         self.groups.get(group).into_iter().flat_map(BTreeMap::values).map(|member| member.client.clone()).collect()
     }
 
+    pub(super) fn all(&self) -> BTreeMap<String, Vec<Client>> {
+        self.groups.keys().map(|group| (group.clone(), self.members(group))).collect()
+    }
+
     pub(super) fn id(&self, group: &str, connection: ConnectionId) -> Option<String> {
         Some(self.groups.get(group)?.get(&connection)?.client.id.clone())
     }

@@ -1,15 +1,16 @@
 //! Topics and groups as tools create, read and delete them, and who is connected. Changes go to disk, so they run on the
 //! blocking lane.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use mq_protocol::body::{self, SubscriptionGroup, TopicList};
-use mq_protocol::codes::response;
+use mq_protocol::body::{
+    self, DataVersion, SubscriptionGroup, SubscriptionGroups, TopicConfig, TopicConfigs, TopicList,
+};
 use mq_protocol::command::Command;
 use mq_protocol::header::{
-    ConsumerConnectionList, CreateTopic, DeleteSubscriptionGroup, GetTopicConfig, GroupName, ProducerConnectionList,
-    TopicName,
+    ConsumerConnectionList, CreateTopic, DeleteSubscriptionGroup, GetAllSubscriptionGroup,
+    GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GetTopicConfig, GroupName,
+    ProducerConnectionList, TopicName,
 };
 use serde_json::{Value, json};
 
@@ -18,10 +19,6 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::clients::Client;
 use crate::topics::TopicRequest;
-
-fn with_body(request: &Command, body: Bytes) -> Handled {
-    Ok(Reply::Now(request.response(response::SUCCESS).with_body(body)))
-}
 
 /// Code 17.
 pub(crate) fn create_topic(request: &Command) -> Handled {
@@ -38,9 +35,45 @@ pub(crate) fn create_topic(request: &Command) -> Handled {
             order: header.order.unwrap_or(false),
             attributes: header.attributes.as_deref().unwrap_or_default(),
         };
+        broker.topics.put(&[wanted], broker.clock.now())?;
+        Reply::ok(&request)
+    })))
+}
+
+/// Code 18: all topics of the list, or none.
+pub(crate) fn create_topics(request: &Command) -> Handled {
+    let list: TopicConfigs = body::from_json("list of topics", &request.body)?;
+    let request = request.clone();
+    Ok(Reply::Blocking(Box::new(move |broker| {
+        let attributes: Vec<String> = list.topic_config_list.iter().map(attribute_text).collect();
+        let wanted: Vec<_> =
+            list.topic_config_list.iter().zip(&attributes).map(|(config, text)| as_request(config, text)).collect();
         broker.topics.put(&wanted, broker.clock.now())?;
         Reply::ok(&request)
     })))
+}
+
+/// The signed form of code 17. A key without a sign is set: it comes from a table that was read before.
+fn attribute_text(config: &TopicConfig) -> String {
+    let signed = |(key, value): (&String, &String)| match key.as_bytes().first() {
+        Some(b'-') => key.clone(),
+        Some(b'+') => format!("{key}={value}"),
+        _ => format!("+{key}={value}"),
+    };
+    config.attributes.iter().map(signed).collect::<Vec<_>>().join(",")
+}
+
+fn as_request<'r>(config: &'r TopicConfig, attributes: &'r str) -> TopicRequest<'r> {
+    TopicRequest {
+        topic: &config.topic_name,
+        read_queues: config.read_queue_nums.into(),
+        write_queues: config.write_queue_nums.into(),
+        perm: config.perm.into(),
+        filter_type: Some(&config.topic_filter_type),
+        sys_flag: config.topic_sys_flag,
+        order: config.order,
+        attributes,
+    }
 }
 
 /// Code 215. The topic's messages and offsets go with it.
@@ -50,25 +83,58 @@ pub(crate) fn delete_topic(request: &Command) -> Handled {
     Ok(Reply::Blocking(Box::new(move |broker| {
         broker.topics.delete(&topic, broker.clock.now(), || {
             broker.offsets.forget_topic(&topic);
+            broker.stats.forget_topic(&topic);
             broker.store.delete_topic(&topic).map_err(Refusal::from)
         })?;
         Reply::ok(&request)
     })))
 }
 
-/// Code 21.
+/// Code 21: all topics, or a page of them.
 pub(crate) fn all_topics(broker: &Broker, request: &Command) -> Handled {
+    let GetAllTopicConfig { topic_seq, max_topic_num, data_version } = request.header()?;
     let mut table = broker.topics.snapshot();
+    let total_topic_num = count(table.topic_config_table.len());
+    let page = Page::new(topic_seq, max_topic_num, data_version.as_deref(), table.data_version);
+    table.topic_config_table = page.of(table.topic_config_table);
     table.mapping_data_version = Some(body::DataVersion::default());
     table.topic_queue_mapping_detail_map = Some(json!({}));
-    with_body(request, body::to_json(&table))
+    let reply = Reply::body(request, body::to_json(&table))?;
+    Ok(reply.with_header(&GetAllTopicConfigResponse { total_topic_num: Some(total_topic_num) }))
+}
+
+fn count(of: usize) -> i32 {
+    i32::try_from(of).unwrap_or(i32::MAX)
+}
+
+/// The part of a table, in the order of its names, that the client asks for.
+struct Page {
+    from: usize,
+    most: usize,
+}
+
+impl Page {
+    /// A reader of a table that has changed since its last page starts again.
+    fn new(from: Option<i32>, most: Option<i32>, seen: Option<&str>, version: DataVersion) -> Self {
+        let size = |number: i32| usize::try_from(number).unwrap_or(0);
+        let seen = seen.and_then(|text| body::from_json::<DataVersion>("data version", text.as_bytes()).ok());
+        let changed = seen.is_some_and(|seen| seen != version);
+        Self {
+            from: from.filter(|_| !changed).map_or(0, size),
+            most: most.map(size).filter(|most| *most > 0).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn of<V>(&self, table: BTreeMap<String, V>) -> BTreeMap<String, V> {
+        table.into_iter().skip(self.from).take(self.most).collect()
+    }
 }
 
 /// Code 351.
 pub(crate) fn topic(broker: &Broker, request: &Command) -> Handled {
     let GetTopicConfig { topic, .. } = request.header()?;
     let config = broker.topics.get(&topic).ok_or_else(|| Refusal::no_such_topic(&topic))?;
-    with_body(request, body::to_json(&*config))
+    Reply::body(request, body::to_json(&*config))
 }
 
 /// Code 200.
@@ -76,7 +142,7 @@ pub(crate) fn put_group(request: &Command) -> Handled {
     let config: SubscriptionGroup = body::from_json("subscription group", &request.body)?;
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
-        broker.groups.put(config, broker.clock.now())?;
+        broker.groups.put(vec![config], broker.clock.now())?;
         Reply::ok(&request)
     })))
 }
@@ -87,6 +153,7 @@ pub(crate) fn delete_group(request: &Command) -> Handled {
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
         broker.groups.delete(&group_name, broker.clock.now())?;
+        broker.stats.forget_group(&group_name);
         if clean_offset == Some(true) {
             broker.offsets.forget_group(&group_name);
         }
@@ -94,16 +161,32 @@ pub(crate) fn delete_group(request: &Command) -> Handled {
     })))
 }
 
-/// Code 201.
+/// Code 225: all groups of the list, or none.
+pub(crate) fn put_groups(request: &Command) -> Handled {
+    let list: SubscriptionGroups = body::from_json("list of subscription groups", &request.body)?;
+    let request = request.clone();
+    Ok(Reply::Blocking(Box::new(move |broker| {
+        broker.groups.put(list.group_config_list, broker.clock.now())?;
+        Reply::ok(&request)
+    })))
+}
+
+/// Code 201: all groups, or a page of them.
 pub(crate) fn all_groups(broker: &Broker, request: &Command) -> Handled {
-    with_body(request, body::to_json(&broker.groups.snapshot()))
+    let GetAllSubscriptionGroup { group_seq, max_group_num, data_version } = request.header()?;
+    let mut table = broker.groups.snapshot();
+    let total_group_num = count(table.subscription_group_table.len());
+    let page = Page::new(group_seq, max_group_num, data_version.as_deref(), table.data_version);
+    table.subscription_group_table = page.of(table.subscription_group_table);
+    let reply = Reply::body(request, body::to_json(&table))?;
+    Ok(reply.with_header(&GetAllSubscriptionGroupResponse { total_group_num: Some(total_group_num) }))
 }
 
 /// Code 352.
 pub(crate) fn group(broker: &Broker, request: &Command) -> Handled {
     let GroupName { group } = request.header()?;
     let config = broker.groups.get(&group).ok_or_else(|| Refusal::no_such_group(&group))?;
-    with_body(request, body::to_json(&*config))
+    Reply::body(request, body::to_json(&*config))
 }
 
 /// Code 300: who consumes a topic, connected or not.
@@ -111,14 +194,14 @@ pub(crate) fn groups_of_topic(broker: &Broker, request: &Command) -> Handled {
     let TopicName { topic } = request.header()?;
     let connected = broker.clients.groups_of_topic(&topic);
     let groups: BTreeSet<String> = broker.offsets.groups_of(&topic).into_iter().chain(connected).collect();
-    with_body(request, body::to_json(&json!({ "groupList": groups })))
+    Reply::body(request, body::to_json(&json!({ "groupList": groups })))
 }
 
 /// Code 343: what a group has consumed.
 pub(crate) fn topics_of_group(broker: &Broker, request: &Command) -> Handled {
     let GroupName { group } = request.header()?;
     let topic_list = broker.offsets.topics_of(&group);
-    with_body(request, body::to_json(&TopicList { broker_addr: None, topic_list }))
+    Reply::body(request, body::to_json(&TopicList { broker_addr: None, topic_list }))
 }
 
 /// Code 203.
@@ -136,7 +219,7 @@ pub(crate) fn consumer_connections(broker: &Broker, request: &Command) -> Handle
         })
     });
     let body = body.ok_or_else(|| Refusal::not_online(&consumer_group))?;
-    with_body(request, body::to_json(&body))
+    Reply::body(request, body::to_json(&body))
 }
 
 /// Code 204.
@@ -146,7 +229,7 @@ pub(crate) fn producer_connections(broker: &Broker, request: &Command) -> Handle
     if members.is_empty() {
         return Err(Refusal::nobody_of(&producer_group));
     }
-    with_body(request, body::to_json(&json!({ "connectionSet": connections(&members) })))
+    Reply::body(request, body::to_json(&json!({ "connectionSet": connections(&members) })))
 }
 
 fn connections(members: &[Client]) -> Vec<Value> {

@@ -14,7 +14,7 @@ use mq_protocol::header::HeaderError;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::topic::NameError;
 use mq_store::{AppendError, DiskError, ReadError};
-use txn_coordinator::{EndError, HalfError};
+use txn_coordinator::{EndError, HalfError, ResumeError};
 
 /// Why a request was not done, as the client will read it: what happened, which limit, what to do.
 #[derive(Debug)]
@@ -163,6 +163,20 @@ impl Refusal {
         Self::new(response::INVALID_PARAMETER, "a lock needs clientId and consumerGroup")
     }
 
+    pub(crate) fn not_an_offset_id(id: &str) -> Self {
+        Self::new(
+            response::SYSTEM_ERROR,
+            format!("{id:?} is not the id of a stored message (offsetMsgId, 32 hex digits)"),
+        )
+    }
+
+    pub(crate) fn answer_too_large(bytes: usize, limit: usize) -> Self {
+        Self::new(
+            response::SYSTEM_ERROR,
+            format!("the answer takes {bytes} bytes, a frame holds {limit}; ask for a part (one topic, one page)"),
+        )
+    }
+
     pub(crate) fn no_message_at(offset: LogOffset) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("there is no message at commit-log offset {offset}, or no longer"))
     }
@@ -201,6 +215,12 @@ impl From<BatchError> for Refusal {
 impl From<HalfError> for Refusal {
     fn from(error: HalfError) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<ResumeError> for Refusal {
+    fn from(error: ResumeError) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
     }
 }
 

@@ -3,11 +3,16 @@
 mod admin;
 mod client;
 pub(crate) mod error;
+mod inspect;
 mod message;
 mod offset;
+mod progress;
 pub(crate) mod pull;
 mod queue;
+mod refused;
 mod reply;
+mod resume;
+mod runtime;
 pub(crate) mod send;
 mod send_back;
 mod transaction;
@@ -18,11 +23,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
+use mq_protocol::frame::MAX_FRAME_BYTES;
+use mq_protocol::header::Header;
 use mq_protocol::ids::LogOffset;
 
 use crate::broker::Broker;
 use crate::connection::Connection;
 use error::Refusal;
+
+/// The rest of an answer's frame is for its header.
+const MAX_BODY_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
 
 /// What becomes of a request.
 pub(crate) enum Reply {
@@ -55,12 +65,29 @@ impl Reply {
     pub(crate) fn ok(request: &Command) -> Handled {
         Ok(Self::Now(request.response(response::SUCCESS)))
     }
+
+    /// Success with a body, if a frame can hold it.
+    pub(crate) fn body(request: &Command, body: Bytes) -> Handled {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(Refusal::answer_too_large(body.len(), MAX_BODY_BYTES));
+        }
+        Ok(Self::Now(request.response(response::SUCCESS).with_body(body)))
+    }
+
+    /// Adds fields to an answer that is ready.
+    fn with_header(self, header: &impl Header) -> Self {
+        match self {
+            Self::Now(answer) => Self::Now(answer.with_header(header)),
+            other => other,
+        }
+    }
 }
 
 pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Command) -> Handled {
     match command.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
         request::END_TRANSACTION => transaction::end(broker, command),
+        request::RESUME_CHECK_HALF_MESSAGE => resume::resume(command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),
         request::VIEW_MESSAGE_BY_ID => message::view(command),
@@ -77,11 +104,16 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_CONSUMER_OFFSET => offset::query(broker, command),
         request::UPDATE_CONSUMER_OFFSET => offset::update(broker, from, command),
         request::GET_ALL_CONSUMER_OFFSET => offset::all(broker, command),
+        request::GET_ALL_DELAY_OFFSET => offset::delays(command),
+        request::CLONE_GROUP_OFFSET => offset::clone_group(broker, command),
+        request::QUERY_CORRECTION_OFFSET => offset::correction(broker, command),
+        request::UPDATE_AND_CREATE_TOPIC_LIST => admin::create_topics(command),
         request::UPDATE_AND_CREATE_TOPIC => admin::create_topic(command),
         request::DELETE_TOPIC_IN_BROKER => admin::delete_topic(command),
         request::GET_ALL_TOPIC_CONFIG => admin::all_topics(broker, command),
         request::GET_TOPIC_CONFIG => admin::topic(broker, command),
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => admin::put_group(command),
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => admin::put_groups(command),
         request::DELETE_SUBSCRIPTIONGROUP => admin::delete_group(command),
         request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => admin::all_groups(broker, command),
         request::GET_SUBSCRIPTIONGROUP_CONFIG => admin::group(broker, command),
@@ -89,6 +121,16 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_TOPIC_CONSUME_BY_WHO => admin::groups_of_topic(broker, command),
         request::QUERY_TOPICS_BY_CONSUMER => admin::topics_of_group(broker, command),
         request::GET_PRODUCER_CONNECTION_LIST => admin::producer_connections(broker, command),
-        code => Err(Refusal::unsupported(code)),
+        request::GET_BROKER_RUNTIME_INFO => runtime::info(command),
+        request::VIEW_BROKER_STATS_DATA => runtime::named_stats(broker, command),
+        request::GET_TOPIC_STATS_INFO => progress::topic_stats(command),
+        request::GET_CONSUME_STATS => progress::consume_stats(command),
+        request::GET_BROKER_CONSUME_STATS => progress::broker_consume_stats(command),
+        request::QUERY_CONSUME_TIME_SPAN => progress::consume_time_span(command),
+        request::QUERY_CONSUME_QUEUE => inspect::consume_queue(command),
+        request::QUERY_SUBSCRIPTION_BY_CONSUMER => inspect::subscription(broker, command),
+        request::GET_ALL_PRODUCER_INFO => inspect::producers(broker, command),
+        request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => inspect::system_topics(broker, command),
+        code => Err(refused::refusal(code)),
     }
 }

@@ -1,14 +1,21 @@
 //! How far consumers have come: reading and writing it.
 
+use std::collections::BTreeMap;
+
+use mq_protocol::body::{self, CorrectionOffsets};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
-use mq_protocol::header::{OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset};
+use mq_protocol::header::{
+    CloneGroupOffset, CorrectionOffset, OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset,
+};
 use mq_protocol::ids::{QueueId, QueueOffset};
+use mq_protocol::topic;
 
 use super::error::Refusal;
 use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
+use crate::schedule_progress;
 
 /// Code 14. A group that has no offset yet starts at 0 on a queue whose first message is still young, wherever the consumer
 /// says it wants to start: nothing that was sent while it was being set up is passed over.
@@ -56,6 +63,50 @@ pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> H
 
 /// Code 43: all offsets, for tools.
 pub(crate) fn all(broker: &Broker, request: &Command) -> Handled {
-    let body = mq_protocol::body::to_json(&broker.offsets.snapshot());
-    Ok(Reply::Now(request.response(response::SUCCESS).with_body(body)))
+    Reply::body(request, body::to_json(&broker.offsets.snapshot()))
+}
+
+/// Code 45: how far each delay level is delivered, as last saved.
+pub(crate) fn delays(request: &Command) -> Handled {
+    let request = request.clone();
+    Ok(Reply::Blocking(Box::new(move |broker| {
+        Reply::body(&request, body::to_json(&schedule_progress::saved(&broker.config.config_directory())))
+    })))
+}
+
+/// Code 314: a group starts where another one is.
+pub(crate) fn clone_group(broker: &Broker, request: &Command) -> Handled {
+    let CloneGroupOffset { src_group, dest_group, topic, offline } = request.header()?;
+    topic::check_group(&dest_group)?;
+    let named = topic.filter(|topic| !topic.trim().is_empty()).map(|topic| vec![topic.to_string()]);
+    let subscribed = broker.clients.consumer(&src_group, |group| {
+        group.subscriptions().map(|subscription| subscription.topic.clone()).collect::<Vec<_>>()
+    });
+    for topic in named.unwrap_or_else(|| broker.offsets.topics_of(&src_group)) {
+        // What a connected group does not subscribe to any more is its past, unless the tool says that it is offline.
+        let past = subscribed.as_ref().is_some_and(|topics| !topics.contains(&topic));
+        if broker.topics.get(&topic).is_some() && (offline == Some(true) || !past) {
+            broker.offsets.copy(&src_group, &dest_group, &topic);
+        }
+    }
+    Reply::ok(request)
+}
+
+/// Code 308: by queue, the slowest of a topic's other groups; `i64::MAX` where the compared group is not ahead of it.
+pub(crate) fn correction(broker: &Broker, request: &Command) -> Handled {
+    let CorrectionOffset { filter_groups, compare_group, topic } = request.header()?;
+    let left_out: Vec<&str> = filter_groups.as_deref().unwrap_or_default().split(',').map(str::trim).collect();
+    let mut slowest: BTreeMap<QueueId, QueueOffset> = BTreeMap::new();
+    for group in broker.offsets.groups_of(&topic).iter().filter(|group| !left_out.contains(&group.as_str())) {
+        for (queue, offset) in broker.offsets.of(group, &topic) {
+            slowest.entry(queue).and_modify(|least| *least = offset.min(*least)).or_insert(offset);
+        }
+    }
+    let compared = broker.offsets.of(&compare_group, &topic);
+    let corrected = |(queue, least): (QueueId, QueueOffset)| {
+        let ahead = compared.get(&queue).is_none_or(|offset| least <= *offset);
+        (queue.0, if ahead { i64::try_from(least.0).unwrap_or(i64::MAX) } else { i64::MAX })
+    };
+    let correction_offsets = slowest.into_iter().map(corrected).collect();
+    Reply::body(request, body::to_json(&CorrectionOffsets { correction_offsets }))
 }

@@ -58,6 +58,7 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
                 .min(MAX_PULL_BYTES),
         },
         selection,
+        reader: broker.stats.reader(&header.consumer_group, &header.topic, &*broker.clock),
         // Nobody would hear the answer; a held pull no longer knows that.
         hold: if request.is_oneway() { Duration::ZERO } else { hold(broker, &header) },
         until: None,
@@ -228,7 +229,7 @@ fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
     if pulled.starts.first().is_some_and(|first| is_cold(broker, *first)) {
         Reply::Blocking(Box::new(move |broker| Ok(from_disk(broker, pull, pulled))))
     } else {
-        sent(pull, pulled)
+        sent(broker, pull, pulled)
     }
 }
 
@@ -237,7 +238,7 @@ fn from_disk(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
     match broker.store.check(&pulled) {
         Ok(()) => {
             touch(&pulled.slices);
-            sent(pull, pulled)
+            sent(broker, pull, pulled)
         }
         // One by one, so that those before the damage come through.
         Err(_) if pulled.messages > 1 => {
@@ -254,7 +255,8 @@ fn from_disk(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
     }
 }
 
-fn sent(pull: Pull, pulled: Pulled) -> Reply {
+fn sent(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
+    broker.stats.gave(pull.reader.as_deref(), pulled.messages, pulled.bytes);
     let head = Command {
         code: code_of(pulled.status, pull.from),
         remark: Some(ByteString::from_static(name_of(pulled.status))),

@@ -49,6 +49,11 @@ fn store_again(broker: &Arc<Broker>, header: &ConsumerSendMsgBack, answer: Comma
     if properties.get(name::ORIGIN_MESSAGE_ID).is_none() {
         properties.set(name::ORIGIN_MESSAGE_ID, offset_id(stored.message.store_host, stored.log_offset));
     }
+    broker.stats.sent_back(
+        &header.group,
+        properties.get(name::RETRY_TOPIC).unwrap_or(&stored.message.topic),
+        &*broker.clock,
+    );
     let tries = stored.message.reconsume_times;
     let limit = header.max_reconsume_times.unwrap_or(group.retry_max_times);
     let level = if header.delay_level == 0 {

@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod object_keys;
 mod route;
+mod stats;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -13,6 +14,7 @@ pub use client::*;
 pub use config::*;
 pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use route::*;
+pub use stats::*;
 
 use crate::java;
 

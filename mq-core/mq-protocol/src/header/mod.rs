@@ -4,6 +4,7 @@
 
 mod admin;
 mod client;
+mod inspect;
 mod namesrv;
 mod offset;
 mod pull;
@@ -17,6 +18,7 @@ use crate::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 
 pub use admin::*;
 pub use client::*;
+pub use inspect::*;
 pub use namesrv::*;
 pub use offset::*;
 pub use pull::*;

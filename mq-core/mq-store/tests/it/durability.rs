@@ -56,6 +56,7 @@ fn a_message_is_invisible_until_it_is_durable() {
         next: QueueOffset(1),
         tags_code: 100,
         log_offset: appended.start,
+        size: u32::try_from(appended.end.0 - appended.start.0).unwrap(),
         store_timestamp: NOW,
     };
     assert_eq!(*notes.arrivals.lock(), [arrival]);

@@ -1,0 +1,211 @@
+//! What went through the broker: totals, rates and windows by topic, group and operator's name.
+//!
+//! Counting is an addition to an atomic that the caller holds or finds once for a batch. Rates come from samples that
+//! one task takes by the broker's clock; whoever asks sees the present beside them.
+
+mod meter;
+mod named;
+mod totals;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::topic;
+use mq_store::{Arrival, Clock};
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) use meter::Meter;
+use totals::Totals;
+pub(crate) use totals::{Amounts, Today};
+
+/// Topics, and pairs of group and topic, that are counted each for itself. Others are part of the totals only.
+const MAX_METERS: usize = 20_000;
+/// As fine as the finest window.
+const SAMPLE_METERS_EVERY: Duration = Duration::from_secs(10);
+
+/// One per broker.
+pub(crate) struct Stats {
+    /// What the totals are called.
+    cluster: String,
+    totals: Totals,
+    /// Messages that became readable, by topic.
+    topics: RwLock<HashMap<String, Arc<Meter>>>,
+    /// Messages that were handed out, by group and topic.
+    readers: Pairs,
+    /// Messages that consumers sent back, by group and topic.
+    sent_back: Pairs,
+    /// When the meters were sampled last.
+    sampled: Mutex<UnixMillis>,
+}
+
+#[derive(Default)]
+struct Pairs(RwLock<PairTable>);
+
+#[derive(Default)]
+struct PairTable {
+    groups: HashMap<String, HashMap<String, Arc<Meter>>>,
+    pairs: usize,
+}
+
+impl Pairs {
+    fn get(&self, group: &str, topic: &str) -> Option<Arc<Meter>> {
+        self.0.read().groups.get(group)?.get(topic).cloned()
+    }
+
+    /// `None` when there are too many for one more.
+    fn get_or_make(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<Meter>> {
+        if let Some(known) = self.get(group, topic) {
+            return Some(known);
+        }
+        let mut table = self.0.write();
+        if table.pairs >= MAX_METERS {
+            return None;
+        }
+        let PairTable { groups, pairs } = &mut *table;
+        let make = || {
+            *pairs += 1;
+            Arc::new(Meter::new(clock.now()))
+        };
+        Some(groups.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_insert_with(make).clone())
+    }
+
+    fn retain(&self, keep: impl Fn(&str, &str, &Meter) -> bool) {
+        let mut table = self.0.write();
+        table.groups.retain(|group, topics| {
+            topics.retain(|topic, meter| keep(group, topic, meter));
+            !topics.is_empty()
+        });
+        table.pairs = table.groups.values().map(HashMap::len).sum();
+    }
+}
+
+impl Stats {
+    pub(crate) fn new(cluster: &str, now: UnixMillis) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            totals: Totals::new(now),
+            topics: RwLock::default(),
+            readers: Pairs::default(),
+            sent_back: Pairs::default(),
+            sampled: Mutex::new(now),
+        }
+    }
+
+    /// Messages that became readable. Neighbours of one topic are counted together.
+    pub(crate) fn arrived(&self, arrivals: &[Arrival]) {
+        for run in arrivals.chunk_by(|one, next| one.topic == next.topic) {
+            let (messages, bytes) = (run.len() as u64, run.iter().map(|arrival| u64::from(arrival.size)).sum());
+            if let Some(meter) = self.topic(&run[0].topic, run[0].store_timestamp) {
+                meter.add(messages, messages, bytes);
+            }
+            if run[0].topic.starts_with(topic::DLQ_PREFIX) {
+                self.totals.dead(messages);
+            }
+            if !is_internal(&run[0].topic) {
+                self.totals.put.add(messages, messages, bytes);
+            }
+        }
+    }
+
+    fn topic(&self, topic: &str, now: UnixMillis) -> Option<Arc<Meter>> {
+        if let Some(known) = self.topics.read().get(topic) {
+            return Some(known.clone());
+        }
+        let mut topics = self.topics.write();
+        if topics.len() >= MAX_METERS {
+            return None;
+        }
+        Some(topics.entry(topic.to_owned()).or_insert_with(|| Arc::new(Meter::new(now))).clone())
+    }
+
+    /// Where a group's reads of a topic are counted.
+    pub(crate) fn reader(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<Meter>> {
+        self.readers.get_or_make(group, topic, clock)
+    }
+
+    /// One answer to a reader.
+    pub(crate) fn gave(&self, reader: Option<&Meter>, messages: usize, bytes: usize) {
+        if messages == 0 {
+            return self.totals.missed();
+        }
+        self.totals.got.add(1, messages as u64, bytes as u64);
+        if let Some(reader) = reader {
+            reader.add(1, messages as u64, bytes as u64);
+        }
+    }
+
+    /// A message that a consumer could not use.
+    pub(crate) fn sent_back(&self, group: &str, topic: &str, clock: &dyn Clock) {
+        if let Some(meter) = self.sent_back.get_or_make(group, topic, clock) {
+            meter.add(1, 1, 0);
+        }
+        self.totals.sent_back();
+    }
+
+    pub(crate) fn topic_put_tps(&self, topic: &str, now: UnixMillis) -> f64 {
+        self.topics.read().get(topic).map_or(0.0, |meter| meter.messages_in_minute(now).tps)
+    }
+
+    pub(crate) fn group_get_tps(&self, group: &str, topic: &str, now: UnixMillis) -> f64 {
+        self.readers.get(group, topic).map_or(0.0, |meter| meter.messages_in_minute(now).tps)
+    }
+
+    pub(crate) fn today(&self, now: UnixMillis) -> Today {
+        self.sample(now);
+        self.totals.today()
+    }
+
+    /// Amounts a second over the last 10 s, 60 s and 600 s, of what `amount` picks.
+    pub(crate) fn rates(&self, now: UnixMillis, amount: impl Fn(&Amounts) -> u64) -> [f64; 3] {
+        self.totals.rates(now, amount)
+    }
+
+    /// Takes the samples that are due.
+    pub(crate) fn sample(&self, now: UnixMillis) {
+        self.totals.sample(now);
+        {
+            let mut sampled = self.sampled.lock();
+            if now.since(*sampled) < SAMPLE_METERS_EVERY {
+                return;
+            }
+            *sampled = now;
+        }
+        // Readers of the tables are kept out only when something is to go.
+        let forgotten = |meter: &Arc<Meter>| {
+            meter.sample(now);
+            meter.is_forgotten(now)
+        };
+        if self.topics.read().values().filter(|meter| forgotten(meter)).count() > 0 {
+            self.topics.write().retain(|_, meter| !meter.is_forgotten(now));
+        }
+        for pairs in [&self.readers, &self.sent_back] {
+            if pairs.0.read().groups.values().flat_map(HashMap::values).filter(|meter| forgotten(meter)).count() > 0 {
+                pairs.retain(|_, _, meter| !meter.is_forgotten(now));
+            }
+        }
+    }
+
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        self.topics.write().remove(topic);
+        for pairs in [&self.readers, &self.sent_back] {
+            pairs.retain(|_, of, _| of != topic);
+        }
+    }
+
+    pub(crate) fn forget_group(&self, group: &str) {
+        for pairs in [&self.readers, &self.sent_back] {
+            pairs.retain(|of, _, _| of != group);
+        }
+    }
+}
+
+/// Topics that hold messages on their way: those are counted where they arrive.
+pub(crate) fn is_internal(name: &str) -> bool {
+    [topic::HALF, topic::OP_HALF, topic::SCHEDULE, topic::TIMER, topic::CHECK_MAX_TIME].contains(&name)
+        || name.starts_with("rmq_sys_")
+}
+
+#[cfg(test)]
+mod tests;
