@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchOptions;
 use crate::doctor::DoctorOptions;
+use crate::store::StoreCommand;
 
 /// RocketMQ's default ports.
 pub(crate) const NAMESRV_PORT: u16 = 9876;
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Up(UpOptions),
     /// Looks at this machine as a broker will, and says what to change.
     Doctor(DoctorOptions),
+    /// Looks after the directory of a broker that is stopped.
+    Store(StoreCommand),
     /// Load for any RocketMQ broker, and what came of it.
     Bench(BenchOptions),
 }

@@ -8,6 +8,7 @@ mod listen;
 mod parts;
 mod settings;
 mod signals;
+mod store;
 
 use anyhow::{Context, Result};
 
@@ -21,6 +22,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Broker(options) => block_on(parts::broker(&options)),
         Command::Up(options) => block_on(parts::up(&options)),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Store(command) => store::run(&command),
         Command::Bench(options) => bench::run(&options),
     }
 }

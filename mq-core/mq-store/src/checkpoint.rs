@@ -21,10 +21,10 @@ use mq_protocol::ids::{LogOffset, UnixMillis};
 use crate::backend::{self, Backend, File, Space};
 use crate::error::{AtPath, DiskError};
 
-const CHECKPOINT: &str = "checkpoint";
-const CHECKPOINT_BYTES: u64 = 4096;
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+pub(crate) const CHECKPOINT_BYTES: u64 = 4096;
 const ABORT: &str = "abort";
-const MARK: &str = "checkback/durable-mark";
+pub(crate) const MARK: &str = "checkback/durable-mark";
 const MARK_MAGIC: &[u8; 8] = b"CBMARK01";
 const MARK_BYTES: usize = 68;
 /// Apache takes this off before it trusts the times in its checkpoint.
@@ -104,12 +104,24 @@ impl Mark {
     }
 }
 
+/// What becomes of the mark that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkState {
+    Missing,
+    Unreadable,
+    /// The abort file is not as this store left it.
+    OtherAbort,
+    OtherCheckpoint,
+    Believed,
+}
+
 /// What the last run left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastRun {
     /// `abort` was gone.
     pub(crate) clean: bool,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) mark: MarkState,
     /// (durable, queues settled), if the mark can be believed.
     pub(crate) marks: Option<(LogOffset, LogOffset)>,
 }
@@ -127,18 +139,22 @@ impl Checkpoints {
         let mut checkpoint = [0; 40];
         read(&*backend, CHECKPOINT, &mut checkpoint).at_path(&*backend, CHECKPOINT)?;
         let checkpoint = Checkpoint::decode(checkpoint);
-        let mut mark = [0; MARK_BYTES];
-        read(&*backend, MARK, &mut mark).at_path(&*backend, MARK)?;
-        let mark = Mark::decode(&mark);
+        let mut bytes = [0; MARK_BYTES];
+        let mark_is_there = read(&*backend, MARK, &mut bytes).at_path(&*backend, MARK)?;
+        let mark = Mark::decode(&bytes);
         let abort = read_abort(&*backend).at_path(&*backend, ABORT)?;
         let stamp = checkpoint.stamp();
-        let believed = mark.filter(|mark| {
-            (mark.abort_now == abort || mark.abort_before == abort)
-                && (mark.checkpoint_now == stamp || mark.checkpoint_before == stamp)
-        });
+        let state = match &mark {
+            None if mark_is_there => MarkState::Unreadable,
+            None => MarkState::Missing,
+            Some(mark) if mark.abort_now != abort && mark.abort_before != abort => MarkState::OtherAbort,
+            Some(mark) if mark.checkpoint_now != stamp && mark.checkpoint_before != stamp => MarkState::OtherCheckpoint,
+            Some(_) => MarkState::Believed,
+        };
+        let believed = mark.filter(|_| state == MarkState::Believed);
         let marks = believed.map(|mark| (LogOffset(mark.durable), LogOffset(mark.settled)));
         let now = Mark { abort_now: abort, checkpoint_now: stamp, ..Mark::default() };
-        let last = LastRun { clean: abort == 0, checkpoint, marks };
+        let last = LastRun { clean: abort == 0, checkpoint, mark: state, marks };
         Ok((Self { backend, checkpoint, mark: now, mark_file: None }, last))
     }
 
@@ -164,6 +180,13 @@ impl Checkpoints {
     #[cfg(feature = "failpoints")]
     pub(crate) fn settled(&self) -> LogOffset {
         LogOffset(self.mark.settled)
+    }
+
+    /// The next start derives all queues from the log. For a store that is stopped.
+    pub(crate) fn unsettle(&mut self, last_run: &LastRun) -> Result<(), DiskError> {
+        self.mark.durable = last_run.marks.map_or(0, |(durable, _)| durable.0);
+        self.mark.settled = 0;
+        self.sync_mark()
     }
 
     /// The log is about to be cut at `end`: the mark must not stand above it.
@@ -221,12 +244,13 @@ fn open_or_create(backend: &dyn Backend, path: &str) -> io::Result<Arc<dyn File>
     }
 }
 
-/// Leaves `into` alone where the file is missing or too short.
-fn read(backend: &dyn Backend, path: &str, into: &mut [u8]) -> io::Result<()> {
-    match backend::open_if_there(backend, path)? {
-        Some(file) if file.bytes()? >= into.len() as u64 => file.read_at(0, into),
-        _ => Ok(()),
+/// Leaves `into` alone where the file is missing or too short. Says whether it is there.
+fn read(backend: &dyn Backend, path: &str, into: &mut [u8]) -> io::Result<bool> {
+    let Some(file) = backend::open_if_there(backend, path)? else { return Ok(false) };
+    if file.bytes()? >= into.len() as u64 {
+        file.read_at(0, into)?;
     }
+    Ok(true)
 }
 
 /// The process that `abort` names; 0 for no file, -1 for one that names none.

@@ -23,6 +23,7 @@ mod recovery;
 mod segments;
 mod store;
 mod threads;
+mod verify;
 
 pub use append::Appended;
 pub use atomic_file::write_file_atomically;
@@ -38,3 +39,4 @@ pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, W
 pub use queue::QueueEntry;
 pub use recovery::RecoveryReport;
 pub use store::{Records, Store};
+pub use verify::{Affected, Finding, Severity, VerifyReport, rebuild_queues, verify};

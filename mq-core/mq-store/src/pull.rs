@@ -82,7 +82,7 @@ impl Core {
         if at >= visible || at < self.segments.min() {
             return Ok(None);
         }
-        match step(&self.segments, at, visible.0)? {
+        match step(&*self.segments, at, visible.0)? {
             Step::Record(record) => Ok(Some(record)),
             Step::Blank(_) => Ok(None),
             Step::Nothing(error) => Err(error),

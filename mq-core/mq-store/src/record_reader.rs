@@ -1,5 +1,6 @@
 //! Steps through the records of the commit log. Knows segments and records; not which of them anyone may see.
 
+use bytes::Bytes;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::record::{self, RecordError, StoredMessage};
 
@@ -8,6 +9,22 @@ use crate::segments::Segments;
 
 /// Size and magic.
 pub(crate) const HEAD_BYTES: u64 = 8;
+
+/// Where the bytes of the log come from.
+pub(crate) trait LogBytes {
+    fn segment_bytes(&self) -> u64;
+    /// Bytes of one segment; `None` outside of the log or across a segment's end.
+    fn bytes(&self, at: u64, bytes: usize) -> Result<Option<Bytes>, DiskError>;
+}
+
+impl LogBytes for Segments {
+    fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+    fn bytes(&self, at: u64, bytes: usize) -> Result<Option<Bytes>, DiskError> {
+        self.bytes(at, bytes)
+    }
+}
 
 pub(crate) enum Step {
     Record(StoredMessage),
@@ -18,15 +35,15 @@ pub(crate) enum Step {
 }
 
 /// What stands at `at`, of which `limit` is the first byte that does not count any more.
-pub(crate) fn step(segments: &Segments, at: LogOffset, limit: u64) -> Result<Step, DiskError> {
+pub(crate) fn step(log: &impl LogBytes, at: LogOffset, limit: u64) -> Result<Step, DiskError> {
     let not_a_record = |reason| Ok(Step::Nothing(ReadError::NotARecord { at, reason }));
-    let segment_end = segments.base_of(at.0) + segments.segment_bytes;
+    let segment_end = (at.0 / log.segment_bytes() + 1) * log.segment_bytes();
     let room = segment_end.min(limit).saturating_sub(at.0);
     let short = |need| RecordError::Short { have: room as usize, need };
     if room < HEAD_BYTES {
         return not_a_record(short(HEAD_BYTES as usize));
     }
-    let Some(head) = segments.bytes(at.0, HEAD_BYTES as usize)? else {
+    let Some(head) = log.bytes(at.0, HEAD_BYTES as usize)? else {
         return not_a_record(short(HEAD_BYTES as usize));
     };
     let word = |from: usize| u32::from_be_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
@@ -40,7 +57,7 @@ pub(crate) fn step(segments: &Segments, at: LogOffset, limit: u64) -> Result<Ste
     if size > room {
         return not_a_record(short(size as usize));
     }
-    let Some(bytes) = segments.bytes(at.0, size as usize)? else { return not_a_record(short(size as usize)) };
+    let Some(bytes) = log.bytes(at.0, size as usize)? else { return not_a_record(short(size as usize)) };
     Ok(match StoredMessage::decode(&bytes) {
         Err(reason) => Step::Nothing(ReadError::NotARecord { at, reason }),
         Ok(message) if message.log_offset != at => {
@@ -55,12 +72,12 @@ const SECTOR_BYTES: u64 = 512;
 
 /// Whether a sector of this record never reached the disk. For records that may not have been synced: unwritten space
 /// is zeros, and the record's own checksum covers nothing but the body.
-pub(crate) fn lost_a_sector(segments: &Segments, record: &StoredMessage) -> Result<bool, DiskError> {
+pub(crate) fn lost_a_sector(log: &impl LogBytes, record: &StoredMessage) -> Result<bool, DiskError> {
     let (at, size) = (record.log_offset.0, record.size as usize);
-    let Some(bytes) = segments.bytes(at, size)? else { return Ok(true) };
+    let Some(bytes) = log.bytes(at, size)? else { return Ok(true) };
     // A sector may be zeros as it was written if it only holds the end of a record without properties: their length.
     let significant = if record.message.properties.is_empty() { size - 2 } else { size };
-    let first = (SECTOR_BYTES - (at - segments.base_of(at)) % SECTOR_BYTES) as usize;
+    let first = (SECTOR_BYTES - at % log.segment_bytes() % SECTOR_BYTES) as usize;
     let message = &record.message;
     let topic_length_bytes = if message.topic.len() > record::V1_TOPIC_LIMIT { 2 } else { 1 };
     let body_end = size - 2 - message.properties.len() - message.topic.len() - topic_length_bytes;

@@ -59,7 +59,7 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
     if let Some(durable) = durable.filter(|durable| scan.end < *durable) {
         return Err(damaged(&**backend, &segments, scan.end, durable, scan.stopped_by));
     }
-    let intact = last_run.clean && durable_mark == Some(scan.end);
+    let intact = last_run.clean && last_run.marks == Some((scan.end, scan.end));
     if !intact {
         segments.cut(scan.end.0)?;
     }

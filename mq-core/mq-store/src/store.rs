@@ -255,7 +255,7 @@ impl Iterator for Records {
             }
             // After an error there is no telling where the next record starts.
             self.at = None;
-            match step(&self.core.segments, at, visible.0) {
+            match step(&*self.core.segments, at, visible.0) {
                 Ok(Step::Blank(next)) => self.at = Some(next),
                 Ok(Step::Nothing(error)) => return Some(Err(error)),
                 Err(error) => return Some(Err(error.into())),

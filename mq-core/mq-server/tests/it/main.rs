@@ -5,5 +5,6 @@ mod doctor;
 mod process;
 mod refusals;
 mod split;
+mod store;
 mod up;
 mod wire;

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use crate::backend::{self, Backend, File, Space};
 
-pub(crate) const DIRECTORY: &str = "checkback/checksums";
+pub(super) const DIRECTORY: &str = "checkback/checksums";
 /// Small enough that a read checks little more than what it wants, and that damage is told to a page.
-pub(crate) const RANGE_BYTES: u64 = 4096;
+pub(super) const RANGE_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"CBSUMS01";
 const HEADER_BYTES: usize = 36;
 const ENTRIES_AT: u64 = 512;
@@ -146,7 +146,8 @@ impl SumFile {
         self.file.write_at(self.place_of(range_at), entries)
     }
 
-    fn place_of(&self, range_at: u64) -> u64 {
+    /// Where in this file the entry of a range stands.
+    pub(crate) fn place_of(&self, range_at: u64) -> u64 {
         ENTRIES_AT + (range_at - self.base) / RANGE_BYTES * ENTRY_BYTES as u64
     }
 
@@ -162,6 +163,6 @@ impl SumFile {
 }
 
 /// The start of the range that byte `at` of the segment at `base` lies in.
-pub(crate) fn range_of(base: u64, at: u64) -> u64 {
+pub(super) fn range_of(base: u64, at: u64) -> u64 {
     at - (at - base) % RANGE_BYTES
 }

@@ -21,7 +21,8 @@ use crc32fast::Hasher;
 use mq_protocol::ids::LogOffset;
 use parking_lot::Mutex;
 
-use self::file::{DIRECTORY, Known, RANGE_BYTES, SumFile, range_of};
+use self::file::{DIRECTORY, RANGE_BYTES, range_of};
+pub(crate) use self::file::{Known, SumFile};
 use crate::backend::{self, Backend};
 use crate::error::{AtPath, DiskError, Mismatch};
 use crate::segments::{self, Segments};
@@ -238,6 +239,12 @@ impl Checksums {
         progress.on_disk = progress.sealed;
         Ok(())
     }
+}
+
+/// Without sums nobody is accused.
+pub(crate) fn remove_all(backend: &dyn Backend) -> Result<(), DiskError> {
+    let bases = backend::list_bases(backend, DIRECTORY).at_path(backend, DIRECTORY)?;
+    remove(backend, bases.into_iter())
 }
 
 fn remove(backend: &dyn Backend, bases: impl Iterator<Item = u64>) -> Result<(), DiskError> {

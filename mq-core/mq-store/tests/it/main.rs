@@ -12,3 +12,4 @@ mod layout;
 mod life;
 mod pulls;
 mod support;
+mod verify;
