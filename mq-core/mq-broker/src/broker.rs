@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use mq_protocol::ByteString;
+use mq_protocol::body::DataVersion;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_store::{Backend, Clock, FileBackend, OpenError, Poisoned, ReadError, Store};
@@ -19,8 +21,9 @@ use txn_coordinator::{Coordinator, StoredHalf};
 use crate::bell::Bell;
 use crate::checkback;
 use crate::clients::Clients;
-use crate::config::{BrokerConfig, FlushDiskType};
+use crate::config::{BrokerConfig, ConfigError, FlushDiskType};
 use crate::config_file::SaveError;
+use crate::config_update::{self, ChangedSettings, UpdateError};
 use crate::connection::Connection;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
 use crate::failure::Failure;
@@ -35,10 +38,10 @@ use crate::schedule::Schedule;
 use crate::schedule_progress::{self, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
-use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options};
+use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options, transaction_schedule};
 use crate::stats::Stats;
 use crate::store_link::Link;
-use crate::topics::TopicTable;
+use crate::topics::{TopicTable, next_version};
 use crate::unique_key::UniqueKeys;
 
 /// Stored with every message and sent with every answer to a send; clients carry it into traces.
@@ -47,7 +50,12 @@ pub(crate) const TRACE_ON: bool = true;
 
 /// One per process and store directory.
 pub struct Broker {
+    /// As it was started. What a tool may change meanwhile is read from [`Broker::live`].
     pub(crate) config: BrokerConfig,
+    live: ArcSwap<BrokerConfig>,
+    /// Held through a change of settings.
+    changed_settings: Mutex<ChangedSettings>,
+    settings_version: Mutex<DataVersion>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: Store,
     pub(crate) topics: Arc<TopicTable>,
@@ -96,6 +104,8 @@ pub enum StartError {
     Config { directory: std::path::PathBuf, error: io::Error },
     #[error(transparent)]
     DelayLevels(#[from] DelayLevelsError),
+    #[error("{}/config/broker.properties: {error}; correct the line or remove it", directory.display())]
+    ChangedSettings { directory: std::path::PathBuf, error: ConfigError },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +137,8 @@ impl Broker {
         config: BrokerConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
+        let changed_settings = ChangedSettings::in_directory(&config.config_directory());
+        let config = with_changes(config, &changed_settings)?;
         let delay_levels: DelayLevels = config.delay_levels.parse()?;
         let (store, report) = Store::open(backend.clone(), store_options(&config, &delay_levels), clock.clone())?;
         info!(?report, "store opened");
@@ -164,6 +176,9 @@ impl Broker {
             locks: QueueLocks::default(),
             stats: Arc::new(Stats::new(&config.cluster_name, now)),
             started_at: now,
+            live: ArcSwap::from_pointee(config.clone()),
+            changed_settings: Mutex::new(changed_settings),
+            settings_version: Mutex::new(DataVersion { timestamp: now.0, ..DataVersion::default() }),
             config,
             clock,
             store,
@@ -284,9 +299,45 @@ impl Broker {
         answer.ext.push(ByteString::from_static("TRACE_ON"), ByteString::from_static("true"));
     }
 
+    /// The settings with every change. Only those that change live may be read here; the others are as in `config` until
+    /// the next start.
+    pub(crate) fn live(&self) -> Guard<Arc<BrokerConfig>> {
+        self.live.load()
+    }
+
+    /// Changes settings as a tool asks for it: saved first, then in effect. Says what the tool's user should know.
+    pub(crate) fn change_settings(&self, text: &str) -> Result<Option<String>, UpdateError> {
+        let changed = self.changed_settings.lock();
+        let planned = config_update::plan(&self.live(), text)?;
+        changed.add(&planned.pairs)?;
+        info!(settings = ?planned.pairs, "settings changed");
+        self.topics.adopt(&planned.config, self.clock.now())?;
+        self.groups.adopt(&planned.config);
+        self.transactions.set_schedule(transaction_schedule(&planned.config));
+        self.live.store(Arc::new(planned.config));
+        let mut version = self.settings_version.lock();
+        *version = next_version(*version, self.clock.now());
+        Ok(planned.remark)
+    }
+
+    pub(crate) fn settings_version(&self) -> DataVersion {
+        *self.settings_version.lock()
+    }
+
     pub(crate) fn schedule_bell(&self) -> &Arc<Bell> {
         &self.schedule_bell
     }
+}
+
+/// The settings of `broker.conf` and the command line, with what tools have changed since.
+fn with_changes(mut config: BrokerConfig, changed: &ChangedSettings) -> Result<BrokerConfig, StartError> {
+    let directory = config.store_root.clone();
+    let pairs = changed.load().map_err(|error| StartError::Config { directory: directory.clone(), error })?;
+    for (key, value) in &pairs {
+        info!(key, value, "changed by a tool, stands over broker.conf (config/broker.properties)");
+    }
+    config.apply_pairs(pairs).map_err(|error| StartError::ChangedSettings { directory, error })?;
+    Ok(config)
 }
 
 struct RingOnDrop<'b>(&'b Bell);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mq_protocol::body::{DataVersion, SubscriptionGroup, SubscriptionGroupTable};
 use mq_protocol::ids::UnixMillis;
@@ -44,7 +45,7 @@ pub(crate) enum GroupError {
 
 pub(crate) struct GroupTable {
     file: ConfigFile,
-    auto_create: bool,
+    auto_create: AtomicBool,
     groups: RwLock<HashMap<String, Arc<SubscriptionGroup>>>,
     /// Held through a change and its write to disk.
     held: Mutex<Held>,
@@ -68,10 +69,15 @@ impl GroupTable {
         }
         Ok(Self {
             file,
-            auto_create: config.auto_create_group,
+            auto_create: AtomicBool::new(config.auto_create_group),
             groups: RwLock::new(groups),
             held: Mutex::new(Held { version, forbidden: stored.forbidden_table }),
         })
+    }
+
+    /// Goes by changed settings.
+    pub(crate) fn adopt(&self, config: &BrokerConfig) {
+        self.auto_create.store(config.auto_create_group, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self, group: &str) -> Option<Arc<SubscriptionGroup>> {
@@ -84,7 +90,7 @@ impl GroupTable {
             return Ok(known);
         }
         topic::check_group(group)?;
-        if !self.auto_create && !group.starts_with(SYSTEM_PREFIX) {
+        if !self.auto_create.load(Ordering::Relaxed) && !group.starts_with(SYSTEM_PREFIX) {
             return Err(GroupError::NotExist(group.to_owned()));
         }
         let mut held = self.held.lock();

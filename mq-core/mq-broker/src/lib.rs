@@ -9,6 +9,7 @@ mod checkback;
 mod clients;
 pub mod config;
 mod config_file;
+mod config_update;
 mod connection;
 mod delay_levels;
 mod disk_space;

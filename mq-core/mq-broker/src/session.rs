@@ -96,7 +96,7 @@ impl Session {
     async fn live(&mut self) -> End {
         let mut durable = self.broker.durable.subscribe();
         let stop = self.shutdown.clone();
-        let idle = self.broker.config.max_idle;
+        let idle = self.broker.live().max_idle;
         let timer = sleep_until(self.heard + idle);
         tokio::pin!(timer);
         let mut stopping = false;

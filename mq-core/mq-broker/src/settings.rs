@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mq_store::{FlushMode, Options};
-use txn_coordinator::TransactionOptions;
+use txn_coordinator::{Schedule, TransactionOptions};
 
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::delay_levels::DelayLevels;
@@ -37,9 +37,16 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
 
 pub(crate) fn transaction_options(config: &BrokerConfig, store_host: SocketAddr) -> TransactionOptions {
     let mut options = TransactionOptions::new(config.broker_name.as_str(), store_host);
-    options.rules.timeout = config.transaction_timeout;
-    options.rules.check_interval = config.transaction_check_interval;
-    options.rules.check_max = config.transaction_check_max;
+    let Schedule { timeout, check_interval, check_max } = transaction_schedule(config);
+    options.rules = txn_coordinator::Rules { timeout, check_interval, check_max, ..options.rules };
     options.rules.reserved = config.file_reserved_time;
     options
+}
+
+pub(crate) fn transaction_schedule(config: &BrokerConfig) -> Schedule {
+    Schedule {
+        timeout: config.transaction_timeout,
+        check_interval: config.transaction_check_interval,
+        check_max: config.transaction_check_max,
+    }
 }

@@ -68,12 +68,28 @@ pub(crate) struct TopicRequest<'r> {
     pub(crate) attributes: &'r str,
 }
 
-pub(crate) struct TopicTable {
-    file: ConfigFile,
+/// The settings of the broker that matter to its topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rules {
     /// Whether a send may create a topic.
     auto_create: bool,
     default_queues: u32,
     permission: u32,
+}
+
+impl Rules {
+    fn of(config: &BrokerConfig) -> Self {
+        Self {
+            auto_create: config.auto_create_topic,
+            default_queues: config.default_topic_queues,
+            permission: config.permission,
+        }
+    }
+}
+
+pub(crate) struct TopicTable {
+    file: ConfigFile,
+    rules: RwLock<Rules>,
     topics: RwLock<HashMap<String, Arc<TopicConfig>>>,
     /// Held through a change and its write to disk.
     version: Mutex<DataVersion>,
@@ -92,9 +108,7 @@ impl TopicTable {
         }
         Ok(Self {
             file,
-            auto_create: config.auto_create_topic,
-            default_queues: config.default_topic_queues,
-            permission: config.permission,
+            rules: RwLock::new(Rules::of(config)),
             topics: RwLock::new(topics),
             version: Mutex::new(version),
             changes: watch::Sender::new(0),
@@ -122,12 +136,13 @@ impl TopicTable {
             return Ok(known);
         }
         topic::check_topic(topic)?;
+        let rules = *self.rules.read();
         let refused = || TopicError::NotExist(topic.to_owned());
         let seed = self.get(seed).filter(|seed| perm::inherited(seed.perm)).ok_or_else(refused)?;
-        if seed.topic_name == topic::AUTO_CREATE && !self.auto_create {
+        if seed.topic_name == topic::AUTO_CREATE && !rules.auto_create {
             return Err(refused());
         }
-        let queues = queues.min(seed.write_queue_nums).min(self.default_queues).max(1);
+        let queues = queues.min(seed.write_queue_nums).min(rules.default_queues).max(1);
         let made = TopicConfig::new(topic, queues, seed.perm & !perm::INHERIT);
         self.create(TopicConfig { topic_sys_flag: seed.topic_sys_flag, ..made }, now)
     }
@@ -185,6 +200,20 @@ impl TopicTable {
         self.change(&mut version, now, |topics| topics.extend(changed))
     }
 
+    /// Goes by changed settings. The name servers hear of it at once.
+    pub(crate) fn adopt(&self, config: &BrokerConfig, now: UnixMillis) -> Result<(), TopicError> {
+        let mut version = self.version.lock();
+        let rules = Rules::of(config);
+        if std::mem::replace(&mut *self.rules.write(), rules) == rules {
+            return Ok(());
+        }
+        self.change(&mut version, now, |topics| {
+            for system in system_topics(config) {
+                topics.entry(system.topic_name.clone()).or_insert_with(|| Arc::new(system));
+            }
+        })
+    }
+
     /// Takes the topic away, and then what belongs to it: `along` runs before anybody can create the topic anew. It runs
     /// for an unknown topic too, so that a deletion that failed half-way can be repeated.
     pub(crate) fn delete<E: From<TopicError>>(
@@ -238,7 +267,7 @@ impl TopicTable {
     /// All topics, as the name servers see them: no more is allowed than the broker allows.
     pub(crate) fn registration(&self) -> TopicConfigTable {
         let mut table = self.snapshot();
-        let denied = perm::READ_WRITE & !self.permission;
+        let denied = perm::READ_WRITE & !self.rules.read().permission;
         table.topic_config_table.values_mut().for_each(|topic| topic.perm &= !denied);
         table.mapping_data_version =
             Some(DataVersion { timestamp: table.data_version.timestamp, ..DataVersion::default() });

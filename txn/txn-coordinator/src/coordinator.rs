@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::driver::{Inner, State};
 use crate::end::{EndError, EndRequest, Ended};
-use crate::engine::{Counters, Half, Input, Rules};
+use crate::engine::{Counters, Half, Input, Rules, Schedule};
 use crate::half::{self, HalfError};
 use crate::progress::Progress;
 use crate::recovery;
@@ -154,6 +154,11 @@ impl Coordinator {
     /// What became of a check that [`Coordinator::tick`] returned.
     pub fn check_result(&self, half: HalfOffset, result: CheckResult) {
         self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
+    }
+
+    /// Goes by another schedule from now on. What is due keeps its time; the check after it follows the new one.
+    pub fn set_schedule(&self, schedule: Schedule) {
+        self.0.state.lock().engine.set_schedule(schedule);
     }
 
     /// When the next [`Coordinator::tick`] has something to do. Look again every few seconds: halves come, and clocks

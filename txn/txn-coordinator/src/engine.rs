@@ -35,6 +35,14 @@ pub struct Rules {
     pub settled_max: usize,
 }
 
+/// The part of the rules that may change while the engine runs. See [`Rules`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    pub timeout: Duration,
+    pub check_interval: Duration,
+    pub check_max: u32,
+}
+
 impl Default for Rules {
     fn default() -> Self {
         Self {
@@ -189,6 +197,11 @@ impl Engine {
             counters: Counters::default(),
             time: SteadyTime::default(),
         }
+    }
+
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        let Schedule { timeout, check_interval, check_max } = schedule;
+        self.rules = Rules { timeout, check_interval, check_max, ..self.rules.clone() };
     }
 
     #[must_use]

@@ -17,7 +17,7 @@ mod verdicts;
 
 pub use coordinator::{Check, CheckpointError, Coordinator, OpenError, Stats, StoredHalf, TransactionOptions};
 pub use end::{Answer, EndError, EndRequest, Ended};
-pub use engine::{Counters, Rules};
+pub use engine::{Counters, Rules, Schedule};
 pub use half::{HalfError, ResumeError, half_of, resumed};
 pub use progress::Progress;
 pub use types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};

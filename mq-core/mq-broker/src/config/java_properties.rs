@@ -7,6 +7,32 @@ pub fn parse(text: &str) -> Vec<(String, String)> {
     logical_lines(text).iter().map(|line| pair(line)).collect()
 }
 
+/// One line a pair, as [`parse`] and Java read it back.
+#[must_use]
+pub fn print<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> String {
+    let mut text = String::new();
+    for (key, value) in pairs {
+        escape(key.as_ref(), true, &mut text);
+        text.push('=');
+        escape(value.as_ref(), false, &mut text);
+        text.push('\n');
+    }
+    text
+}
+
+fn escape(text: &str, is_key: bool, out: &mut String) {
+    for (at, c) in text.chars().enumerate() {
+        match c {
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\\' => out.push_str("\\\\"),
+            '=' | ':' | ' ' | '#' | '!' if is_key || (at == 0 && c == ' ') => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+}
+
 /// Lines without comments and blanks; a line that ends in an odd number of backslashes goes on in the next.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -77,6 +103,15 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        for (key, value) in [("a", "b"), ("a b", " c=d"), ("p", "C:\\dir\\"), ("#k", "x\ny\tz"), ("k:=", "")] {
+            let text = print([(key, value)]);
+            assert_eq!(parse(&text), [(key.to_owned(), value.to_owned())], "{text:?}");
+        }
+        assert_eq!(print([("flushDiskType", "SYNC_FLUSH"), ("d", "1s 5s")]), "flushDiskType=SYNC_FLUSH\nd=1s 5s\n");
+    }
 
     #[test]
     fn properties_are_read_as_java_reads_them() {

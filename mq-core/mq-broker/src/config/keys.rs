@@ -3,7 +3,7 @@
 use super::ConfigWarning;
 
 /// Settings that have an effect here; `BrokerConfig::set` gives it to them.
-const EFFECTIVE: &[&str] = &[
+pub(super) const EFFECTIVE: &[&str] = &[
     "accessMessageInMemoryMaxRatio",
     "autoCreateSubscriptionGroup",
     "autoCreateTopicEnable",
@@ -42,6 +42,55 @@ const EFFECTIVE: &[&str] = &[
     "transactionCheckMax",
     "transactionTimeOut",
 ];
+
+/// What happens when a tool changes a setting of a running broker (25).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// At once.
+    Live,
+    /// At the next start.
+    Restart,
+    /// It may not: who reaches the port could move the broker, or lock it out of its own files.
+    Never,
+}
+
+const LIVE: &[&str] = &[
+    "autoCreateSubscriptionGroup",
+    "autoCreateTopicEnable",
+    "brokerPermission",
+    "defaultTopicQueueNums",
+    "enablePropertyFilter",
+    "longPollingEnable",
+    "rejectTransactionMessage",
+    "serverChannelMaxIdleTimeSeconds",
+    "storeReplyMessageEnable",
+    "transactionCheckInterval",
+    "transactionCheckMax",
+    "transactionTimeOut",
+];
+
+const NEVER: &[&str] = &[
+    "bindAddress",
+    "brokerConfigPath",
+    "brokerIP1",
+    "configBlackList",
+    "listenPort",
+    "mappedFileSizeCommitLog",
+    "mappedFileSizeConsumeQueue",
+    "rocketmqHome",
+    "storePathCommitLog",
+    "storePathRootDir",
+];
+
+pub(crate) fn change_of(key: &str) -> Change {
+    if NEVER.contains(&key) {
+        Change::Never
+    } else if LIVE.contains(&key) {
+        Change::Live
+    } else {
+        Change::Restart
+    }
+}
 
 /// Settings of RocketMQ that tune what this broker does not have.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -171,6 +220,9 @@ mod tests {
         for key in EFFECTIVE {
             let outcome = BrokerConfig::default().set(key, "\u{0}");
             assert!(!matches!(outcome, Ok(false)), "{key}");
+        }
+        for key in LIVE {
+            assert!(EFFECTIVE.contains(key), "{key}");
         }
         for key in WITHOUT_EFFECT {
             assert_eq!(BrokerConfig::default().set(key, ""), Ok(false), "{key}");

@@ -4,7 +4,8 @@
 //! `bindAddress` is loopback.
 
 pub mod java_properties;
-mod keys;
+pub(crate) mod keys;
+mod show;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -147,8 +148,15 @@ impl std::fmt::Display for ConfigWarning {
 impl BrokerConfig {
     /// Takes the settings of a `broker.conf` over these. A later key wins over an earlier one, as in Java.
     pub fn apply(&mut self, text: &str) -> Result<Vec<ConfigWarning>, ConfigError> {
+        self.apply_pairs(java_properties::parse(text))
+    }
+
+    pub(crate) fn apply_pairs(
+        &mut self,
+        pairs: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Vec<ConfigWarning>, ConfigError> {
         let mut warnings = Vec::new();
-        for (key, value) in java_properties::parse(text) {
+        for (key, value) in pairs {
             if !self.set(&key, &value)? {
                 warnings.push(keys::explain(&key));
             }

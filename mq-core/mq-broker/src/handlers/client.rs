@@ -100,7 +100,7 @@ pub(crate) fn consumer_list(broker: &Broker, request: &Command) -> Handled {
 /// Code 46. Sent before a consumer starts with a filter that is not a tag expression.
 pub(crate) fn check_config(broker: &Broker, request: &Command) -> Handled {
     let config: CheckClientConfig = body::from_json("client configuration", &request.body)?;
-    if !config.subscription_data.is_tag() && !broker.config.property_filter {
+    if !config.subscription_data.is_tag() && !broker.live().property_filter {
         return Err(Refusal::filter_unsupported());
     }
     selection::compile(&config.subscription_data)?;

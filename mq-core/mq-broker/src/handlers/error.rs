@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::clients::HeartbeatError;
+use crate::config_update::UpdateError;
 use crate::groups::GroupError;
 use crate::selection::FilterError;
 use crate::topics::TopicError;
@@ -257,6 +258,17 @@ impl From<TopicError> for Refusal {
                 response::SERVICE_NOT_AVAILABLE
             }
             _ => response::INVALID_PARAMETER,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<UpdateError> for Refusal {
+    fn from(error: UpdateError) -> Self {
+        let code = match &error {
+            UpdateError::Forbidden(_) => response::NO_PERMISSION,
+            UpdateError::Value(_) | UpdateError::Unknown(_) | UpdateError::TooLarge(_) => response::INVALID_PARAMETER,
+            UpdateError::Save { .. } | UpdateError::Topics(_) => response::SERVICE_NOT_AVAILABLE,
         };
         Self::new(code, error.to_string())
     }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod client;
+mod config;
 pub(crate) mod error;
 mod inspect;
 mod message;
@@ -121,6 +122,8 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_TOPIC_CONSUME_BY_WHO => admin::groups_of_topic(broker, command),
         request::QUERY_TOPICS_BY_CONSUMER => admin::topics_of_group(broker, command),
         request::GET_PRODUCER_CONNECTION_LIST => admin::producer_connections(broker, command),
+        request::UPDATE_BROKER_CONFIG => config::update(command),
+        request::GET_BROKER_CONFIG => config::get(broker, command),
         request::GET_BROKER_RUNTIME_INFO => runtime::info(command),
         request::VIEW_BROKER_STATS_DATA => runtime::named_stats(broker, command),
         request::GET_TOPIC_STATS_INFO => progress::topic_stats(command),

@@ -72,11 +72,11 @@ pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -
 
 /// The rules before the store is asked; gives what the reader wants.
 fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Selection>, Refusal> {
-    if !perm::readable(broker.config.permission) {
+    if !perm::readable(broker.live().permission) {
         return Err(Refusal::broker_not_readable());
     }
     // A reader that brings its subscription along needs no heartbeat, where groups come into being by themselves.
-    let may_be_unknown = broker.config.auto_create_group && header.sys_flag & flag::SUBSCRIPTION != 0;
+    let may_be_unknown = broker.live().auto_create_group && header.sys_flag & flag::SUBSCRIPTION != 0;
     match broker.groups.get(&header.consumer_group) {
         Some(group) if !group.consume_enable => return Err(Refusal::group_may_not_consume(&header.consumer_group)),
         None if !may_be_unknown => return Err(Refusal::no_such_group(&header.consumer_group)),
@@ -115,7 +115,7 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Selection>, Refusa
 }
 
 fn check_switch(broker: &Broker, subscription: &Subscription) -> Result<(), Refusal> {
-    if subscription.is_tag() || broker.config.property_filter { Ok(()) } else { Err(Refusal::filter_unsupported()) }
+    if subscription.is_tag() || broker.live().property_filter { Ok(()) } else { Err(Refusal::filter_unsupported()) }
 }
 
 /// A filter that reads records far behind the end of the log may have to wait for the disk.
@@ -136,7 +136,7 @@ fn hold(broker: &Broker, header: &PullMessage) -> Duration {
         return Duration::ZERO;
     }
     let asked = Duration::from_millis(u64::try_from(header.suspend_timeout_millis).unwrap_or(0));
-    let longest = if broker.config.long_polling { MAX_HOLD } else { SHORT_HOLD };
+    let longest = if broker.live().long_polling { MAX_HOLD } else { SHORT_HOLD };
     asked.min(longest)
 }
 

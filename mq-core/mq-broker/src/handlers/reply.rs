@@ -93,7 +93,7 @@ fn outcome(
     pushed: Result<(), Refusal>,
 ) -> Reply {
     let mut stored = None;
-    if broker.config.store_replies {
+    if broker.live().store_replies {
         let mut sends = Sends::default();
         sends.push(prepared);
         sends.append(broker, from, |sent| stored = sent.answer.map(|answer| (answer, sent.waits_until)));

@@ -70,7 +70,7 @@ fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
     if !topic::is_writable_by_clients(&header.topic) {
         return Err(Refusal::system_topic(&header.topic));
     }
-    if !perm::writable(config.perm) || (!perm::writable(broker.config.permission) && config.order) {
+    if !perm::writable(config.perm) || (!perm::writable(broker.live().permission) && config.order) {
         return Err(Refusal::not_writable(&header.topic));
     }
     let queues = config.read_queue_nums.max(config.write_queue_nums);
@@ -137,7 +137,7 @@ fn prepare_one(
     // A committed message that is tried again still says that it was transactional.
     let is_retry = header.reconsume_times.unwrap_or(0) > 0 && (wishes.delay_level > 0 || target.dead_letter);
     let half = wishes.half && !is_retry;
-    if half && broker.config.reject_transactions {
+    if half && broker.live().reject_transactions {
         return Err(Refusal::new(
             response::NO_PERMISSION,
             "transactional messages are switched off here (rejectTransactionMessage=true); send an ordinary message",

@@ -31,7 +31,7 @@ pub(crate) fn send_back(request: &Command) -> Handled {
 
 fn store_again(broker: &Arc<Broker>, header: &ConsumerSendMsgBack, answer: Command) -> Handled {
     let group = broker.groups.get(&header.group).ok_or_else(|| Refusal::no_such_group(&header.group))?;
-    if !perm::writable(broker.config.permission) {
+    if !perm::writable(broker.live().permission) {
         return Err(Refusal::broker_not_writable());
     }
     if group.retry_queue_nums == 0 {

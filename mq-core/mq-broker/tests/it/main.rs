@@ -14,6 +14,7 @@ mod registration;
 mod replies;
 mod retries;
 mod sends;
+mod settings;
 mod sql_filters;
 mod statistics;
 mod stops;

@@ -1,0 +1,91 @@
+//! The settings as texts, under RocketMQ's names: what a tool reads (26).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{BrokerConfig, FlushDiskType, keys};
+
+impl BrokerConfig {
+    /// Every setting that has an effect, with its value or default.
+    #[must_use]
+    pub fn values(&self) -> BTreeMap<&'static str, String> {
+        keys::EFFECTIVE.iter().filter_map(|key| Some((*key, self.show(key)?))).collect()
+    }
+
+    /// The text that sets `key` to what it is. `None`: not set at all.
+    fn show(&self, key: &str) -> Option<String> {
+        Some(match key {
+            "brokerClusterName" => self.cluster_name.clone(),
+            "brokerName" => self.broker_name.clone(),
+            "brokerId" => self.broker_id.to_string(),
+            "brokerIP1" => self.broker_ip?.to_string(),
+            "bindAddress" => self.bind_address.to_string(),
+            "listenPort" => self.listen_port.to_string(),
+            "namesrvAddr" => self.name_servers.join(";"),
+            "brokerRole" => "ASYNC_MASTER".into(),
+            "storePathRootDir" => self.store_root.display().to_string(),
+            "storePathCommitLog" => self.store_root.join("commitlog").display().to_string(),
+            "storeType" => "default".into(),
+            "enableDLegerCommitLog" | "enableControllerMode" => "false".into(),
+            "flushDiskType" => flush_disk_type(self.flush_disk_type).into(),
+            "flushIntervalCommitLog" => millis(self.flush_interval),
+            "mappedFileSizeCommitLog" => self.commit_log_segment_bytes.to_string(),
+            "mappedFileSizeConsumeQueue" => self.consume_queue_file_bytes.to_string(),
+            "fileReservedTime" => (self.file_reserved_time.as_secs() / 3600).to_string(),
+            "maxMessageSize" => self.max_message_bytes.to_string(),
+            "accessMessageInMemoryMaxRatio" => self.memory_hot_percent.to_string(),
+            "rangeChecksumEnable" => self.range_checksums.to_string(),
+            "autoCreateTopicEnable" => self.auto_create_topic.to_string(),
+            "autoCreateSubscriptionGroup" => self.auto_create_group.to_string(),
+            "defaultTopicQueueNums" => self.default_topic_queues.to_string(),
+            "brokerPermission" => self.permission.to_string(),
+            "traceTopicEnable" => self.trace_topic.to_string(),
+            "longPollingEnable" => self.long_polling.to_string(),
+            "storeReplyMessageEnable" => self.store_replies.to_string(),
+            "enablePropertyFilter" => self.property_filter.to_string(),
+            "messageDelayLevel" => self.delay_levels.clone(),
+            "transactionTimeOut" => millis(self.transaction_timeout),
+            "transactionCheckInterval" => millis(self.transaction_check_interval),
+            "transactionCheckMax" => self.transaction_check_max.to_string(),
+            "rejectTransactionMessage" => self.reject_transactions.to_string(),
+            "flushConsumerOffsetInterval" => millis(self.flush_offsets_interval),
+            "registerNameServerPeriod" => millis(self.register_interval),
+            "serverChannelMaxIdleTimeSeconds" => match self.max_idle.as_secs() {
+                never if never == u64::from(u32::MAX) => "0".into(),
+                seconds => seconds.to_string(),
+            },
+            _ => return None,
+        })
+    }
+}
+
+fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+fn flush_disk_type(flush: FlushDiskType) -> &'static str {
+    match flush {
+        FlushDiskType::Sync => "SYNC_FLUSH",
+        FlushDiskType::Async => "ASYNC_FLUSH",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::java_properties;
+
+    #[test]
+    fn every_setting_is_shown_and_set_again_by_its_text() {
+        let mut config = BrokerConfig { broker_ip: Some([10, 0, 0, 1].into()), ..BrokerConfig::default() };
+        config.max_idle = Duration::from_secs(u64::from(u32::MAX));
+        config.flush_disk_type = FlushDiskType::Async;
+        let values = config.values();
+        for key in keys::EFFECTIVE {
+            assert!(values.contains_key(key), "{key} has no arm in show()");
+        }
+        let mut again = BrokerConfig { store_root: config.store_root.clone(), ..BrokerConfig::default() };
+        assert_eq!(again.apply(&java_properties::print(values)), Ok(Vec::new()));
+        assert_eq!(again, config);
+    }
+}
