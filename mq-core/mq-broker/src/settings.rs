@@ -31,6 +31,7 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
         },
         max_message_bytes: config.max_message_bytes,
         checksums: config.range_checksums,
+        index: config.index_messages.then_some(config.index),
         rules: Arc::new(Rules::new(delay_levels.clone())),
     }
 }

@@ -3,7 +3,17 @@
 /// `String.hashCode`: `s[0]*31^(n-1) + …` over UTF-16 code units, wrapping.
 #[must_use]
 pub fn string_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    continue_hash(0, text)
+}
+
+/// The hash of what `hash` was made of with `text` behind it.
+#[must_use]
+pub fn continue_hash(hash: i32, text: &str) -> i32 {
+    let step = |hash: i32, unit: u16| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
+    if text.is_ascii() {
+        return text.bytes().fold(hash, |hash, byte| step(hash, byte.into()));
+    }
+    text.encode_utf16().fold(hash, step)
 }
 
 /// The tags code of a consume-queue entry: the hash of the whole tag, widened; 0 for no tag.

@@ -16,6 +16,7 @@ pub mod java;
 pub mod message_id;
 pub mod properties;
 pub mod record;
+pub mod record_view;
 pub mod sys_flag;
 pub mod topic;
 

@@ -58,6 +58,11 @@ impl Checkpoint {
         UnixMillis(self.0[0])
     }
 
+    /// Index files that end before are whole.
+    pub(crate) fn indexed_until(self) -> UnixMillis {
+        UnixMillis(self.0[2])
+    }
+
     /// Records with an earlier store time are flushed and have their queue entries.
     pub(crate) fn settled_until(self) -> UnixMillis {
         UnixMillis((self.0[0].min(self.0[1]) - CHECKPOINT_SLACK_MS).max(0))
@@ -131,6 +136,7 @@ pub(crate) struct Checkpoints {
     backend: Arc<dyn Backend>,
     checkpoint: Checkpoint,
     mark: Mark,
+    indexed_until: UnixMillis,
     mark_file: Option<Arc<dyn File>>,
 }
 
@@ -155,7 +161,8 @@ impl Checkpoints {
         let marks = believed.map(|mark| (LogOffset(mark.durable), LogOffset(mark.settled)));
         let now = Mark { abort_now: abort, checkpoint_now: stamp, ..Mark::default() };
         let last = LastRun { clean: abort == 0, checkpoint, mark: state, marks };
-        Ok((Self { backend, checkpoint, mark: now, mark_file: None }, last))
+        let indexed_until = checkpoint.indexed_until();
+        Ok((Self { backend, checkpoint, mark: now, indexed_until, mark_file: None }, last))
     }
 
     /// Recovery is over: everything up to `durable` is durable and has its queue entries. Creates `abort`.
@@ -196,11 +203,17 @@ impl Checkpoints {
         self.sync_mark()
     }
 
+    /// Index files that end before `until` are whole; the next settling says so.
+    pub(crate) fn indexed(&mut self, until: UnixMillis) {
+        self.indexed_until = until;
+    }
+
     /// Queue entries of all records below `settled` are durable, and `until` is the store time of the last of them.
     pub(crate) fn settle(&mut self, settled: LogOffset, until: UnixMillis) -> Result<(), DiskError> {
         let mut next = self.checkpoint;
         next.0[0] = until.0;
         next.0[1] = until.0;
+        next.0[2] = self.indexed_until.0;
         self.mark.settled = settled.0;
         self.mark.checkpoint_before = self.checkpoint.stamp();
         self.mark.checkpoint_now = next.stamp();

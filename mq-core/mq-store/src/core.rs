@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::checksums::Checksums;
 use crate::error::{AppendError, DiskError, Poisoned, TruncateError};
 use crate::failpoints;
+use crate::index::Index;
 use crate::marks::Marks;
 use crate::options::{FlushMode, MAX_WAITING_ENTRIES};
 use crate::queue::Queues;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) segments: Arc<Segments>,
     pub(crate) queues: Queues,
     pub(crate) appender: Appender,
+    pub(crate) index: Option<Index>,
     pub(crate) marks: Marks,
     /// Its lock is the sync lock: one sync of the log at a time.
     pub(crate) checkpoints: Mutex<Checkpoints>,
@@ -84,21 +86,22 @@ struct Settling {
 }
 
 impl Core {
-    pub(crate) fn new(flush_mode: FlushMode, recovered: Recovered, appender: Appender) -> Self {
-        let Recovered { segments, queues, checkpoints, checksums, last_timestamp: until, report } = recovered;
+    pub(crate) fn new(flush_mode: FlushMode, recovered: Recovered, appender: Appender, index: Option<Index>) -> Self {
+        let Recovered { segments, queues, checkpoints, checksums, last_timestamp: until, report, .. } = recovered;
         let end = report.end;
         Self {
             flush_mode,
             segments,
             queues,
             appender,
+            index,
             marks: Marks::at(end),
             checkpoints: Mutex::new(checkpoints),
             checksums,
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             listeners: RwLock::default(),
-            publishing: Mutex::new(Publishing { told_durable: end, ..Publishing::default() }),
+            publishing: Mutex::new(Publishing { told_durable: report.end, ..Publishing::default() }),
             visible_until: AtomicI64::new(until.0),
             settling: Mutex::default(),
         }

@@ -14,9 +14,11 @@ mod clock;
 mod core;
 mod error;
 mod failpoints;
+mod index;
 mod marks;
 mod options;
 mod pull;
+mod query;
 mod queue;
 mod record_reader;
 mod recovery;
@@ -34,8 +36,10 @@ pub use error::{
     AppendError, CloseError, DiskError, DiskFull, Mismatch, OpenError, Poisoned, ReadError, TruncateError, WaitError,
 };
 pub use failpoints::arm_failpoints;
+pub use index::{IndexOptions, TimeWindow};
 pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};
 pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, Wanted};
+pub use query::{KeyKind, Queried};
 pub use queue::QueueEntry;
 pub use recovery::RecoveryReport;
 pub use store::{Records, Store};

@@ -6,6 +6,8 @@ use std::time::Duration;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::record::{Message, StoredMessage};
 
+use crate::index::IndexOptions;
+
 /// One entry of a consume-queue file: log offset u64, record size u32, tags code i64.
 pub const QUEUE_ENTRY_BYTES: u64 = 20;
 /// What a record may hold beside its body: Apache's allowance for topic and properties.
@@ -24,6 +26,10 @@ pub(crate) const SETTLE_EVERY: Duration = Duration::from_secs(30);
 pub(crate) const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// Rest between two rounds of a thread that has to catch up: it takes a part of the disk, not all of it.
 pub(crate) const SEAL_REST: Duration = Duration::from_millis(100);
+/// How far the index may lag behind when messages come; a query catches up by itself.
+pub(crate) const INDEX_EVERY: Duration = Duration::from_millis(100);
+/// The same when none came for a while.
+pub(crate) const INDEX_IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushMode {
@@ -47,6 +53,8 @@ pub struct Options {
     /// Keeps checksums of the whole log beside it. Those that there are, are checked in any case.
     pub checksums: bool,
     pub rules: Arc<dyn RecordRules>,
+    /// How messages are found by key; `None`: they are not.
+    pub index: Option<IndexOptions>,
 }
 
 impl Default for Options {
@@ -58,6 +66,7 @@ impl Default for Options {
             max_message_bytes: 4 << 20,
             checksums: true,
             rules: Arc::new(PlainRules),
+            index: None,
         }
     }
 }

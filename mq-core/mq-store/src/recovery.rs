@@ -37,6 +37,8 @@ pub(crate) struct Recovered {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) checksums: Checksums,
     pub(crate) last_timestamp: UnixMillis,
+    /// Index files that end before are whole.
+    pub(crate) indexed_until: UnixMillis,
     pub(crate) report: RecoveryReport,
 }
 
@@ -80,7 +82,8 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         durable_mark,
         torn_group: scan.torn_group,
     };
-    Ok(Recovered { segments, queues, checkpoints, checksums, last_timestamp, report })
+    let indexed_until = last_run.checkpoint.indexed_until();
+    Ok(Recovered { segments, queues, checkpoints, checksums, last_timestamp, indexed_until, report })
 }
 
 fn damaged(backend: &dyn Backend, segments: &Segments, at: LogOffset, durable: LogOffset, reason: String) -> OpenError {

@@ -15,8 +15,10 @@ use crate::clock::Clock;
 use crate::core::{Core, Listener};
 use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
 use crate::failpoints;
+use crate::index::{Found, Index, TimeWindow};
 use crate::options::{FlushMode, Options};
 use crate::pull::{Boundary, Bounds, PullLimits, Pulled, Wanted};
+use crate::query::{KeyKind, Queried};
 use crate::queue::QueueEntry;
 use crate::record_reader::{Step, step};
 use crate::recovery::{self, RecoveryReport};
@@ -49,9 +51,17 @@ impl Store {
         })?;
         let recovered = recovery::recover(&backend, &options)?;
         let (end, until) = (recovered.report.end, recovered.last_timestamp);
+        let found = Found {
+            clean: recovered.report.clean,
+            own: recovered.report.durable_mark.is_some(),
+            whole_until: recovered.indexed_until,
+            log_end: end,
+        };
+        let open_index = |shape| Index::open(backend.clone(), recovered.segments.clone(), clock.clone(), shape, &found);
+        let index = options.index.map(open_index).transpose()?;
         let appender = Appender::new(recovered.segments.clone(), &options, clock, end, until);
         let report = recovered.report.clone();
-        let core = Arc::new(Core::new(options.flush, recovered, appender));
+        let core = Arc::new(Core::new(options.flush, recovered, appender, index));
         let (threads, flusher) = Threads::start(&core);
         let running = Running { core, flusher, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) };
         Ok((Self(Arc::new(running)), report))
@@ -183,6 +193,18 @@ impl Store {
         self.0.core.offset_by_time(topic, queue_id, time, boundary)
     }
 
+    /// The newest messages of a key, `max` at most, of all that are visible now. Nothing without [`Options::index`].
+    pub fn query(
+        &self,
+        topic: &str,
+        key: &str,
+        kind: KeyKind,
+        window: TimeWindow,
+        max: usize,
+    ) -> Result<Queried, ReadError> {
+        self.0.core.query(topic, key, kind, window, max)
+    }
+
     /// Forgets the topic's messages. The numbering of its queues goes on if the topic is used again.
     pub fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {
         self.0.core.delete_topic(topic)
@@ -208,6 +230,8 @@ impl Store {
     /// start of its segment.
     pub fn settle(&self) -> Result<(), DiskError> {
         let core = &self.0.core;
+        while core.advance_index()? {}
+        core.flush_index()?;
         core.settle()?;
         // Otherwise a thread does.
         if core.flush_mode == FlushMode::Manual { core.seal().map(drop) } else { Ok(()) }
@@ -223,13 +247,14 @@ impl Store {
         // Appends that were on their way have ended when the append lock is free.
         core.appender.while_stopped(|_| ());
         core.flush()?;
+        let indexed = core.finish_index();
         let settled = core.settle()?;
         // A missing checksum only protects less.
         if let Err(error) = core.seal().and_then(|_| core.checksums.sync()) {
             tracing::warn!(%error, "the newest messages are without checksums");
         }
         core.segments.drop_spare()?;
-        if settled && core.marks.visible() == core.marks.written() {
+        if settled && indexed && core.marks.visible() == core.marks.written() {
             core.checkpoints.lock().finish()?;
         }
         self.0.lock.lock().take();

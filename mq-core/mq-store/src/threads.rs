@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::core::Core;
-use crate::options::{FlushMode, SEAL_EVERY, SEAL_REST, SETTLE_EVERY, WRITE_OUT_EVERY};
+use crate::options::{FlushMode, INDEX_EVERY, INDEX_IDLE, SEAL_EVERY, SEAL_REST, SETTLE_EVERY, WRITE_OUT_EVERY};
 
 #[derive(Default)]
 pub(crate) struct Threads {
@@ -27,6 +27,9 @@ impl Threads {
         };
         threads.spawn("store-keep", core, keep);
         threads.spawn("store-seal", core, seal);
+        if core.index.is_some() {
+            threads.spawn("store-index", core, index);
+        }
         (threads, Some(flusher))
     }
 
@@ -84,7 +87,7 @@ fn keep(core: &Core, stop: &AtomicBool) {
             work = work.and(core.segments.prepare_spare());
         }
         if Instant::now() >= settle_at {
-            work = work.and(core.settle().map(drop));
+            work = work.and(core.flush_index()).and(core.settle().map(drop));
             settle_at = Instant::now() + SETTLE_EVERY;
         }
         if let Err(error) = work {
@@ -109,5 +112,21 @@ fn seal(core: &Core, stop: &AtomicBool) {
                 SETTLE_EVERY
             }
         };
+    }
+}
+
+/// In batches behind the visible mark, by the clock: messages do not wake it.
+fn index(core: &Core, stop: &AtomicBool) {
+    let (mut seen, mut pause) = (core.marks.visible(), INDEX_EVERY);
+    while !stop.load(Ordering::Acquire) {
+        match core.advance_index() {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "messages could not be indexed; trying again"),
+        }
+        let visible = core.marks.visible();
+        pause = if visible == seen { (pause * 2).min(INDEX_IDLE) } else { INDEX_EVERY };
+        seen = visible;
+        thread::park_timeout(pause);
     }
 }

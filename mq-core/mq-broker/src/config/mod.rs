@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use mq_protocol::body::perm;
+use mq_store::IndexOptions;
 
 /// When a message counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub struct BrokerConfig {
     pub commit_log_segment_bytes: u64,
     pub consume_queue_file_bytes: u64,
     pub file_reserved_time: Duration,
+    /// Whether messages can be found by key.
+    pub index_messages: bool,
+    pub index: IndexOptions,
     pub max_message_bytes: usize,
     /// Checksums of the whole log beside it. A setting of this broker's own.
     pub range_checksums: bool,
@@ -86,6 +90,8 @@ impl Default for BrokerConfig {
             commit_log_segment_bytes: 1 << 30,
             consume_queue_file_bytes: 6_000_000,
             file_reserved_time: Duration::from_secs(72 * 3600),
+            index_messages: true,
+            index: IndexOptions::default(),
             max_message_bytes: 4 << 20,
             range_checksums: true,
             memory_hot_percent: 40,
@@ -194,6 +200,9 @@ impl BrokerConfig {
             "fileReservedTime" => {
                 self.file_reserved_time = Duration::from_secs(3600 * u64::from(setting.parse::<u32>("hours")?))
             }
+            "messageIndexEnable" => self.index_messages = setting.flag()?,
+            "maxHashSlotNum" => self.index.slots = setting.parse_at_least(1)?,
+            "maxIndexNum" => self.index.entries = setting.parse_at_least(2)?,
             "maxMessageSize" => self.max_message_bytes = setting.parse("a number of bytes")?,
             "accessMessageInMemoryMaxRatio" => {
                 self.memory_hot_percent = setting.in_range(0..=100, "a percentage")?;
@@ -277,6 +286,11 @@ impl Setting<'_> {
     fn at_least(&self, least: u64) -> Result<u64, ConfigError> {
         let value = self.parse("a number of bytes")?;
         if value < least { Err(self.wrong("a larger number of bytes")) } else { Ok(value) }
+    }
+
+    fn parse_at_least(&self, least: u32) -> Result<u32, ConfigError> {
+        let value = self.parse("a number")?;
+        if value < least { Err(self.wrong("a larger number")) } else { Ok(value) }
     }
 
     fn in_range(&self, range: std::ops::RangeInclusive<u8>, expected: &'static str) -> Result<u8, ConfigError> {

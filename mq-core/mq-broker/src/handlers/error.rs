@@ -140,6 +140,18 @@ impl Refusal {
         Self::new(response::QUERY_NOT_FOUND, format!("group [{group}] has no offset of topic[{topic}] yet"))
     }
 
+    pub(crate) fn no_message_of(topic: &str, key: &str) -> Self {
+        let remark = format!("no message of topic[{topic}] has the key {key} in this time; widen it or check the key");
+        Self::new(response::QUERY_NOT_FOUND, remark)
+    }
+
+    pub(crate) fn not_indexed() -> Self {
+        Self::new(
+            response::SERVICE_NOT_AVAILABLE,
+            "this broker does not find messages by key (messageIndexEnable=false); ask by message id",
+        )
+    }
+
     pub(crate) fn nobody_of(group: &str) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("no member of group [{group}] is connected to this broker"))
     }

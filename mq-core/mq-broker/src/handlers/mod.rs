@@ -9,6 +9,7 @@ mod message;
 mod offset;
 mod progress;
 pub(crate) mod pull;
+mod query;
 mod queue;
 mod refused;
 mod reply;
@@ -91,6 +92,7 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::RESUME_CHECK_HALF_MESSAGE => resume::resume(command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),
+        request::QUERY_MESSAGE => query::query(broker, command),
         request::VIEW_MESSAGE_BY_ID => message::view(command),
         request::GET_MAX_OFFSET => queue::max_offset(broker, command),
         request::GET_MIN_OFFSET => queue::min_offset(broker, command),

@@ -10,6 +10,7 @@ mod harness;
 mod inspection;
 mod load;
 mod pulls;
+mod queries;
 mod registration;
 mod replies;
 mod retries;

@@ -8,6 +8,7 @@ mod durability;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod history;
+mod index;
 mod layout;
 mod life;
 mod pulls;
