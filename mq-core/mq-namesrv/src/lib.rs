@@ -8,5 +8,6 @@ mod registration;
 mod requests;
 mod routes;
 mod server;
+mod settings;
 
 pub use server::{NameServer, NamesrvConfig, SharedClock};

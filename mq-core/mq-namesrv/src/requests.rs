@@ -8,14 +8,20 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{
     AddWritePermResponse, BrokerHeartbeat, BrokerIdentity, DeleteTopicInNamesrv, GetBrokerMemberGroup, GetRouteInfo,
     GetTopicsByCluster, Header, HeaderError, KvConfigKey, KvConfigValue, KvNamespace, PutKvConfig,
-    QueryDataVersionResponse, RegisterBroker, RegisterBrokerResponse, WipeWritePermResponse, WritePermOfBroker,
+    QueryDataVersionResponse, RegisterBroker, RegisterBrokerResponse, TopicName, WipeWritePermResponse,
+    WritePermOfBroker,
 };
-use mq_protocol::topic;
+use mq_protocol::topic::{self, NameError};
 
 use crate::kv::KvError;
 use crate::registration::{self, RegistrationError};
 use crate::routes::{ConnectionId, Identity, RegisterError};
 use crate::server::State;
+use crate::settings::SettingsError;
+
+/// Bits of a topic's system flag.
+const UNIT: i32 = 1;
+const UNIT_SUBSCRIBED: i32 = 2;
 
 /// Where Java clients look for the queues of an ordered topic.
 const ORDER_TOPICS: &str = "ORDER_TOPIC_CONFIG";
@@ -45,6 +51,12 @@ enum Refusal {
     Register(#[from] RegisterError),
     #[error(transparent)]
     Kv(#[from] KvError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("disable: this name server is set not to list its topics (enableAllTopicList, enableTopicList)")]
+    Disabled,
     #[error("No topic route info in name server for the topic: {0}")]
     NoRoute(ByteString),
     #[error("No config item, Namespace: {namespace} Key: {key}")]
@@ -62,6 +74,7 @@ impl Refusal {
         match self {
             Self::NoRoute(_) => response::TOPIC_NOT_EXIST,
             Self::NoKey { .. } | Self::NoNamespace(_) => response::QUERY_NOT_FOUND,
+            Self::Settings(SettingsError::Forbidden(_)) => response::NO_PERMISSION,
             Self::Unsupported(_) => response::REQUEST_CODE_NOT_SUPPORTED,
             _ => response::SYSTEM_ERROR,
         }
@@ -83,8 +96,23 @@ fn dispatch(state: &State, connection: ConnectionId, command: &Command) -> Answe
         request::BROKER_HEARTBEAT => heartbeat(state, command),
         request::GET_BROKER_CLUSTER_INFO => ok(command, state.routes.lock().clusters().to_json()),
         request::GET_BROKER_MEMBER_GROUP => members(state, command),
-        request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => topics(command, state.routes.lock().topics()),
+        request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => {
+            may_list(state.settings.lock().flags().list_all_topics)?;
+            topics(command, state.routes.lock().topics())
+        }
+        request::GET_UNIT_TOPIC_LIST => flagged(state, command, |flag| flag & UNIT != 0),
+        request::GET_HAS_UNIT_SUB_TOPIC_LIST => flagged(state, command, |flag| flag & UNIT_SUBSCRIBED != 0),
+        request::GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST => {
+            flagged(state, command, |flag| flag & (UNIT | UNIT_SUBSCRIBED) == UNIT_SUBSCRIBED)
+        }
+        request::REGISTER_TOPIC_IN_NAMESRV => add_topic(state, command),
+        request::UPDATE_NAMESRV_CONFIG => {
+            let remark = state.settings.lock().update(&command.body)?;
+            Ok(Command { remark: remark.map(Into::into), ..command.response(response::SUCCESS) })
+        }
+        request::GET_NAMESRV_CONFIG => ok(command, state.settings.lock().print().into()),
         request::GET_TOPICS_BY_CLUSTER => {
+            may_list(state.settings.lock().flags().list_topics)?;
             let GetTopicsByCluster { cluster } = command.header()?;
             topics(command, state.routes.lock().topics_of_cluster(&cluster))
         }
@@ -126,10 +154,28 @@ fn topics(command: &Command, topic_list: Vec<String>) -> Answer {
     ok(command, body::to_json(&TopicList { broker_addr: None, topic_list }))
 }
 
+fn may_list(enabled: bool) -> Result<(), Refusal> {
+    if enabled { Ok(()) } else { Err(Refusal::Disabled) }
+}
+
+fn flagged(state: &State, command: &Command, wanted: impl Fn(i32) -> bool) -> Answer {
+    may_list(state.settings.lock().flags().list_topics)?;
+    topics(command, state.routes.lock().topics_with_flag(wanted))
+}
+
+fn add_topic(state: &State, command: &Command) -> Answer {
+    let TopicName { topic } = command.header()?;
+    topic::check_topic(&topic)?;
+    let route: TopicRoute = body::from_json("topic route", &command.body)?;
+    state.routes.lock().add_topic(&topic, route.queue_datas);
+    ok(command, Bytes::new())
+}
+
 fn route(state: &State, command: &Command) -> Answer {
     let GetRouteInfo { topic, accept_standard_json_only } = command.header()?;
     let route = state.routes.lock().route(&topic).ok_or_else(|| Refusal::NoRoute(topic.clone()))?;
-    let order_topic_conf = state.kv.lock().get(ORDER_TOPICS, &topic).map(ToOwned::to_owned);
+    let ordered = state.settings.lock().flags().order_messages;
+    let order_topic_conf = state.kv.lock().get(ORDER_TOPICS, &topic).filter(|_| ordered).map(ToOwned::to_owned);
     let route = in_zone(TopicRoute { order_topic_conf, ..route }, command);
     let version = if accept_standard_json_only == Some(true) { i32::MAX } else { command.version };
     ok(command, route.to_json(version))

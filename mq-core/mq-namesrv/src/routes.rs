@@ -128,6 +128,24 @@ impl Routes {
         }
     }
 
+    /// Adds a topic to brokers that are known; what they registered themselves stands.
+    pub(crate) fn add_topic(&mut self, topic: &str, queues: Vec<QueueData>) {
+        for data in queues {
+            if self.brokers.contains_key(&data.broker_name) {
+                let by_broker = self.topics.entry(topic.to_owned()).or_default();
+                by_broker.entry(data.broker_name.clone()).or_insert(data);
+            }
+        }
+    }
+
+    /// Topics by their system flag (unit mode).
+    pub(crate) fn topics_with_flag(&self, wanted: impl Fn(i32) -> bool) -> Vec<String> {
+        let flagged = |queues: &BTreeMap<String, QueueData>| {
+            queues.values().next().is_some_and(|queues| wanted(queues.topic_sys_flag))
+        };
+        self.topics.iter().filter(|(_, queues)| flagged(queues)).map(|(topic, _)| topic.clone()).collect()
+    }
+
     fn heard(&self, registration: &Registration, connection: ConnectionId, now: UnixMillis) -> Alive {
         Alive {
             heard: now,

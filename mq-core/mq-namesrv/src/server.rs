@@ -1,5 +1,6 @@
 //! The name server as a component: its options, its tables, its accept loop and its clock hand.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection;
 use crate::kv::KvTable;
 use crate::routes::{ConnectionId, Routes};
+use crate::settings::Settings;
 
 /// Where the name server reads the time.
 pub type SharedClock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -63,6 +65,7 @@ pub struct NameServer {
 pub(crate) struct State {
     pub(crate) routes: Mutex<Routes>,
     pub(crate) kv: Mutex<KvTable>,
+    pub(crate) settings: Mutex<Settings>,
     pub(crate) clock: SharedClock,
     pub(crate) idle_timeout: Duration,
     scan_interval: Duration,
@@ -72,8 +75,19 @@ pub(crate) struct State {
 
 impl NameServer {
     pub fn new(config: NamesrvConfig) -> io::Result<Self> {
+        let millis = |time: Duration| time.as_millis().to_string();
+        let mut fixed = BTreeMap::from([
+            ("serverChannelMaxIdleTimeSeconds", config.idle_timeout.as_secs().to_string()),
+            ("scanNotActiveBrokerInterval", millis(config.scan_interval)),
+            ("brokerNotActiveTimeoutMillis", millis(config.broker_expiry)),
+        ]);
+        if let Some(path) = &config.kv_config_path {
+            fixed.insert("kvConfigPath", path.display().to_string());
+        }
+        let settings = Settings::open(config.kv_config_path.as_deref(), fixed)?;
         Ok(Self {
             state: Arc::new(State {
+                settings: Mutex::new(settings),
                 routes: Mutex::new(Routes::new(config.broker_expiry)),
                 kv: Mutex::new(KvTable::open(config.kv_config_path)?),
                 clock: config.clock,

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod header;
 pub mod ids;
 pub mod java;
+pub mod java_properties;
 pub mod message_id;
 pub mod properties;
 pub mod record;

@@ -3,7 +3,7 @@
 //! Defaults are RocketMQ's, with two exceptions that keep data and machines safe: `flushDiskType` is SYNC_FLUSH and
 //! `bindAddress` is loopback.
 
-pub mod java_properties;
+pub use mq_protocol::java_properties;
 pub(crate) mod keys;
 mod show;
 

@@ -1,6 +1,7 @@
 //! The name server over real sockets, with a clock that the test moves.
 
 mod client;
+mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
