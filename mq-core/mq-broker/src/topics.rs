@@ -352,7 +352,7 @@ fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         TopicConfig::new(broker, 1, ALL),
         TopicConfig::new(topic::OFFSET_MOVED, 1, RW),
         TopicConfig::new(topic::SCHEDULE, SCHEDULE_QUEUES, RW),
-        TopicConfig::new(format!("{cluster}_REPLY_TOPIC"), 1, RW),
+        TopicConfig::new(topic::reply_topic(cluster), 1, RW),
         TopicConfig::new(format!("rmq_sys_REVIVE_LOG_{cluster}"), REVIVE_QUEUES, RW),
         TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
         TopicConfig::new(topic::HALF, 1, RW),

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{CallError, ClientError, RequestError};
 use crate::names::NameServers;
-use crate::producer::Checks;
+use crate::producer::{Checks, Requests};
 use crate::remoting::{Connection, Inbound, Patience, Pool};
 use crate::route::Routes;
 use crate::unique_key::UniqueKeys;
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub(crate) routes: Routes,
     pub(crate) keys: UniqueKeys,
     pool: Pool,
+    /// Requests that wait for replies.
+    pub(crate) requests: Requests,
     producers: Mutex<BTreeMap<ByteString, RegisteredProducer>>,
     consumers: Mutex<BTreeMap<ByteString, Weak<dyn GroupMember>>>,
     /// What each broker says that it can do beyond Apache's.
@@ -115,6 +117,7 @@ impl Client {
                 routes: Routes::new(names),
                 keys: UniqueKeys::new(ip),
                 pool: Pool::new(inbound, options.connect_timeout),
+                requests: Requests::default(),
                 producers: Mutex::default(),
                 consumers: Mutex::default(),
                 capabilities: Mutex::default(),
@@ -327,6 +330,7 @@ impl Inner {
     fn answer(&self, connection: &Connection, command: &Command) {
         let reply = match command.code {
             request::GET_CONSUMER_RUNNING_INFO => self.running_info(command),
+            request::PUSH_REPLY_MESSAGE_TO_CLIENT => crate::producer::on_reply(&self.requests, command),
             request::CHECK_TRANSACTION_STATE | request::NOTIFY_CONSUMER_IDS_CHANGED => command.response(0),
             code => command.error(
                 response::REQUEST_CODE_NOT_SUPPORTED,

@@ -34,6 +34,6 @@ pub use mq_protocol::body::MessageQueue;
 pub use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 pub use mq_protocol::properties::{Properties, name as property};
 pub use producer::{
-    CheckedHalf, HalfReceipt, Producer, ProducerBuilder, ProducerOptions, SendReceipt, SendStatus, TransactionChecker,
-    Verdict,
+    CheckedHalf, HalfReceipt, NotARequest, Producer, ProducerBuilder, ProducerOptions, ReplyError, RequestFailed,
+    SendReceipt, SendStatus, TransactionChecker, Verdict,
 };

@@ -183,6 +183,26 @@ impl ReceivedMessage {
         }
     }
 
+    /// A message that came without being read from a queue.
+    pub(crate) fn pushed(properties: Properties, body: Bytes, sys_flag: i32, queue: Arc<MessageQueue>) -> Self {
+        let (body, sys_flag) = inflated(sys_flag, body);
+        Self {
+            topic: queue.topic.as_str().into(),
+            body,
+            message_id: properties.get(name::UNIQ_KEY).cloned().unwrap_or_default(),
+            properties,
+            queue,
+            queue_offset: QueueOffset(0),
+            reconsume_times: 0,
+            born_timestamp: UnixMillis(0),
+            store_timestamp: UnixMillis(0),
+            flag: 0,
+            sys_flag,
+            log_offset: LogOffset(0),
+            offset_message_id: ByteString::new(),
+        }
+    }
+
     #[must_use]
     pub fn tags(&self) -> Option<&str> {
         self.property(name::TAGS)

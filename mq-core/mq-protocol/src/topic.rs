@@ -74,6 +74,12 @@ pub fn is_dead_letter(name: &str) -> bool {
     name.starts_with(DLQ_PREFIX)
 }
 
+/// Where the replies to requests of a cluster are stored.
+#[must_use]
+pub fn reply_topic(cluster: &str) -> String {
+    format!("{cluster}_REPLY_TOPIC")
+}
+
 #[must_use]
 pub fn retry_topic(group: &str) -> String {
     format!("{RETRY_PREFIX}{group}")

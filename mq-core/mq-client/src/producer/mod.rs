@@ -1,10 +1,12 @@
 //! Sending: which queue, how often, and what is known afterwards.
 
+mod ask;
 mod batch;
 mod builder;
 mod check;
 mod fault;
 mod receipt;
+
 mod select;
 mod transaction;
 
@@ -29,11 +31,15 @@ use crate::route::Route;
 use crate::unique_key;
 use fault::FaultTable;
 
+pub use ask::{NotARequest, ReplyError, RequestFailed};
+pub(crate) use ask::{Requests, on_reply};
 pub use builder::ProducerBuilder;
 pub use check::{CheckedHalf, TransactionChecker};
 pub(crate) use check::{Checks, on_check};
 pub use receipt::{HalfReceipt, SendReceipt, SendStatus, Verdict};
 
+/// The message type of a reply.
+const REPLY: &str = "reply";
 /// Pause before a broker that was too busy is tried again, when there is no other.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -190,7 +196,9 @@ impl Producer {
             body = compression::deflate_zlib(&body);
             header.sys_flag |= sys_flag::COMPRESSED;
         }
-        Ok(Outgoing { code: request::SEND_MESSAGE_V2, header, body, message_id })
+        let is_reply = message.properties.get(name::MESSAGE_TYPE).is_some_and(|kind| kind == REPLY);
+        let code = if is_reply { request::SEND_REPLY_MESSAGE_V2 } else { request::SEND_MESSAGE_V2 };
+        Ok(Outgoing { code, header, body, message_id })
     }
 
     /// The message's unique key, made now unless it has one.
@@ -212,7 +220,9 @@ impl Producer {
     }
 
     async fn send_to(&self, outgoing: &Outgoing, target: Target<'_>) -> Result<SendReceipt, SendError> {
-        self.attempts(outgoing, target, false).await.map(|(receipt, _)| receipt)
+        // A reply that was refused is stored all the same: another try would store it again.
+        let certain = outgoing.code == request::SEND_REPLY_MESSAGE_V2;
+        self.attempts(outgoing, target, certain).await.map(|(receipt, _)| receipt)
     }
 
     /// Tries until it is acknowledged, refused for good, or out of tries or time. With `certain`, an attempt that may

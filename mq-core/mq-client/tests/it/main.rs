@@ -5,4 +5,5 @@ mod consuming;
 mod failures;
 mod fake;
 mod producing;
+mod requests;
 mod transactions;

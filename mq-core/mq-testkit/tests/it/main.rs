@@ -15,6 +15,7 @@ const SHORT_TIMES: &str = "\
 messageDelayLevel=1s 2s 3s 4s 5s 6s 7s 8s 9s 10s 20s 30s 1m 2m 3m 4m 5m 6m
 transactionTimeOut=1000
 transactionCheckInterval=1000
+enablePropertyFilter=true
 ";
 
 /// What a seeded test runs with: `$CHECKBACK_SEED`, or a new one each time.

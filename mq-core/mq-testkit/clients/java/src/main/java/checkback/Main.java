@@ -11,7 +11,7 @@ import java.util.concurrent.Future;
  * Runs scenarios of the official client against a name server: {@code java -jar java-clients.jar HOST:PORT [scenario...]}.
  * Prints {@code PASS name} or {@code FAIL name: reason} for each; the exit status is 1 when one failed.
  *
- * <p>The broker must keep the delay levels "1s 2s 3s ..." and check transactions after one second, every second.
+ * <p>The broker must keep the delay levels "1s 2s 3s ...", have enablePropertyFilter=true and check transactions after one second, every second.
  */
 public final class Main {
     private Main() {
@@ -21,6 +21,8 @@ public final class Main {
         Map<String, Scenario> all = new LinkedHashMap<>();
         Sending.register(all);
         Consuming.register(all);
+        Filtering.register(all);
+        Requests.register(all);
         Transactions.register(all);
 
         if (args.length == 0) {

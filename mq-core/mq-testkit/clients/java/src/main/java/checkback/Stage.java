@@ -51,6 +51,14 @@ final class Stage implements AutoCloseable {
         return producer;
     }
 
+    /** A producer of a client of its own: replies find it by its client id. */
+    DefaultMQProducer asking() throws Exception {
+        var producer = new DefaultMQProducer(group("asking"));
+        producer.setInstanceName(name + "_" + run + "_asking");
+        started(producer);
+        return producer;
+    }
+
     TransactionMQProducer transactionProducer(TransactionListener listener) throws Exception {
         var producer = new TransactionMQProducer(group("transaction"));
         producer.setTransactionListener(listener);
