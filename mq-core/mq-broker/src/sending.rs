@@ -8,7 +8,7 @@ use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::message_id::offset_id;
 use mq_protocol::record::Message;
 use mq_store::{AppendError, Appended};
-use txn_coordinator::{ClientId, StoredHalf};
+use txn_coordinator::{ClientId, NewHalf, StoredHalf};
 
 use crate::broker::{Broker, REGION, TRACE_ON};
 use crate::connection::Connection;
@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     /// Always waits for the disk: a half may only be checked or ended once it is there.
     Half {
         group: ByteString,
+        half: NewHalf,
     },
 }
 
@@ -98,14 +99,15 @@ impl Sends {
     /// Appends all of them and empties this. A request that the store refuses for its own sake does not take the others
     /// with it.
     pub(crate) fn append(&mut self, broker: &Broker, from: &Connection, mut each: impl FnMut(Sent)) {
+        self.admit(broker, &mut each);
         while !self.pending.is_empty() {
             match broker.store.append(&self.groups) {
                 Ok(appended) => {
                     // The durable mark moves from append to append: to wait for the last group takes no longer, and
                     // their answers go out as one.
                     let end = appended.last().expect("a group each").end;
-                    for ((pending, appended), group) in self.pending.drain(..).zip(appended).zip(&self.groups) {
-                        each(pending.sent(broker, from, &appended, end, group));
+                    for (pending, appended) in self.pending.drain(..).zip(appended) {
+                        each(pending.sent(broker, from, &appended, end));
                     }
                 }
                 Err(error) => match culprit(&error) {
@@ -125,6 +127,22 @@ impl Sends {
             *self = Self::default();
         }
     }
+
+    /// Halves need room among those that are pending. One lock for all of them.
+    fn admit(&mut self, broker: &Broker, mut each: impl FnMut(Sent)) {
+        let halves = self.pending.iter().enumerate().filter_map(|(index, pending)| Some((index, pending.half()?)));
+        let (indexes, halves): (Vec<_>, Vec<_>) = halves.unzip();
+        if halves.is_empty() {
+            return;
+        }
+        let admitted = broker.transactions.admit(halves);
+        for (index, admitted) in indexes.into_iter().zip(admitted).rev() {
+            if let Err(error) = admitted {
+                self.groups.remove(index);
+                each(self.pending.remove(index).refused(broker, &error.into()));
+            }
+        }
+    }
 }
 
 /// The request that an append failed for; `None` when it is the store's state.
@@ -139,14 +157,20 @@ fn culprit(error: &AppendError) -> Option<usize> {
 }
 
 impl Pending {
-    fn sent(self, broker: &Broker, from: &Connection, appended: &Appended, end: LogOffset, group: &Group) -> Sent {
-        let (waits, half) = match &self.kind {
-            Kind::Plain { wait } => (*wait && broker.answers_wait, None),
-            Kind::Half { group: producers } => {
-                let client = broker.clients.producer_id(producers, from.id()).map(ClientId::from);
-                let [message] = group.as_ref() else { unreachable!("a half is one message") };
+    fn half(&self) -> Option<&NewHalf> {
+        match &self.kind {
+            Kind::Half { half, .. } => Some(half),
+            Kind::Plain { .. } => None,
+        }
+    }
+
+    fn sent(mut self, broker: &Broker, from: &Connection, appended: &Appended, end: LogOffset) -> Sent {
+        let (waits, half) = match std::mem::replace(&mut self.kind, Kind::Plain { wait: true }) {
+            Kind::Plain { wait } => (wait && broker.answers_wait, None),
+            Kind::Half { group, half } => {
+                let client = broker.clients.producer_id(&group, from.id()).map(ClientId::from);
                 let (_, queue_offset) = appended.records[0];
-                (true, StoredHalf::new(message, queue_offset, appended.store_timestamp, client))
+                (true, Some(StoredHalf::new(half, queue_offset, appended.store_timestamp, client)))
             }
         };
         let waits_until = waits.then_some(end);

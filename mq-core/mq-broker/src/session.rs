@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use mq_protocol::codes::request;
 use mq_protocol::command::Command;
 use mq_protocol::frame::{self, FrameError, MAX_FRAME_BYTES};
 use mq_protocol::ids::LogOffset;
@@ -21,6 +22,7 @@ use txn_coordinator::StoredHalf;
 use crate::broker::Broker;
 use crate::connection::{Connection, Mail};
 use crate::handlers::error::Refusal;
+use crate::handlers::transaction::{Judged, Verdicts};
 use crate::handlers::{self, Handled, Reply};
 use crate::limits;
 use crate::output::Output;
@@ -36,6 +38,7 @@ pub(crate) struct Session {
     /// Grows while reads fill it, shrinks when they do not: an idle connection keeps little.
     read_bytes: usize,
     sends: Sends,
+    verdicts: Verdicts,
     output: Output,
     waiting: Waiting,
     /// Requests on the blocking lane.
@@ -77,6 +80,7 @@ impl Session {
             input: BytesMut::new(),
             read_bytes: limits::MIN_READ_BYTES,
             sends: Sends::default(),
+            verdicts: Verdicts::default(),
             output: Output::default(),
             waiting: Waiting::default(),
             lane: 0,
@@ -172,6 +176,7 @@ impl Session {
         let taken = self.take_frames();
         // Also when a malformed frame came behind them: what was read before it is done.
         self.append_sends();
+        self.end_transactions();
         if !self.waiting.is_empty() {
             self.broker.hurry();
         }
@@ -214,6 +219,12 @@ impl Session {
             }
             return;
         }
+        if command.code == request::END_TRANSACTION {
+            if let Err(refusal) = self.verdicts.push(&command) {
+                self.reply(command, Err(refusal));
+            }
+            return;
+        }
         let handled = handlers::dispatch(&self.broker, &self.connection, &command);
         self.reply(command, handled);
     }
@@ -231,6 +242,20 @@ impl Session {
             (None, None) => {}
         });
         self.sends = sends;
+    }
+
+    /// The same for all verdicts.
+    fn end_transactions(&mut self) {
+        if self.verdicts.is_empty() {
+            return;
+        }
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        let broker = self.broker.clone();
+        verdicts.end(&broker, |Judged { answer, waits_until }| match waits_until {
+            Some(at) => self.waiting.push(at, Some(&answer), None),
+            None => self.output.push(&answer),
+        });
+        self.verdicts = verdicts;
     }
 
     fn reply(&mut self, request: Command, handled: Handled) {

@@ -85,10 +85,7 @@ impl Properties {
     pub fn encode(&self) -> ByteString {
         let mut text = String::with_capacity(self.0.iter().map(|(name, value)| name.len() + value.len() + 2).sum());
         for (name, value) in &self.0 {
-            text.push_str(name);
-            text.push(NAME_END);
-            text.push_str(value);
-            text.push(VALUE_END);
+            push(&mut text, name, value);
         }
         text.into()
     }
@@ -118,9 +115,34 @@ pub fn find<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 
 /// The pairs of a text form, in order, without those that have an empty name or value.
 pub fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(VALUE_END)
-        .filter_map(|pair| pair.split_once(NAME_END))
-        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (pair, behind) = cut(rest, VALUE_END).unwrap_or((rest, ""));
+            rest = behind;
+            if let Some((name, value)) = cut(pair, NAME_END)
+                && !name.is_empty()
+                && !value.is_empty()
+            {
+                return Some((name, value));
+            }
+        }
+        None
+    })
+}
+
+/// Before and behind the separator. A loop over bytes: names and values are short.
+fn cut(text: &str, separator: char) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|byte| byte == separator as u8)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// Appends one pair of a text form.
+pub fn push(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push(NAME_END);
+    text.push_str(value);
+    text.push(VALUE_END);
 }
 
 #[cfg(test)]

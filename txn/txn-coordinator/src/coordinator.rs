@@ -7,14 +7,13 @@ use std::time::Duration;
 use mq_protocol::ByteString;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{QueueOffset, UnixMillis};
-use mq_protocol::record::Message;
 use mq_store::{Backend, Clock, ReadError, Store};
 use parking_lot::Mutex;
 
 use crate::driver::{Inner, State};
 use crate::end::{EndError, EndRequest, Ended};
 use crate::engine::{Counters, Half, Input, Rules, Schedule};
-use crate::half::{self, HalfError};
+use crate::half::{HalfError, NewHalf};
 use crate::progress::Progress;
 use crate::recovery;
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
@@ -70,11 +69,12 @@ pub enum CheckpointError {
 pub struct StoredHalf(Half);
 
 impl StoredHalf {
-    /// `message` is what [`half_of`](crate::half_of) returned; the rest is what the log assigned. `client` will be the
-    /// first to be asked. `None`: not a half.
+    /// `new` came from [`half_of`](crate::half_of) or [`resumed`](crate::resumed) beside the message; the rest is what the log assigned. `client` will
+    /// be the first to be asked.
     #[must_use]
-    pub fn new(message: &Message, at: QueueOffset, stored_at: UnixMillis, client: Option<ClientId>) -> Option<Self> {
-        half::facts(message, at, stored_at, client).map(Self)
+    pub fn new(new: NewHalf, at: QueueOffset, stored_at: UnixMillis, client: Option<ClientId>) -> Self {
+        let NewHalf { transaction, immunity, resumes } = new;
+        Self(Half { offset: at.into(), transaction, stored_at, immunity, checks: 0, resumes, client })
     }
 }
 
@@ -119,18 +119,22 @@ impl Coordinator {
         Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, state })))
     }
 
-    /// Turns a prepared message into the half to append, if there is room for one more.
-    pub fn admit(&self, message: Message) -> Result<Message, HalfError> {
-        let half = half::half_of(message)?;
+    /// Whether there is room for these halves, one answer each. To be asked before they are appended, for as many as are
+    /// there: it takes the lock once.
+    pub fn admit<'h>(&self, halves: impl IntoIterator<Item = &'h NewHalf>) -> Vec<Result<(), HalfError>> {
         let (state, options) = (self.0.state.lock(), &self.0.options);
-        if state.engine.pending() >= options.max_pending {
-            return Err(HalfError::TooManyPending(options.max_pending));
-        }
-        let siblings = half::transaction_in(&half).map_or(0, |of| state.engine.halves_of(&of).len());
-        if siblings >= options.max_siblings {
-            return Err(HalfError::TooManySiblings(options.max_siblings));
-        }
-        Ok(half)
+        let mut pending = state.engine.pending();
+        let admit = |half: &NewHalf| {
+            if pending >= options.max_pending {
+                return Err(HalfError::TooManyPending(options.max_pending));
+            }
+            if state.engine.halves_of(&half.transaction).len() >= options.max_siblings {
+                return Err(HalfError::TooManySiblings(options.max_siblings));
+            }
+            pending += 1;
+            Ok(())
+        };
+        halves.into_iter().map(admit).collect()
     }
 
     /// These halves are durable: their time runs, and they can be ended. To be told before their senders are answered.
@@ -141,8 +145,10 @@ impl Coordinator {
         }
     }
 
-    pub fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
-        self.0.end(request)
+    /// Decides these verdicts in their order and appends what they lead to at once; one answer each. An OP record ends
+    /// the halves of many.
+    pub fn end(&self, requests: &[EndRequest]) -> Vec<Result<Ended, EndError>> {
+        self.0.end(requests)
     }
 
     /// Does what is due at `now`: appends what is to be parked or closed, and returns the checks to send.

@@ -3,11 +3,12 @@
 //! One lock covers deciding, appending and telling, so two verdicts cannot both be first. Nothing waits for the disk
 //! under it: callers get the log offset that has to be durable before they answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::properties::name;
-use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::record::StoredMessage;
 use mq_protocol::topic;
 use mq_store::{AppendError, Clock, ReadError, Store};
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use crate::coordinator::{Check, CheckpointError, TransactionOptions};
 use crate::end::{Answer, EndError, EndRequest, Ended};
 use crate::engine::{Action, End, Engine, Input};
 use crate::half::{self, QUEUE};
-use crate::op::op_record;
+use crate::plan::{self, Plan};
 use crate::progress::{OpRecords, Progress, Published};
 use crate::recovery::{Rebuilt, half_at, place_of};
 use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey};
@@ -41,13 +42,6 @@ pub(crate) struct State {
     written_to: LogOffset,
 }
 
-/// Something to append: what stands before the OP record, if anything, and what the OP record ends.
-struct Plan {
-    first: Option<Message>,
-    ends: Vec<HalfOffset>,
-    outcome: Outcome,
-}
-
 /// A check that the engine wants sent.
 struct Ask {
     half: HalfOffset,
@@ -55,10 +49,59 @@ struct Ask {
     attempt: u32,
 }
 
+/// What a verdict leads to.
+#[allow(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
+enum Decided {
+    Answer(Ended),
+    Append(Plan),
+}
+
+/// Verdicts that are decided and not yet appended.
+#[derive(Default)]
+struct Batch {
+    plans: Vec<Plan>,
+    /// Which request each plan answers.
+    requests: Vec<usize>,
+    /// The oldest halves of their transactions.
+    oldest: HashSet<HalfOffset>,
+}
+
 impl Inner {
-    pub(crate) fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
-        let found = self.find(request)?;
-        let (now, mut state) = (self.clock.now(), self.state.lock());
+    pub(crate) fn end(&self, requests: &[EndRequest]) -> Vec<Result<Ended, EndError>> {
+        // Read before the lock is taken: they may have to come from the disk.
+        let found: Vec<_> = requests.iter().map(|request| self.find(request)).collect();
+        let mut answers = Vec::with_capacity(requests.len());
+        let (mut batch, now, mut state) = (Batch::default(), self.clock.now(), self.state.lock());
+        for (index, (request, found)) in requests.iter().zip(found).enumerate() {
+            let decided = found.map_err(EndError::from).and_then(|found| {
+                let mut decided = self.decide(&mut state, request, &found, now)?;
+                if batch.has_transaction_of(&decided) {
+                    // This verdict is its second one: decided by the first.
+                    self.write_verdicts(&mut state, &mut batch, &mut answers, now);
+                    decided = self.decide(&mut state, request, &found, now)?;
+                }
+                Ok(decided)
+            });
+            answers.push(decided.map(|decided| match decided {
+                Decided::Answer(ended) => ended,
+                Decided::Append(plan) => {
+                    let answer = Answer::Now(plan.outcome);
+                    batch.push(index, plan);
+                    Ended { durable_at: LogOffset::ZERO, answer }
+                }
+            }));
+        }
+        self.write_verdicts(&mut state, &mut batch, &mut answers, now);
+        answers
+    }
+
+    fn decide(
+        &self,
+        state: &mut State,
+        request: &EndRequest,
+        found: &Result<StoredMessage, Refusal>,
+        now: UnixMillis,
+    ) -> Result<Decided, EndError> {
         let on_disk = found
             .as_ref()
             .map_err(|refusal| *refusal)
@@ -67,30 +110,54 @@ impl Inner {
             now,
             Input::End(End {
                 half: request.half,
-                group: request.producer_group.to_string(),
-                transaction_id: request.transaction_id.as_ref().map(ToString::to_string),
+                group: request.producer_group.clone(),
+                transaction_id: request.transaction_id.clone(),
                 verdict: request.verdict,
                 on_disk,
             }),
         );
-        let plan = match action.into_iter().next() {
-            None => return Ok(Ended { durable_at: LogOffset::ZERO, answer: Answer::Unknown }),
+        Ok(match action.into_iter().next() {
+            None => Decided::Answer(Ended { durable_at: LogOffset::ZERO, answer: Answer::Unknown }),
             Some(Action::Acknowledge(outcome)) => {
-                return Ok(Ended { durable_at: state.written_to, answer: Answer::Before(outcome) });
+                Decided::Answer(Ended { durable_at: state.written_to, answer: Answer::Before(outcome) })
             }
             Some(Action::Refuse(refusal)) => return Err(refusal.into()),
-            Some(Action::Rollback { ends }) => Plan { first: None, ends, outcome: Outcome::RolledBack },
+            Some(Action::Rollback { ends }) => {
+                Decided::Append(Plan { first: None, ends, outcome: Outcome::RolledBack })
+            }
             Some(Action::Commit { half, ends }) => {
-                let named = found.expect("what was not found is refused");
+                let named = found.as_ref().expect("what was not found is refused");
                 let oldest = if half == request.half { None } else { half_at(&self.store, half).ok().flatten() };
-                let real = half::real_message(&oldest.unwrap_or(named)).ok_or(EndError::NoRealTopic)?;
-                Plan { first: Some(real), ends, outcome: Outcome::Committed }
+                let real = half::real_message(oldest.as_ref().unwrap_or(named)).ok_or(EndError::NoRealTopic)?;
+                Decided::Append(Plan { first: Some(real), ends, outcome: Outcome::Committed })
             }
             Some(other) => unreachable!("a verdict leads to no {other:?}"),
+        })
+    }
+
+    /// All at once; one by one when that fails, so that one bad verdict fails alone.
+    fn write_verdicts(
+        &self,
+        state: &mut State,
+        batch: &mut Batch,
+        answers: &mut [Result<Ended, EndError>],
+        now: UnixMillis,
+    ) {
+        let Batch { plans, requests, .. } = std::mem::take(batch);
+        let mut answer = |index: usize, written: Result<LogOffset, AppendError>| match (written, &mut answers[index]) {
+            (Ok(durable_at), Ok(ended)) => ended.durable_at = durable_at,
+            (Err(error), answer) => *answer = Err(error.into()),
+            (Ok(_), Err(_)) => unreachable!("a refused verdict is not written"),
         };
-        let answer = Answer::Now(plan.outcome);
-        let durable_at = self.write(&mut state, &[plan], now)?;
-        Ok(Ended { durable_at, answer })
+        match self.write(state, &plans, now) {
+            Err(error) if requests.len() == 1 => answer(requests[0], Err(error)),
+            Err(_) => {
+                for (plan, index) in plans.iter().zip(requests) {
+                    answer(index, self.write(state, std::slice::from_ref(plan), now));
+                }
+            }
+            Ok(durable_at) => requests.into_iter().for_each(|index| answer(index, Ok(durable_at))),
+        }
     }
 
     /// The half that the request names, if it lies where the request says and is durable.
@@ -183,20 +250,19 @@ impl Inner {
         }
     }
 
-    /// Appends the plans, each as one group, and tells the engine. Returns where the log has to be durable to.
+    /// Appends the plans and tells the engine. Returns where the log has to be durable to.
     fn write(&self, state: &mut State, plans: &[Plan], now: UnixMillis) -> Result<LogOffset, AppendError> {
         if plans.is_empty() {
             return Ok(state.written_to);
         }
-        let group = |plan: &Plan| -> Vec<Message> {
-            let op = op_record(&plan.ends, now, self.options.store_host);
-            plan.first.iter().cloned().chain([op]).collect()
-        };
-        let appended = self.store.append(&plans.iter().map(group).collect::<Vec<_>>())?;
-        for (group, plan) in appended.iter().zip(plans) {
-            let (_, op) = group.records.last().expect("every group ends with its OP record");
-            state.ops.note(*op, &plan.ends);
-            state.written_to = group.end;
+        let groups = plan::groups(plans, now, self.options.store_host);
+        let appended = self.store.append(&groups)?;
+        for (appended, group) in appended.iter().zip(&groups) {
+            let (_, op) = appended.records.last().expect("every group ends with its OP record");
+            state.ops.note(*op, &group.ends);
+            state.written_to = appended.end;
+        }
+        for plan in plans {
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
         Ok(state.written_to)
@@ -219,6 +285,18 @@ impl Inner {
     }
 }
 
+impl Batch {
+    fn has_transaction_of(&self, decided: &Decided) -> bool {
+        matches!(decided, Decided::Append(plan) if self.oldest.contains(&plan.ends[0]))
+    }
+
+    fn push(&mut self, request: usize, plan: Plan) {
+        self.oldest.insert(plan.ends[0]);
+        self.requests.push(request);
+        self.plans.push(plan);
+    }
+}
+
 impl State {
     pub(crate) fn new(rebuilt: Rebuilt, store: &Store, now: UnixMillis) -> Self {
         let Rebuilt { engine, ops, finished } = rebuilt;
@@ -235,11 +313,12 @@ impl State {
     /// The transaction of a durable half. One that nobody told is learnt: its sender asks before the broker could tell,
     /// say.
     fn learn(&mut self, record: &StoredMessage, now: UnixMillis) -> Option<TransactionKey> {
+        if let Some(known) = self.engine.transaction_of(record.queue_offset.into()) {
+            return Some(known.clone());
+        }
         let half = half::read_half(record)?;
         let transaction = half.transaction.clone();
-        if !self.engine.is_open(half.offset) {
-            self.tell(now, Input::Stored(half));
-        }
+        self.tell(now, Input::Stored(half));
         Some(transaction)
     }
 

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use mq_protocol::ByteString;
 use mq_protocol::ids::UnixMillis;
 
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
@@ -76,9 +77,9 @@ pub struct Half {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     pub half: HalfOffset,
-    pub group: String,
+    pub group: ByteString,
     /// Older clients and some tools leave it out.
-    pub transaction_id: Option<String>,
+    pub transaction_id: Option<ByteString>,
     pub verdict: Verdict,
     /// The transaction of the half on disk, if its commit-log offset is the one that the request names.
     pub on_disk: Result<TransactionKey, Refusal>,
@@ -279,7 +280,7 @@ impl Engine {
 
     fn judge(&self, end: &End) -> Result<Option<Action>, Refusal> {
         let on_disk = end.on_disk.as_ref().map_err(|refusal| *refusal)?;
-        if on_disk.group() != end.group {
+        if end.group != on_disk.group() {
             return Err(Refusal::WrongGroup);
         }
         if end.transaction_id.as_ref().is_some_and(|id| id != on_disk.id()) {
@@ -468,6 +469,12 @@ impl Engine {
     #[must_use]
     pub fn is_open(&self, half: HalfOffset) -> bool {
         self.halves.contains_key(&half)
+    }
+
+    /// The transaction of an open half.
+    #[must_use]
+    pub fn transaction_of(&self, half: HalfOffset) -> Option<&TransactionKey> {
+        self.halves.get(&half)
     }
 
     /// The open halves of a transaction, oldest first.

@@ -5,19 +5,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use mq_protocol::codes::response;
 use mq_protocol::header::CheckTransactionState;
-use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::message_id::offset_id;
-use mq_protocol::properties::{MAX_PROPERTIES_BYTES, Properties, name};
+use mq_protocol::properties::{self, MAX_PROPERTIES_BYTES, Properties, name};
 use mq_protocol::record::{self, Message, StoredMessage};
 use mq_protocol::{ByteString, codes, command::Command, sys_flag, topic};
 
 use crate::engine::Half;
-use crate::types::{ClientId, HalfOffset, TransactionKey};
+use crate::types::{HalfOffset, TransactionKey};
 
 /// All halves and all OP records lie in queue 0 of their topics.
 pub(crate) const QUEUE: QueueId = QueueId(0);
 /// An immunity longer than the time that Apache keeps messages would never be checked at all.
 const MAX_IMMUNITY: Duration = Duration::from_secs(72 * 3600);
+/// What the broker's marks add to the properties, about.
+const MARKS_BYTES: usize = 128;
+const DELAYS: [&str; 4] = [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC];
 
 /// Why a message cannot be a half.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,101 +50,121 @@ impl HalfError {
     }
 }
 
+/// What is known of a half before it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewHalf {
+    pub(crate) transaction: TransactionKey,
+    pub(crate) immunity: Duration,
+    /// An operator opens a parked transaction again.
+    pub(crate) resumes: bool,
+}
+
 /// Turns a prepared message into the half that is stored: hidden in the half topic, with the way back in its properties.
 ///
 /// A delay is refused, not stripped: its consumers would see the message at once, and nobody would know why.
-pub fn half_of(message: Message) -> Result<Message, HalfError> {
-    let mut properties = message.parsed_properties();
-    transaction_of(&properties)?;
-    for part in [name::PRODUCER_GROUP, name::UNIQ_KEY] {
-        if properties.get(part).is_some_and(|value| Properties::has_separator(value)) {
-            return Err(HalfError::Separator(part));
+pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
+    let (mut group, mut id, mut immunity, mut delayed) = (None, None, Duration::ZERO, None);
+    let mut text = String::with_capacity(message.properties.len() + message.topic.len() + MARKS_BYTES);
+    for (name, value) in properties::pairs(&message.properties) {
+        match name {
+            name::PRODUCER_GROUP => group = group.or(Some(value)),
+            name::UNIQ_KEY => id = id.or(Some(value)),
+            name::CHECK_IMMUNITY_SECONDS => immunity = immunity_of(value),
+            name::DELAY | name::TIMER_DELIVER_MS | name::TIMER_DELAY_MS | name::TIMER_DELAY_SEC => {
+                // Level zero or below means "no delay"; clients send it so.
+                if !value.parse::<i64>().is_ok_and(|value| value <= 0) {
+                    delayed = delayed.or(DELAYS.into_iter().find(|delay| *delay == name));
+                }
+                continue;
+            }
+            // The broker's own marks: a client that sends them must not count its checks or pair itself with another
+            // half.
+            name::TRANSACTION_CHECK_TIMES
+            | name::TRAN_PREPARED_QUEUE_OFFSET
+            | name::TRANSACTION_ID
+            | name::REAL_TOPIC
+            | name::REAL_QUEUE_ID => continue,
+            _ => {}
         }
+        properties::push(&mut text, name, value);
     }
-    for delay in [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC] {
-        // Level zero or below means "no delay"; clients send it so.
-        if properties.remove(delay).is_some_and(|value| !value.parse::<i64>().is_ok_and(|value| value <= 0)) {
-            return Err(HalfError::Delayed(delay));
-        }
+    let (group, id) = (required(name::PRODUCER_GROUP, group)?, required(name::UNIQ_KEY, id)?);
+    if let Some(delay) = delayed {
+        return Err(HalfError::Delayed(delay));
     }
-    // The broker's own marks: a client that sends them must not count its checks or pair itself with another half.
-    properties.remove(name::TRANSACTION_CHECK_TIMES);
-    properties.remove(name::TRAN_PREPARED_QUEUE_OFFSET);
-    let id = properties.get(name::UNIQ_KEY).cloned().unwrap_or_default();
-    properties.set(name::TRANSACTION_ID, id);
-    properties.set(name::REAL_TOPIC, message.topic);
-    properties.set(name::REAL_QUEUE_ID, message.queue_id.to_string());
-    Ok(Message {
+    properties::push(&mut text, name::TRANSACTION_ID, id);
+    properties::push(&mut text, name::REAL_TOPIC, &message.topic);
+    properties::push(&mut text, name::REAL_QUEUE_ID, &message.queue_id.to_string());
+    if text.len() > MAX_PROPERTIES_BYTES {
+        return Err(HalfError::Properties(text.len()));
+    }
+    let new = NewHalf { transaction: TransactionKey::new(group, id), immunity, resumes: false };
+    let half = Message {
         topic: ByteString::from_static(topic::HALF),
         queue_id: QUEUE,
         sys_flag: sys_flag::with_transaction_bits(message.sys_flag, sys_flag::TRANSACTION_NONE),
         prepared_transaction_offset: LogOffset::ZERO,
-        properties: encode(&properties)?,
+        properties: text.into(),
         ..message
-    })
+    };
+    Ok((half, new))
 }
 
-fn encode(properties: &Properties) -> Result<ByteString, HalfError> {
-    let text = properties.encode();
-    if text.len() > MAX_PROPERTIES_BYTES { Err(HalfError::Properties(text.len())) } else { Ok(text) }
+fn required<'t>(name: &'static str, value: Option<&'t str>) -> Result<&'t str, HalfError> {
+    let value = value.ok_or(HalfError::Missing(name))?;
+    if Properties::has_separator(value) { Err(HalfError::Separator(name)) } else { Ok(value) }
 }
 
-fn transaction_of(properties: &Properties) -> Result<TransactionKey, HalfError> {
-    let get = |name| properties.get(name).ok_or(HalfError::Missing(name));
-    Ok(TransactionKey::new(get(name::PRODUCER_GROUP)?, get(name::UNIQ_KEY)?))
+fn immunity_of(seconds: &str) -> Duration {
+    let seconds = seconds.parse::<i64>().ok().and_then(|seconds| u64::try_from(seconds).ok());
+    seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY))
 }
 
 /// The transaction that a record belongs to: a half, a committed message or a parked copy.
 #[must_use]
 pub(crate) fn transaction_in(message: &Message) -> Option<TransactionKey> {
-    transaction_of(&message.parsed_properties()).ok()
+    Some(TransactionKey::new(message.property(name::PRODUCER_GROUP)?, message.property(name::UNIQ_KEY)?))
 }
 
-/// What the engine needs to know of a half. `None`: not a half that could ever be ended.
+/// What the engine needs to know of a half that was read back; its client is not known. `None`: not a half that could
+/// ever be ended.
 #[must_use]
-pub(crate) fn facts(
-    message: &Message,
-    at: QueueOffset,
-    stored_at: UnixMillis,
-    client: Option<ClientId>,
-) -> Option<Half> {
-    let properties = message.parsed_properties();
-    let number = |name| properties.get(name).and_then(|value| value.parse::<i64>().ok());
-    properties.get(name::REAL_TOPIC)?;
-    properties.get(name::REAL_QUEUE_ID)?.parse::<QueueId>().ok()?;
-    let checks = number(name::TRANSACTION_CHECK_TIMES).and_then(|checks| u32::try_from(checks).ok());
+pub(crate) fn read_half(stored: &StoredMessage) -> Option<Half> {
+    let message = &stored.message;
+    message.property(name::REAL_TOPIC)?;
+    message.property(name::REAL_QUEUE_ID)?.parse::<QueueId>().ok()?;
+    let checks = message.property(name::TRANSACTION_CHECK_TIMES).and_then(|checks| checks.parse::<i64>().ok());
+    let checks = checks.and_then(|checks| u32::try_from(checks).ok());
     Some(Half {
-        offset: HalfOffset::from(at),
-        transaction: transaction_of(&properties).ok()?,
-        stored_at,
-        immunity: number(name::CHECK_IMMUNITY_SECONDS)
-            .and_then(|seconds| u64::try_from(seconds).ok())
-            .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY)),
+        offset: HalfOffset::from(stored.queue_offset),
+        transaction: transaction_in(message)?,
+        stored_at: stored.store_timestamp,
+        immunity: message.property(name::CHECK_IMMUNITY_SECONDS).map_or(Duration::ZERO, immunity_of),
         checks: checks.unwrap_or(0),
         // Clients' halves have no count; a renewed one has at least 1; resuming writes 0.
         resumes: checks == Some(0),
-        client,
+        client: None,
     })
-}
-
-/// The same, of a half that was read back; its client is not known.
-#[must_use]
-pub(crate) fn read_half(stored: &StoredMessage) -> Option<Half> {
-    facts(&stored.message, stored.queue_offset, stored.store_timestamp, None)
 }
 
 /// The message that consumers see. `None` when the half does not say where it belongs.
 #[must_use]
 pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
-    let mut properties = half.message.parsed_properties();
-    let real_topic = properties.remove(name::REAL_TOPIC)?;
-    let queue_id = properties.remove(name::REAL_QUEUE_ID)?.parse().ok()?;
+    let (mut real_topic, mut queue_id) = (None, None);
+    let mut text = String::with_capacity(half.message.properties.len());
+    for (name, value) in properties::pairs(&half.message.properties) {
+        match name {
+            name::REAL_TOPIC => real_topic = real_topic.or(Some(value)),
+            name::REAL_QUEUE_ID => queue_id = queue_id.or(Some(value)),
+            _ => properties::push(&mut text, name, value),
+        }
+    }
     Some(Message {
-        topic: real_topic,
-        queue_id,
+        topic: half.message.properties.slice_ref(real_topic?),
+        queue_id: queue_id?.parse().ok()?,
         sys_flag: sys_flag::with_transaction_bits(half.message.sys_flag, sys_flag::TRANSACTION_COMMIT),
         prepared_transaction_offset: half.log_offset,
-        properties: properties.encode(),
+        properties: text.into(),
         ..half.message.clone()
     })
 }
@@ -170,29 +193,37 @@ pub enum ResumeError {
 }
 
 /// The half to append for a copy that was parked: its transaction is open again, and its checks are counted anew.
-pub fn resumed(parked: &StoredMessage) -> Result<Message, ResumeError> {
+pub fn resumed(parked: &StoredMessage) -> Result<(Message, NewHalf), ResumeError> {
     let message = &parked.message;
     if message.topic != topic::CHECK_MAX_TIME {
         return Err(ResumeError::NotParked(message.topic.to_string()));
     }
-    let mut properties = message.parsed_properties();
-    transaction_of(&properties).map_err(|reason| ResumeError::NotAHalf { reason })?;
+    let part = |name| required(name, message.property(name)).map_err(|reason| ResumeError::NotAHalf { reason });
+    let transaction = TransactionKey::new(part(name::PRODUCER_GROUP)?, part(name::UNIQ_KEY)?);
     real_message(parked).ok_or(ResumeError::NoRealTopic)?;
+    let immunity = message.property(name::CHECK_IMMUNITY_SECONDS).map_or(Duration::ZERO, immunity_of);
+    let mut properties = message.parsed_properties();
     properties.set(name::TRANSACTION_CHECK_TIMES, "0");
-    Ok(Message {
+    let properties = properties.encode();
+    if properties.len() > MAX_PROPERTIES_BYTES {
+        return Err(ResumeError::NotAHalf { reason: HalfError::Properties(properties.len()) });
+    }
+    let half = Message {
         topic: ByteString::from_static(topic::HALF),
         queue_id: QUEUE,
         prepared_transaction_offset: LogOffset::ZERO,
-        properties: encode(&properties).map_err(|reason| ResumeError::NotAHalf { reason })?,
+        properties,
         ..message.clone()
-    })
+    };
+    Ok((half, NewHalf { transaction, immunity, resumes: true }))
 }
 
 /// The half's properties with a count of checks, unless they are so long that it does not fit.
 fn counted(half: &StoredMessage, checks: u32) -> ByteString {
     let mut properties = half.message.parsed_properties();
     properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
-    encode(&properties).unwrap_or_else(|_| half.message.properties.clone())
+    let text = properties.encode();
+    if text.len() > MAX_PROPERTIES_BYTES { half.message.properties.clone() } else { text }
 }
 
 /// The question to a producer (code 39): the half as its client knew it, with topic and queue set back.

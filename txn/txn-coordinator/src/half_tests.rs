@@ -1,5 +1,7 @@
 //! The shapes of half, real message, parked copy and check, against what Apache stored and sent.
 
+use mq_protocol::ids::{QueueOffset, UnixMillis};
+
 use super::*;
 
 fn prepared(properties: &[(&str, &str)]) -> Message {
@@ -37,7 +39,8 @@ fn text(properties: &Properties) -> String {
 
 #[test]
 fn a_half_hides_the_message_and_keeps_everything_else() {
-    let half = half_of(with(&[])).unwrap();
+    let (half, new) = half_of(with(&[])).unwrap();
+    assert_eq!((new.transaction, new.immunity), (TransactionKey::new("g", "K1"), Duration::ZERO));
     assert_eq!((&*half.topic, half.queue_id, half.sys_flag), (topic::HALF, QUEUE, sys_flag::COMPRESSED));
     assert_eq!((half.flag, half.reconsume_times, half.prepared_transaction_offset), (7, 2, LogOffset::ZERO));
     assert_eq!(
@@ -77,12 +80,17 @@ fn a_client_cannot_forge_the_brokers_marks() {
         ("TRAN_PREPARED_QUEUE_OFFSET", "1"),
     ]);
     assert_eq!(half_of(forged), half_of(with(&[])));
+    let twice = Message {
+        properties: "REAL_TOPIC\u{1}other\u{2}PGROUP\u{1}g\u{2}UNIQ_KEY\u{1}K1\u{2}REAL_TOPIC\u{1}other\u{2}".into(),
+        ..with(&[])
+    };
+    assert_eq!(half_of(twice).unwrap().0.property("REAL_TOPIC"), Some("ORDER_PAID"));
 }
 
 #[test]
 fn the_engine_learns_immunity_and_apaches_count() {
     let read = |extra: &[(&'static str, &'static str)]| {
-        let mut half = half_of(with(&[])).unwrap();
+        let mut half = half_of(with(&[])).unwrap().0;
         let properties = half.parsed_properties();
         let pairs = properties.iter().map(|(name, value)| (&**name, &**value)).chain(extra.iter().copied());
         half.properties = pairs.collect::<Properties>().encode();
@@ -97,7 +105,7 @@ fn the_engine_learns_immunity_and_apaches_count() {
 
 #[test]
 fn the_real_message_is_what_the_client_sent_marked_as_committed() {
-    let real = real_message(&stored(half_of(with(&[])).unwrap())).unwrap();
+    let real = real_message(&stored(half_of(with(&[])).unwrap().0)).unwrap();
     let sent = with(&[]);
     assert_eq!((&real.topic, real.queue_id), (&sent.topic, sent.queue_id));
     assert_eq!(real.sys_flag, sys_flag::COMPRESSED | sys_flag::TRANSACTION_COMMIT);
@@ -109,7 +117,7 @@ fn the_real_message_is_what_the_client_sent_marked_as_committed() {
 
 #[test]
 fn a_parked_copy_can_be_found_and_resumed() {
-    let half = stored(half_of(with(&[])).unwrap());
+    let half = stored(half_of(with(&[])).unwrap().0);
     let copy = parked_copy(&half, 15);
     assert_eq!((&*copy.topic, copy.queue_id), (topic::CHECK_MAX_TIME, QUEUE));
     assert_eq!(copy.prepared_transaction_offset, half.log_offset);
@@ -120,7 +128,7 @@ fn a_parked_copy_can_be_found_and_resumed() {
 /// The header of a check that a 5.4.0 broker sent, with its offsets and ids.
 #[test]
 fn a_check_has_apaches_header_and_the_message_as_its_client_knew_it() {
-    let request = check_request(&stored(half_of(with(&[])).unwrap()), 1, &"broker-a".into()).unwrap();
+    let request = check_request(&stored(half_of(with(&[])).unwrap().0), 1, &"broker-a".into()).unwrap();
     let mut fields: Vec<_> = request.ext.iter().map(|(name, value)| format!("{name}={value}")).collect();
     fields.sort();
     assert_eq!(
@@ -151,8 +159,8 @@ fn a_check_has_apaches_header_and_the_message_as_its_client_knew_it() {
 #[test]
 fn a_half_with_the_longest_properties_can_still_be_asked_about_and_parked() {
     let base = prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K1"), ("long", "v")]);
-    let spare = MAX_PROPERTIES_BYTES - half_of(base).unwrap().properties.len();
-    let full = half_of(prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K1"), ("long", &"v".repeat(1 + spare))])).unwrap();
+    let spare = MAX_PROPERTIES_BYTES - half_of(base).unwrap().0.properties.len();
+    let full = half_of(prepared(&[("PGROUP", "g"), ("UNIQ_KEY", "K1"), ("long", &"v".repeat(1 + spare))])).unwrap().0;
     assert_eq!(full.properties.len(), MAX_PROPERTIES_BYTES);
     let half = stored(full);
     assert!(check_request(&half, 1, &"broker-a".into()).is_some());

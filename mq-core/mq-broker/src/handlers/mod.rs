@@ -17,7 +17,7 @@ mod resume;
 mod runtime;
 pub(crate) mod send;
 mod send_back;
-mod transaction;
+pub(crate) mod transaction;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -88,7 +88,6 @@ impl Reply {
 pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Command) -> Handled {
     match command.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
-        request::END_TRANSACTION => transaction::end(broker, command),
         request::RESUME_CHECK_HALF_MESSAGE => resume::resume(command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),

@@ -22,15 +22,15 @@ pub(crate) fn resume(request: &Command) -> Handled {
     Ok(Reply::Blocking(Box::new(move |broker| {
         let (_, at) = parse_offset_id(&msg_id).ok_or_else(|| Refusal::not_an_offset_id(&msg_id))?;
         let parked = broker.store.read(at)?.ok_or_else(|| Refusal::no_message_at(at))?;
-        let half = resumed(&parked)?;
-        let appended = broker.store.append(&[[half.clone()]])?.remove(0);
+        let (half, new) = resumed(&parked)?;
+        let appended = broker.store.append(&[[half]])?.remove(0);
         let (log_offset, queue_offset) = appended.records[0];
         broker.hurry();
         broker.store.wait_durable(appended.end, PATIENCE).map_err(|error| match error {
             WaitError::Poisoned(_) => Refusal::new(response::SERVICE_NOT_AVAILABLE, error.to_string()),
             WaitError::TimedOut(_) => Refusal::new(response::FLUSH_DISK_TIMEOUT, error.to_string()),
         })?;
-        broker.learn(StoredHalf::new(&half, queue_offset, appended.store_timestamp, None).into_iter().collect());
+        broker.learn(vec![StoredHalf::new(new, queue_offset, appended.store_timestamp, None)]);
         tracing::info!(%msg_id, %log_offset, "a given-up half message is checked again");
         Reply::ok(&request)
     })))

@@ -14,6 +14,7 @@ use mq_protocol::properties::MAX_PROPERTIES_BYTES;
 use mq_protocol::record::Message;
 use mq_protocol::{batch, sys_flag, topic};
 use tokio::runtime::{Handle, RuntimeFlavor};
+use txn_coordinator::half_of;
 
 use super::error::Refusal;
 use crate::broker::Broker;
@@ -171,13 +172,16 @@ fn prepare_one(
         properties: checked(broker.stamp.apply(sent, changes))?,
         body: request.body.clone(),
     };
-    let message = if half { broker.transactions.admit(message)? } else { message };
     let unique_key = match (&header.properties, wishes.unique_key) {
         (Some(sent), Some(key)) => sent.slice_ref(key),
         _ => made.unwrap_or_default().into(),
     };
-    let kind =
-        if half { Kind::Half { group: header.producer_group.clone() } } else { Kind::Plain { wait: !wishes.no_wait } };
+    let (message, kind) = if half {
+        let (message, half) = half_of(message)?;
+        (message, Kind::Half { group: header.producer_group.clone(), half })
+    } else {
+        (message, Kind::Plain { wait: !wishes.no_wait })
+    };
     Ok(Prepared::new(request, target.queue_id, Some(unique_key), kind, Group::One(message)))
 }
 

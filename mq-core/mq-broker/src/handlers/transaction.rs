@@ -1,25 +1,69 @@
-//! END_TRANSACTION (37): a producer's verdict on its half message.
-
-use std::sync::Arc;
+//! END_TRANSACTION (37): producers' verdicts on their half messages, all of one read together.
 
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::EndTransaction;
-use txn_coordinator::{EndError, EndRequest, Refusal as Refused};
+use mq_protocol::ids::LogOffset;
+use txn_coordinator::{EndError, EndRequest, Ended, Refusal as Refused};
 
 use super::error::Refusal;
-use super::{Handled, Reply};
 use crate::broker::Broker;
 
-/// Whatever names a verdict waits until that verdict is durable: the one that was just given, the same one given before,
-/// and the one that a contrary request is refused for.
-pub(crate) fn end(broker: &Arc<Broker>, request: &Command) -> Handled {
-    let header: EndTransaction = request.header()?;
-    match broker.transactions.end(&EndRequest::from_header(&header)?) {
-        Ok(ended) => Ok(Reply::Durable { at: ended.durable_at, answer: request.response(response::SUCCESS) }),
-        Err(error @ EndError::Refused(Refused::Contrary(_))) => {
-            Ok(Reply::Durable { at: broker.store.end(), answer: Refusal::from(error).answer(request) })
+/// The verdicts of one read, in its order.
+#[derive(Default)]
+pub(crate) struct Verdicts {
+    requests: Vec<EndRequest>,
+    answers: Vec<Pending>,
+}
+
+/// The answer so far: success.
+struct Pending {
+    answer: Command,
+    oneway: bool,
+}
+
+/// An answer, and what it waits for.
+pub(crate) struct Judged {
+    pub(crate) answer: Command,
+    pub(crate) waits_until: Option<LogOffset>,
+}
+
+impl Verdicts {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, request: &Command) -> Result<(), Refusal> {
+        let header: EndTransaction = request.header()?;
+        self.requests.push(EndRequest::from_header(&header)?);
+        self.answers.push(Pending { answer: request.response(response::SUCCESS), oneway: request.is_oneway() });
+        Ok(())
+    }
+
+    /// Decides all of them under one lock, with one append, and empties this. One-way requests get no answer.
+    pub(crate) fn end(&mut self, broker: &Broker, mut each: impl FnMut(Judged)) {
+        let ended = broker.transactions.end(&self.requests);
+        for (pending, ended) in self.answers.drain(..).zip(ended).filter(|(pending, _)| !pending.oneway) {
+            each(pending.judged(broker, ended));
         }
-        Err(error) => Err(error.into()),
+        self.requests.clear();
+        if self.requests.capacity() > crate::limits::KEPT_ENTRIES {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Pending {
+    /// Whatever names a verdict waits until that verdict is durable: the one that was just given, the same one given
+    /// before, and the one that a contrary request is refused for.
+    fn judged(self, broker: &Broker, ended: Result<Ended, EndError>) -> Judged {
+        let (refusal, waits_until) = match ended {
+            Ok(ended) => return Judged { answer: self.answer, waits_until: Some(ended.durable_at) },
+            Err(error @ EndError::Refused(Refused::Contrary(_))) => (error, Some(broker.store.end())),
+            Err(error) => (error, None),
+        };
+        let refusal = Refusal::from(refusal);
+        let answer = Command { code: refusal.code, remark: Some(refusal.remark.as_ref().into()), ..self.answer };
+        Judged { answer, waits_until }
     }
 }

@@ -12,7 +12,7 @@ use mq_protocol::topic;
 use mq_store::{Backend, Clock, FlushMode, ManualClock, Options, RecoveryReport, Store};
 use txn_coordinator::{
     Coordinator, EndError, EndRequest, Ended, HalfOffset, Outcome, Progress, Rules, StoredHalf, TransactionOptions,
-    Verdict,
+    Verdict, half_of,
 };
 
 pub(crate) const GROUP: &str = "producers";
@@ -111,10 +111,11 @@ impl<B: Backend + Clone + 'static> Bench<B> {
     }
 
     pub(crate) fn try_append_half(&self, id: &str) -> Result<(Place, StoredHalf), Box<dyn std::error::Error>> {
-        let half = self.coordinator.admit(self.message(id, &[]))?;
-        let appended = self.store.append(&[[half.clone()]])?.remove(0);
+        let (half, new) = half_of(self.message(id, &[]))?;
+        self.coordinator.admit([&new]).remove(0)?;
+        let appended = self.store.append(&[[half]])?.remove(0);
         let (log, offset) = appended.records[0];
-        let stored = StoredHalf::new(&half, offset, appended.store_timestamp, Some("client-1".into())).unwrap();
+        let stored = StoredHalf::new(new, offset, appended.store_timestamp, Some("client-1".into()));
         Ok((Place { half: offset.into(), log }, stored))
     }
 
@@ -127,13 +128,7 @@ impl<B: Backend + Clone + 'static> Bench<B> {
     }
 
     pub(crate) fn end(&self, place: Place, id: &str, verdict: Verdict) -> Result<Ended, EndError> {
-        self.coordinator.end(&EndRequest {
-            half: place.half,
-            log_offset: place.log,
-            producer_group: GROUP.into(),
-            transaction_id: Some(id.into()),
-            verdict,
-        })
+        self.coordinator.end(&[end_request(place, id, verdict)]).remove(0)
     }
 
     pub(crate) fn advance(&self, seconds: u64) {
@@ -182,6 +177,16 @@ impl<B: Backend + Clone + 'static> Bench<B> {
         let appended = self.store.append(&[[message]]).unwrap();
         self.store.flush().unwrap();
         appended[0].records[0]
+    }
+}
+
+pub(crate) fn end_request(place: Place, id: &str, verdict: Verdict) -> EndRequest {
+    EndRequest {
+        half: place.half,
+        log_offset: place.log,
+        producer_group: GROUP.into(),
+        transaction_id: Some(id.into()),
+        verdict,
     }
 }
 

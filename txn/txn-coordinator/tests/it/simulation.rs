@@ -15,10 +15,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use txn_coordinator::{
-    Answer, Check, CheckResult, EndError, HalfOffset, Outcome, Progress, Refusal, StoredHalf, Verdict,
+    Answer, Check, CheckResult, EndError, Ended, HalfOffset, Outcome, Progress, Refusal, StoredHalf, Verdict,
 };
 
-use crate::bench::{Bench, Place, rules};
+use crate::bench::{Bench, Place, end_request, rules};
 
 const RUNS: u64 = 120;
 const MOVES: usize = 250;
@@ -127,7 +127,7 @@ impl Simulation {
         match self.dice.random_range(0..100) {
             0..20 => self.send_half(),
             20..45 => self.flush(),
-            45..70 => self.send_verdict(),
+            45..70 => self.send_verdicts(),
             70..82 => self.tick(),
             82..90 => self.advance(),
             90..92 => self.jump(),
@@ -197,29 +197,43 @@ impl Simulation {
         assert_eq!(first, outcome, "{id} was acknowledged with two outcomes");
     }
 
+    /// One verdict, or the batch of a read.
+    fn send_verdicts(&mut self) {
+        let count = if self.dice.random_bool(0.5) { 1 } else { self.dice.random_range(2..8) };
+        let verdicts: Vec<_> = (0..count).filter_map(|_| self.verdict()).collect();
+        self.end(&verdicts);
+    }
+
     /// Mostly what the producer means; at times something else, or for a half of another transaction.
-    fn send_verdict(&mut self) {
-        let Some(id) = self.random_transaction() else { return };
+    fn verdict(&mut self) -> Option<(String, Place, Verdict)> {
+        let id = self.random_transaction()?;
         let transaction = &self.transactions[&id];
-        let Some(place) = transaction.halves.choose(&mut self.dice).copied() else { return };
+        let place = transaction.halves.choose(&mut self.dice).copied()?;
         let verdict = match (transaction.producer, self.dice.random_range(0..10)) {
             (Producer::Says(verdict), 0..7) => verdict,
-            (Producer::Silent | Producer::Offline, 0..7) => return,
+            (Producer::Silent | Producer::Offline, 0..7) => return None,
             (_, 7) => Verdict::Unknown,
             (_, 8) => Verdict::Commit,
             _ => Verdict::Rollback,
         };
         if self.dice.random_bool(0.1) {
-            let Some(other) = self.random_transaction().filter(|other| *other != id) else { return };
+            let other = self.random_transaction().filter(|other| *other != id)?;
             let error = self.bench.end(place, &other, verdict).unwrap_err();
             assert!(matches!(error, EndError::Refused(Refusal::WrongTransaction) | EndError::Read(_)), "{error}");
-            return;
+            return None;
         }
-        self.end(&id, place, verdict);
+        Some((id, place, verdict))
     }
 
-    fn end(&mut self, id: &str, place: Place, verdict: Verdict) {
-        match self.bench.end(place, id, verdict) {
+    fn end(&mut self, verdicts: &[(String, Place, Verdict)]) {
+        let requests: Vec<_> = verdicts.iter().map(|(id, place, verdict)| end_request(*place, id, *verdict)).collect();
+        for ((id, place, verdict), answer) in verdicts.iter().zip(self.bench.coordinator.end(&requests)) {
+            self.ended(id, *place, *verdict, answer);
+        }
+    }
+
+    fn ended(&mut self, id: &str, place: Place, verdict: Verdict, answer: Result<Ended, EndError>) {
+        match answer {
             Ok(ended) => {
                 self.note(format!("{verdict:?} {} of {id}: {:?}", place.half, ended.answer));
                 match ended.answer {
@@ -268,7 +282,7 @@ impl Simulation {
             && self.dice.random_bool(0.5)
         {
             let place = Place { half: check.half, log: asked.log_offset };
-            self.end(&id, place, verdict);
+            self.end(&[(id, place, verdict)]);
         }
     }
 

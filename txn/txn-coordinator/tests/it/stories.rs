@@ -1,16 +1,18 @@
 //! One claim each: what a producer, a consumer, an operator or an Apache broker finds.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::topic;
 use mq_store::MemoryBackend;
 use txn_coordinator::{
-    Answer, CheckResult, EndError, HalfError, HalfOffset, Outcome, Progress, Refusal, TransactionOptions, Verdict,
-    half_of,
+    Answer, CheckResult, EndError, Ended, HalfError, HalfOffset, Outcome, Progress, Refusal, TransactionOptions,
+    Verdict, half_of,
 };
 
-use crate::bench::{Bench, Place, TOPIC};
+use crate::bench::{Bench, Place, TOPIC, end_request};
 
 fn bench() -> Bench<MemoryBackend> {
     Bench::new(MemoryBackend::new(), Bench::<MemoryBackend>::options())
@@ -69,6 +71,46 @@ fn real_message_and_op_record_are_one_append() {
     assert_eq!(topics, [TOPIC, topic::OP_HALF, topic::HALF]);
 }
 
+/// Second, contrary, unknown and wrong verdicts among them: each gets the answer that it would get alone.
+#[test]
+fn verdicts_of_one_batch_are_decided_in_order_and_share_an_op_record() {
+    use Verdict::{Commit, Rollback, Unknown};
+    let mut bench = bench();
+    let halves: BTreeMap<&str, Place> = ["a", "b", "c", "d"].map(|id| (id, bench.half(id))).into();
+    let sibling = bench.half("c");
+    let said = [
+        ("a", halves["a"], Commit, "now committed"),
+        ("b", halves["b"], Rollback, "now rolled back"),
+        ("x", halves["a"], Commit, "the half message belongs to another transaction"),
+        ("d", halves["d"], Unknown, "unknown"),
+        ("c", sibling, Commit, "now committed"),
+        ("b", halves["b"], Commit, "the transaction is already rolled back; its first outcome stands"),
+        ("c", halves["c"], Commit, "before committed"),
+        ("d", halves["d"], Commit, "now committed"),
+    ];
+    let requests: Vec<_> = said.iter().map(|(id, place, verdict, _)| end_request(*place, id, *verdict)).collect();
+    let answers = bench.coordinator.end(&requests);
+    for ((id, _, verdict, expected), answer) in said.iter().zip(&answers) {
+        let text = match answer {
+            Ok(Ended { answer: Answer::Now(outcome), .. }) => format!("now {outcome}"),
+            Ok(Ended { answer: Answer::Before(outcome), .. }) => format!("before {outcome}"),
+            Ok(Ended { answer: Answer::Unknown, .. }) => "unknown".into(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(text, *expected, "{verdict:?} {id}");
+    }
+    let durable_at = |index: usize| answers[index].as_ref().unwrap().durable_at;
+    assert!(durable_at(0) == durable_at(4) && durable_at(6) == durable_at(4) && durable_at(7) == bench.store.end());
+    for _ in 0..2 {
+        let found = bench.found();
+        // The first four until the second verdict for b, then d.
+        assert_eq!(found.ops.values().collect::<Vec<_>>(), [&vec![0, 1, 2, 4], &vec![3]]);
+        let copies: Vec<_> = found.real.iter().map(|(id, copies)| (&**id, copies.len())).collect();
+        assert_eq!(copies, [("a", 1), ("c", 1), ("d", 1)]);
+        restart(&mut bench);
+    }
+}
+
 #[test]
 fn rolled_back_message_is_never_visible_and_a_late_commit_is_refused_by_name() {
     let mut bench = bench();
@@ -125,7 +167,8 @@ fn a_verdict_is_matched_by_both_offsets_group_and_transaction() {
         transaction_id: None,
         verdict: Verdict::Commit,
     };
-    assert!(matches!(bench.coordinator.end(&stranger), Err(EndError::Refused(Refusal::WrongGroup))));
+    let refused = bench.coordinator.end(&[stranger]).remove(0);
+    assert!(matches!(refused, Err(EndError::Refused(Refusal::WrongGroup))));
     assert_eq!(bench.coordinator.stats().counters.mismatched, 6);
     assert_eq!(bench.outcomes(), [None, None, None]);
     assert!(bench.found().real.is_empty());
@@ -295,7 +338,7 @@ fn a_real_message_of_another_half_or_transaction_decides_nothing() {
 fn a_directory_that_apache_wrote_is_understood() {
     let mut bench = bench();
     let half = |id: &str, checks: &str| {
-        let mut half = half_of(bench.message(id, &[])).unwrap();
+        let (mut half, _) = half_of(bench.message(id, &[])).unwrap();
         if !checks.is_empty() {
             half.properties = format!("{}TRANSACTION_CHECK_TIMES\u{1}{checks}\u{2}", half.properties).into();
         }
@@ -317,7 +360,7 @@ fn a_directory_that_apache_wrote_is_understood() {
     bench.append_raw(Message {
         topic: topic::CHECK_MAX_TIME.into(),
         queue_id: QueueId(0),
-        ..half_of(bench.message("parked", &[])).unwrap()
+        ..half_of(bench.message("parked", &[])).unwrap().0
     });
     restart(&mut bench);
     bench.advance(6);
@@ -361,12 +404,16 @@ fn limits_are_named_errors() {
     let bench = Bench::new(MemoryBackend::new(), options);
     let first = bench.half("a");
     bench.half("a");
-    assert_eq!(bench.coordinator.admit(bench.message("a", &[])).unwrap_err(), HalfError::TooManySiblings(2));
+    let [a, e] = ["a", "e"].map(|id| half_of(bench.message(id, &[])).unwrap().1);
+    assert_eq!(bench.coordinator.admit([&a, &e]), [Err(HalfError::TooManySiblings(2)), Ok(())]);
     ["b", "c", "d"].iter().for_each(|id| _ = bench.half(id));
-    let refused = bench.coordinator.admit(bench.message("e", &[])).unwrap_err();
-    assert_eq!((refused.clone(), refused.code()), (HalfError::TooManyPending(5), 2));
+    let refused = HalfError::TooManyPending(5);
+    assert_eq!(refused.code(), 2);
+    assert_eq!(bench.coordinator.admit([&e]), [Err(refused.clone())]);
     bench.end(first, "a", Verdict::Commit).unwrap();
-    assert!(bench.coordinator.admit(bench.message("e", &[])).is_ok(), "an ended transaction makes room");
+    assert_eq!(bench.coordinator.admit([&e, &e]), [Ok(()), Ok(())], "an ended transaction makes room");
+    bench.half("f");
+    assert_eq!(bench.coordinator.admit([&e, &e]), [Ok(()), Err(refused)], "for as many as there were");
 }
 
 #[test]

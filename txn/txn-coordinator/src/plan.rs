@@ -1,0 +1,92 @@
+//! What the engine's decisions put into the log: several of them share one append and one OP record. Pure.
+//!
+//! A group of the log is `real message or parked copy …, OP record`. Of a group that a crash tears only messages are
+//! left, each of which is its half's verdict; recovery appends what is missing of the OP record.
+
+use std::net::SocketAddr;
+
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::record::Message;
+
+use crate::op::op_record;
+use crate::types::{HalfOffset, Outcome};
+
+/// Halves that one OP record ends, but for those of one transaction: its body stays below the 4 KiB of Apache's.
+const MAX_ENDS: usize = 256;
+/// Bytes of a group: it has to fit into a segment, whole.
+const MAX_GROUP_BYTES: usize = 1 << 20;
+
+/// One decision to append: what stands before the OP record, if anything, and what the OP record ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) first: Option<Message>,
+    pub(crate) ends: Vec<HalfOffset>,
+    pub(crate) outcome: Outcome,
+}
+
+/// The messages of one group, and all that its OP record ends.
+pub(crate) struct Group {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) ends: Vec<HalfOffset>,
+}
+
+impl AsRef<[Message]> for Group {
+    fn as_ref(&self) -> &[Message] {
+        &self.messages
+    }
+}
+
+/// The groups for these plans, in their order.
+pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::with_capacity(1);
+    let mut bytes = 0;
+    for plan in plans {
+        let more = plan.first.as_ref().map_or(0, Message::record_bytes);
+        let fits = |group: &Group| group.ends.len() + plan.ends.len() <= MAX_ENDS && bytes + more <= MAX_GROUP_BYTES;
+        if !groups.last().is_some_and(fits) {
+            bytes = 0;
+            groups.push(Group { messages: Vec::with_capacity(plans.len() + 1), ends: Vec::with_capacity(plans.len()) });
+        }
+        bytes += more;
+        let group = groups.last_mut().expect("pushed above if there was none");
+        group.messages.extend(plan.first.clone());
+        group.ends.extend(&plan.ends);
+    }
+    for group in &mut groups {
+        group.messages.push(op_record(&group.ends, now, host));
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::ended_by;
+
+    fn plan(ends: std::ops::Range<u64>, body_bytes: usize) -> Plan {
+        let host = SocketAddr::from(([127, 0, 0, 1], 1));
+        let copy = Message { body: vec![0; body_bytes].into(), ..op_record(&[HalfOffset(0)], UnixMillis(0), host) };
+        let first = (body_bytes > 0).then_some(copy);
+        Plan { first, ends: ends.map(HalfOffset).collect(), outcome: Outcome::Committed }
+    }
+
+    #[test]
+    fn plans_share_an_op_record_until_it_ends_enough_or_the_group_is_large() {
+        const MIB: usize = 1 << 20;
+        for (plans, expected) in [
+            (vec![plan(0..1, 0)], vec![(0, 1)]),
+            (vec![plan(0..1, 9), plan(1..2, 0), plan(2..5, 9)], vec![(2, 5)]),
+            (vec![plan(0..256, 9), plan(256..257, 9)], vec![(1, 256), (1, 1)]),
+            (vec![plan(0..300, 9), plan(300..301, 9)], vec![(1, 300), (1, 1)]),
+            (vec![plan(0..1, MIB / 2), plan(1..2, MIB / 3), plan(2..3, MIB / 2)], vec![(2, 2), (1, 1)]),
+            (vec![plan(0..1, 3 * MIB), plan(1..2, 0)], vec![(1, 1), (0, 1)]),
+        ] {
+            let groups = groups(&plans, UnixMillis(1), SocketAddr::from(([127, 0, 0, 1], 1)));
+            let shape: Vec<_> = groups.iter().map(|group| (group.messages.len() - 1, group.ends.len())).collect();
+            assert_eq!(shape, expected);
+            for group in &groups {
+                assert_eq!(ended_by(group.messages.last().expect("an OP record")), group.ends);
+            }
+        }
+    }
+}
