@@ -25,6 +25,7 @@ mod recovery;
 mod segments;
 mod store;
 mod threads;
+pub mod timer;
 mod verify;
 
 pub use append::Appended;

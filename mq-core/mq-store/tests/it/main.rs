@@ -13,4 +13,5 @@ mod layout;
 mod life;
 mod pulls;
 mod support;
+mod timer;
 mod verify;
