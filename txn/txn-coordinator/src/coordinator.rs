@@ -111,7 +111,7 @@ impl Coordinator {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let on_file = |error| OpenError::VerdictFile { error };
-        let verdict_file = VerdictFile::open(backend).map_err(on_file)?;
+        let mut verdict_file = VerdictFile::open(backend).map_err(on_file)?;
         let saved = verdict_file.load().map_err(on_file)?;
         let rebuilt = recovery::rebuild(&store, saved, options.rules.clone(), clock.now())?;
         let state = State::new(rebuilt, &store, clock.now());

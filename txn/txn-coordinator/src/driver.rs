@@ -269,7 +269,7 @@ impl Inner {
     }
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
-        let file = self.verdict_file.lock();
+        let mut file = self.verdict_file.lock();
         let (covered, blocks, end) = {
             let mut state = self.state.lock();
             let (covered, blocks) = state.cover(&self.store, self.clock.now());
