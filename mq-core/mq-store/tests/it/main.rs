@@ -4,6 +4,7 @@
 mod checksums;
 mod conformance;
 mod crash;
+mod damage;
 mod durability;
 #[cfg(feature = "failpoints")]
 mod failpoints;

@@ -39,11 +39,13 @@ fn fill(store: &Store, messages: Range<u64>) {
     }
 }
 
+type State = (&'static str, fn(&Store));
+
 #[test]
 fn a_whole_store_has_no_findings_in_any_state_that_it_can_be_left_in() {
     let backend = MemoryBackend::new();
     assert_whole(&backend, &manual(), "nothing");
-    let states: [(&str, fn(&Store)); 9] = [
+    let states: [State; 9] = [
         ("just opened", |_| ()),
         ("appended", |store| fill(store, 0..30)),
         ("flushed", |store| store.flush().unwrap()),
@@ -84,8 +86,11 @@ fn it_writes_nothing_and_refuses_a_store_that_runs() {
     assert!(matches!(refused, Err(OpenError::Locked { .. })));
 }
 
-/// A closed store of five segments, and the damage's (severity, path, bytes, affected messages).
-fn damaged(damage: impl Fn(&MemoryBackend)) -> (MemoryBackend, Vec<(Severity, String, Option<Range<u64>>, String)>) {
+/// Severity, path, bytes, affected messages.
+type Found = (Severity, String, Option<Range<u64>>, String);
+
+/// A closed store of five segments, and what is found of a damage.
+fn damaged(damage: impl Fn(&MemoryBackend)) -> (MemoryBackend, Vec<Found>) {
     let backend = MemoryBackend::new();
     let (store, _) = open(&backend, manual());
     fill(&store, 0..40);
