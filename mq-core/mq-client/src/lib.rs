@@ -22,7 +22,7 @@ mod remoting;
 mod route;
 mod unique_key;
 
-pub use admin::TopicSettings;
+pub use admin::{Admin, GroupProgress, Master, QueueProgress, QueueReset, ResetTo, TopicSettings};
 pub use client::{Client, ClientOptions};
 pub use consumer::{
     Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PullConsumer, PullConsumerBuilder, PullStatus,

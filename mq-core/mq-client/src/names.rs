@@ -90,7 +90,7 @@ impl NameServers {
 
     /// Asks each in turn, beginning with the last good one. That a topic does not exist is an answer, but only if no
     /// other server knows better; those that did not answer a moment ago are not waited for again then.
-    async fn call(&self, command: &Command) -> Result<Command, CallError> {
+    pub(crate) async fn call(&self, command: &Command) -> Result<Command, CallError> {
         let first = self.last_good.load(Ordering::Relaxed);
         let in_turn = (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len());
         let (resting, awake): (Vec<usize>, Vec<usize>) = in_turn.partition(|at| self.rests(*at));
@@ -113,6 +113,14 @@ impl NameServers {
             }
         }
         Err(refused.or(failed).expect("there is at least one name server"))
+    }
+
+    /// Tells every name server the same: they do not know of each other.
+    pub(crate) async fn tell_all(&self, command: &Command) -> Result<(), CallError> {
+        for address in &self.addresses {
+            self.ask(address, command.clone()).await?;
+        }
+        Ok(())
     }
 
     fn rests(&self, at: usize) -> bool {

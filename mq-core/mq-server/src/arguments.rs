@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::AdminOptions;
 use crate::bench::BenchOptions;
 use crate::doctor::DoctorOptions;
 use crate::store::StoreCommand;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Broker(BrokerOptions),
     /// A name server and a broker in one process.
     Up(UpOptions),
+    /// Asks and changes running brokers: topics, groups, offsets, messages, settings.
+    Admin(AdminOptions),
     /// Looks at this machine as a broker will, and says what to change.
     Doctor(DoctorOptions),
     /// Looks after the directory of a broker that is stopped.

@@ -1,5 +1,6 @@
 //! The binary `mq`: parse arguments, load configuration, start the parts, stop them in order.
 
+mod admin;
 mod arguments;
 mod banner;
 mod bench;
@@ -21,6 +22,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Namesrv(options) => block_on(parts::name_server(&options)),
         Command::Broker(options) => block_on(parts::broker(&options)),
         Command::Up(options) => block_on(parts::up(&options)),
+        Command::Admin(options) => block_on(admin::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Store(command) => store::run(&command),
         Command::Bench(options) => bench::run(&options),

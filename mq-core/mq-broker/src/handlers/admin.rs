@@ -12,7 +12,7 @@ use mq_protocol::header::{
     GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GetTopicConfig, GroupName,
     ProducerConnectionList, TopicName,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::error::Refusal;
 use super::{Handled, Reply};
@@ -207,16 +207,12 @@ pub(crate) fn topics_of_group(broker: &Broker, request: &Command) -> Handled {
 /// Code 203.
 pub(crate) fn consumer_connections(broker: &Broker, request: &Command) -> Handled {
     let ConsumerConnectionList { consumer_group } = request.header()?;
-    let body = broker.clients.consumer(&consumer_group, |group| {
-        let subscriptions: serde_json::Map<String, Value> =
-            group.subscriptions().map(|subscription| (subscription.topic.clone(), json!(subscription))).collect();
-        json!({
-            "connectionSet": connections(&group.members()),
-            "consumeFromWhere": group.from_where,
-            "consumeType": group.consume_type,
-            "messageModel": group.model,
-            "subscriptionTable": subscriptions,
-        })
+    let body = broker.clients.consumer(&consumer_group, |group| body::ConsumerConnections {
+        connection_set: connections(&group.members()),
+        consume_from_where: group.from_where,
+        consume_type: group.consume_type,
+        message_model: group.model,
+        subscription_table: group.subscriptions().map(|one| (one.topic.clone(), one.clone())).collect(),
     });
     let body = body.ok_or_else(|| Refusal::not_online(&consumer_group))?;
     Reply::body(request, body::to_json(&body))
@@ -229,17 +225,15 @@ pub(crate) fn producer_connections(broker: &Broker, request: &Command) -> Handle
     if members.is_empty() {
         return Err(Refusal::nobody_of(&producer_group));
     }
-    Reply::body(request, body::to_json(&json!({ "connectionSet": connections(&members) })))
+    Reply::body(request, body::to_json(&body::ProducerConnections { connection_set: connections(&members) }))
 }
 
-fn connections(members: &[Client]) -> Vec<Value> {
-    let row = |member: &Client| {
-        json!({
-            "clientAddr": member.connection.peer().to_string(),
-            "clientId": member.id,
-            "language": member.language.name(),
-            "version": member.version,
-        })
+fn connections(members: &[Client]) -> Vec<body::Connection> {
+    let row = |member: &Client| body::Connection {
+        client_addr: member.connection.peer().to_string(),
+        client_id: member.id.to_string(),
+        language: member.language.name().to_owned(),
+        version: member.version,
     };
     members.iter().map(row).collect()
 }

@@ -160,7 +160,7 @@ impl Inner {
     }
 
     /// The first message stored at this time or later.
-    pub(super) async fn offset_at(&self, queue: &MessageQueue, time: UnixMillis) -> Result<QueueOffset, ClientError> {
+    pub(crate) async fn offset_at(&self, queue: &MessageQueue, time: UnixMillis) -> Result<QueueOffset, ClientError> {
         let header = SearchOffset {
             topic: queue.topic.as_str().into(),
             queue_id: QueueId(queue.queue_id),

@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod connections;
 mod object_keys;
 mod route;
 mod stats;
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 pub use client::*;
 pub use config::*;
+pub use connections::*;
 pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use route::*;
 pub use stats::*;

@@ -1,5 +1,6 @@
 //! The binary `mq` as its users run it: started, asked over its socket, signalled, restarted.
 
+mod admin;
 mod bench;
 mod doctor;
 mod process;

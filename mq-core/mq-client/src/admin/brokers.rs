@@ -1,0 +1,39 @@
+//! Brokers: clusters, run-time figures, settings.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mq_protocol::body::{ClusterInfo, KvTable};
+use mq_protocol::codes::request;
+use mq_protocol::command::Command;
+
+use super::{Admin, Master};
+use crate::error::ClientError;
+
+impl Admin {
+    /// All clusters and their brokers.
+    pub async fn clusters(&self) -> Result<ClusterInfo, ClientError> {
+        Ok(self.0.0.routes.names().cluster().await?)
+    }
+
+    /// What a broker tells of itself, under Apache's names.
+    pub async fn runtime(&self, broker: &Master) -> Result<BTreeMap<String, String>, ClientError> {
+        let table: KvTable = self.read(broker, Command::request(request::GET_BROKER_RUNTIME_INFO)).await?;
+        Ok(table.table)
+    }
+
+    /// A broker's settings, under the names of broker.conf.
+    pub async fn settings(&self, broker: &Master) -> Result<BTreeMap<String, String>, ClientError> {
+        let answer = self.call(broker, Command::request(request::GET_BROKER_CONFIG)).await?;
+        let text = String::from_utf8_lossy(&answer.body);
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        Ok(pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// Changes settings of a running broker. Returns what the broker has to say about it.
+    pub async fn change_settings(&self, broker: &Master, settings: &[(String, String)]) -> Result<String, ClientError> {
+        let text: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        let command = Command::request(request::UPDATE_BROKER_CONFIG).with_body(Bytes::from(text));
+        Ok(self.call(broker, command).await?.remark.map_or_else(String::new, |remark| remark.to_string()))
+    }
+}

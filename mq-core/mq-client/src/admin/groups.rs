@@ -1,0 +1,177 @@
+//! Consumer groups: which there are, who is in them, how far they came, and setting them back or forward.
+
+use std::collections::BTreeMap;
+
+use mq_protocol::body::{
+    ConsumeStats, ConsumerConnections, MessageQueue, ProducerConnections, SubscriptionGroup, SubscriptionGroupTable,
+};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::header::{self, ConsumerConnectionList, DeleteSubscriptionGroup, ProducerConnectionList, ResetOffset};
+use mq_protocol::ids::{QueueOffset, UnixMillis};
+
+use super::Admin;
+use crate::client::Client;
+use crate::error::{ClientError, RouteError};
+
+/// How far a group is in one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueProgress {
+    pub queue: MessageQueue,
+    /// The next offset to be written.
+    pub end: QueueOffset,
+    /// What the group committed.
+    pub committed: QueueOffset,
+    /// What it was handed and did not commit yet.
+    pub in_flight: u64,
+    /// Store time of the last message that it consumed.
+    pub consumed_at: Option<UnixMillis>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupProgress {
+    pub queues: Vec<QueueProgress>,
+    /// Messages a second, over the last minute.
+    pub rate: f64,
+}
+
+impl QueueProgress {
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.end.0.saturating_sub(self.committed.0)
+    }
+}
+
+/// What a reset would do, or did, to one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueReset {
+    pub queue: MessageQueue,
+    pub from: Option<QueueOffset>,
+    pub to: QueueOffset,
+}
+
+impl Admin {
+    /// Every group's settings, by name; of brokers that differ, the last one's.
+    pub async fn groups(&self) -> Result<BTreeMap<String, SubscriptionGroup>, ClientError> {
+        let command = Command::request(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG);
+        let tables = self.read_all::<SubscriptionGroupTable>(&command, &[]).await?;
+        Ok(tables.into_iter().flat_map(|(_, table)| table.subscription_group_table).collect())
+    }
+
+    /// Creates the group on every broker, or changes it there.
+    pub async fn put_group(&self, settings: &SubscriptionGroup) -> Result<(), ClientError> {
+        let command = Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP);
+        self.tell_all(&command.with_body(mq_protocol::body::to_json(settings))).await
+    }
+
+    /// Deletes the group on every broker, with what it committed.
+    pub async fn delete_group(&self, group: &str) -> Result<(), ClientError> {
+        let header = DeleteSubscriptionGroup { group_name: group.into(), clean_offset: Some(true) };
+        self.tell_all(&Command::request_with(request::DELETE_SUBSCRIPTIONGROUP, &header)).await
+    }
+
+    /// How far a group came, in one topic or in all that it consumes.
+    pub async fn progress(&self, group: &str, topic: Option<&str>) -> Result<GroupProgress, ClientError> {
+        let header =
+            header::ConsumeStats { consumer_group: group.into(), topic: topic.map(Into::into), topic_list: None };
+        let command = Command::request_with(request::GET_CONSUME_STATS, &header);
+        let mut progress = GroupProgress::default();
+        for (_, stats) in self.read_all::<ConsumeStats>(&command, &[]).await? {
+            progress.rate += stats.consume_tps;
+            progress.queues.extend(stats.offset_table.into_iter().map(|(queue, offsets)| QueueProgress {
+                queue: queue.0,
+                end: QueueOffset(offsets.broker_offset),
+                committed: QueueOffset(offsets.consumer_offset),
+                in_flight: offsets.pull_offset.saturating_sub(offsets.consumer_offset),
+                consumed_at: (offsets.last_timestamp > 0).then_some(UnixMillis(offsets.last_timestamp)),
+            }));
+        }
+        Ok(progress)
+    }
+
+    /// The consumers of a group that are connected now, by broker.
+    pub async fn consumers(&self, group: &str) -> Result<Vec<(String, ConsumerConnections)>, ClientError> {
+        let header = ConsumerConnectionList { consumer_group: group.into() };
+        let command = Command::request_with(request::GET_CONSUMER_CONNECTION_LIST, &header);
+        let answers = self.read_all(&command, &[response::CONSUMER_NOT_ONLINE]).await?;
+        Ok(answers.into_iter().map(|(master, connections)| (master.name, connections)).collect())
+    }
+
+    /// The producers of a group that are connected now, by broker.
+    pub async fn producers(&self, group: &str) -> Result<Vec<(String, ProducerConnections)>, ClientError> {
+        let header = ProducerConnectionList { producer_group: group.into() };
+        let command = Command::request_with(request::GET_PRODUCER_CONNECTION_LIST, &header);
+        let answers = self.read_all(&command, &[response::SYSTEM_ERROR]).await?;
+        Ok(answers.into_iter().map(|(master, connections)| (master.name, connections)).collect())
+    }
+
+    /// Where a reset to this time would put a group, queue by queue. Changes nothing.
+    pub async fn plan_reset(&self, group: &str, topic: &str, to: ResetTo) -> Result<Vec<QueueReset>, ClientError> {
+        let inner = &self.0.0;
+        let route = inner.routes.get(&topic.into()).await?;
+        let mut plan = Vec::new();
+        for queue in &route.readable {
+            let offset = match to {
+                ResetTo::End => inner.max_offset(queue).await?,
+                ResetTo::Time(time) => inner.offset_at(queue, time).await?,
+            };
+            let from = inner.committed(&group.into(), queue).await?;
+            plan.push(QueueReset { queue: queue.as_ref().clone(), from, to: offset });
+        }
+        Ok(plan)
+    }
+
+    /// Sets a group back or forward on every broker of the topic; consumers that are connected go on from there.
+    pub async fn reset(&self, group: &str, topic: &str, to: ResetTo) -> Result<(), ClientError> {
+        let header = ResetOffset {
+            topic: topic.into(),
+            group: group.into(),
+            timestamp: to.as_timestamp(),
+            is_force: Some(true),
+            queue_id: None,
+            offset: None,
+        };
+        self.tell_all(&Command::request_with(request::INVOKE_BROKER_TO_RESET_OFFSET, &header)).await
+    }
+}
+
+/// Where a group goes on after a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetTo {
+    /// Behind the last message: the backlog is skipped.
+    End,
+    /// At the first message that was stored at or after this time.
+    Time(UnixMillis),
+}
+
+impl ResetTo {
+    /// As Apache's tools write it: -1 is the end.
+    fn as_timestamp(self) -> UnixMillis {
+        match self {
+            Self::End => UnixMillis(-1),
+            Self::Time(time) => time,
+        }
+    }
+}
+
+impl Client {
+    /// What this group committed for a queue, if it ever did.
+    pub async fn committed(&self, group: &str, queue: &MessageQueue) -> Result<Option<QueueOffset>, ClientError> {
+        self.0.committed(&group.into(), queue).await
+    }
+
+    /// How many messages of a topic a group has not committed yet; nothing, where the topic does not exist.
+    pub async fn lag(&self, group: &str, topic: &str) -> Result<u64, ClientError> {
+        let route = match self.0.routes.get(&topic.into()).await {
+            Err(RouteError::NoTopic { .. }) => return Ok(0),
+            route => route?,
+        };
+        let mut lag = 0;
+        for queue in &route.readable {
+            let end = self.0.max_offset(queue).await?;
+            let done = self.0.committed(&group.into(), queue).await?.unwrap_or_default();
+            lag += end.0.saturating_sub(done.0);
+        }
+        Ok(lag)
+    }
+}

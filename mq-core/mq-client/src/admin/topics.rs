@@ -1,0 +1,116 @@
+//! Topics: which there are, where they lie, how far their queues reach; creating and deleting them.
+
+use std::collections::BTreeSet;
+
+use mq_protocol::ByteString;
+use mq_protocol::body::{TopicList, TopicRoute, TopicStats, perm};
+use mq_protocol::codes::request;
+use mq_protocol::command::Command;
+use mq_protocol::header::{CreateTopic, DeleteTopicInNamesrv, TopicName};
+use mq_protocol::topic;
+
+use super::{Admin, NO_TOPIC, from_json};
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// Topics that a cluster keeps for itself begin or end so.
+const SYSTEM_PREFIX: &str = "rmq_sys_";
+const REPLY_SUFFIX: &str = "_REPLY_TOPIC";
+
+/// How a topic is created on every broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    pub read_queues: u32,
+    pub write_queues: u32,
+    /// Bits of [`perm`].
+    pub perm: u32,
+    pub order: bool,
+    /// `+key=value` sets and `-key` removes, comma separated; for instance `+message.type=TRANSACTION`.
+    pub attributes: Option<String>,
+}
+
+impl TopicSettings {
+    #[must_use]
+    pub fn with_queues(queues: u32) -> Self {
+        Self { read_queues: queues, write_queues: queues, perm: perm::READ_WRITE, order: false, attributes: None }
+    }
+}
+
+impl Client {
+    /// Creates the topic on the master of every broker, or changes it there.
+    pub async fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<(), ClientError> {
+        Admin(self.clone()).create_topic(name, settings).await
+    }
+}
+
+impl Admin {
+    /// Every topic that a name server knows.
+    pub async fn topics(&self) -> Result<Vec<String>, ClientError> {
+        self.listed(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER).await
+    }
+
+    /// Those of them that are no user's: of the system, of retries and of dead letters.
+    pub async fn system_topics(&self) -> Result<BTreeSet<String>, ClientError> {
+        let mut system: BTreeSet<String> =
+            self.listed(request::GET_SYSTEM_TOPIC_LIST_FROM_NS).await?.into_iter().collect();
+        let replies: Vec<String> = system.iter().map(|cluster| format!("{cluster}{REPLY_SUFFIX}")).collect();
+        system.extend(replies);
+        let of_system = |name: &String| {
+            topic::is_retry(name)
+                || topic::is_dead_letter(name)
+                || name.starts_with(SYSTEM_PREFIX)
+                || !topic::is_writable_by_clients(name)
+        };
+        system.extend(self.topics().await?.into_iter().filter(of_system));
+        Ok(system)
+    }
+
+    async fn listed(&self, request: i32) -> Result<Vec<String>, ClientError> {
+        let names = self.0.0.routes.names();
+        let answer = names.call(&Command::request(request)).await?;
+        let mut list: TopicList = from_json(names.first(), request, &answer)?;
+        list.topic_list.sort();
+        Ok(list.topic_list)
+    }
+
+    pub async fn route(&self, topic: &str) -> Result<TopicRoute, ClientError> {
+        Ok(self.0.0.routes.names().route(&topic.into()).await?)
+    }
+
+    /// First and next offset of each queue, on every broker.
+    pub async fn topic_stats(&self, topic: &str) -> Result<TopicStats, ClientError> {
+        let command = Command::request_with(request::GET_TOPIC_STATS_INFO, &TopicName { topic: topic.into() });
+        let mut all = TopicStats::default();
+        for (_, stats) in self.read_all::<TopicStats>(&command, NO_TOPIC).await? {
+            all.topic_put_tps += stats.topic_put_tps;
+            all.offset_table.extend(stats.offset_table);
+        }
+        Ok(all)
+    }
+
+    /// Creates the topic on the master of every broker, or changes it there.
+    pub async fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<(), ClientError> {
+        topic::check_topic(name).map_err(|error| ClientError::Invalid(error.to_string()))?;
+        let header = CreateTopic {
+            topic: name.into(),
+            default_topic: Some(ByteString::from_static(topic::AUTO_CREATE)),
+            read_queue_nums: settings.read_queues as i32,
+            write_queue_nums: settings.write_queues as i32,
+            perm: settings.perm as i32,
+            topic_filter_type: Some(ByteString::from_static("SINGLE_TAG")),
+            topic_sys_flag: Some(0),
+            order: Some(settings.order),
+            attributes: settings.attributes.map(Into::into),
+            force: None,
+        };
+        self.tell_all(&Command::request_with(request::UPDATE_AND_CREATE_TOPIC, &header)).await
+    }
+
+    /// Deletes it on every broker, then at every name server. Its messages are gone for every group.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), ClientError> {
+        self.tell_all(&Command::request_with(request::DELETE_TOPIC_IN_BROKER, &TopicName { topic: name.into() }))
+            .await?;
+        let header = DeleteTopicInNamesrv { topic: name.into(), cluster_name: None };
+        Ok(self.0.0.routes.names().tell_all(&Command::request_with(request::DELETE_TOPIC_IN_NAMESRV, &header)).await?)
+    }
+}

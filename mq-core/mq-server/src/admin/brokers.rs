@@ -1,0 +1,131 @@
+//! `mq admin cluster` and `mq admin broker`.
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use mq_client::Admin;
+use serde_json::Value;
+
+use super::Sheet;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterVerb {
+    /// Every broker: version, messages a second, messages of today and yesterday.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BrokerVerb {
+    /// Run-time figures under Apache's names.
+    Status {
+        /// A broker's name or address; all of them when it is left out.
+        #[arg(long)]
+        broker: Option<String>,
+    },
+    /// Settings under the names of broker.conf.
+    Config {
+        /// A broker's name or address; all of them when it is left out.
+        #[arg(long)]
+        broker: Option<String>,
+        /// Only keys that contain this.
+        filter: Option<String>,
+    },
+    /// Changes settings of running brokers, now and for the next start.
+    Set {
+        /// A broker's name or address; all of them when it is left out.
+        #[arg(long)]
+        broker: Option<String>,
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = pair)]
+        settings: Vec<(String, String)>,
+    },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.trim().into(), value.trim().into()))
+}
+
+pub(super) async fn cluster(admin: &Admin, ClusterVerb::List: &ClusterVerb) -> Result<Sheet> {
+    let clusters = admin.clusters().await?;
+    let mut sheet = Sheet::new(&[
+        "cluster",
+        "broker",
+        "id",
+        "address",
+        "version",
+        "in a second",
+        "out a second",
+        "in today",
+        "out today",
+        "in yesterday",
+        "out yesterday",
+    ]);
+    let masters = admin.masters().await?;
+    for broker in clusters.broker_addr_table.values() {
+        for (id, address) in &broker.broker_addrs {
+            let asked = masters.iter().find(|master| *master.address == **address);
+            let figures = match asked {
+                Some(master) => admin.runtime(master).await?,
+                None => Default::default(),
+            };
+            let figure = |name: &str| figures.get(name).map(String::as_str);
+            // "10 s, 1 min, 10 min": the first is the newest.
+            let rate = |name| number(figure(name).and_then(|rates| rates.split_whitespace().next()));
+            let since = |from, to| match (figure(from).map(str::parse::<i64>), figure(to).map(str::parse::<i64>)) {
+                (Some(Ok(from)), Some(Ok(to))) => Value::from(to - from),
+                _ => Value::Null,
+            };
+            sheet.row([
+                broker.cluster.as_str().into(),
+                broker.broker_name.as_str().into(),
+                (*id).into(),
+                address.as_str().into(),
+                figure("brokerVersionDesc").map_or(Value::Null, Into::into),
+                rate("putTps"),
+                rate("getTransferredTps"),
+                since("msgPutTotalTodayMorning", "msgPutTotalTodayNow"),
+                since("msgGetTotalTodayMorning", "msgGetTotalTodayNow"),
+                since("msgPutTotalYesterdayMorning", "msgPutTotalTodayMorning"),
+                since("msgGetTotalYesterdayMorning", "msgGetTotalTodayMorning"),
+            ]);
+        }
+    }
+    Ok(sheet)
+}
+
+fn number(text: Option<&str>) -> Value {
+    text.and_then(|text| text.parse::<f64>().ok()).map_or(Value::Null, |number| ((number * 10.0).round() / 10.0).into())
+}
+
+pub(super) async fn broker(admin: &Admin, verb: &BrokerVerb) -> Result<Sheet> {
+    match verb {
+        BrokerVerb::Status { broker } => {
+            let mut sheet = Sheet::new(&["broker", "figure", "value"]);
+            for master in admin.masters_named(broker.as_deref()).await? {
+                for (name, value) in admin.runtime(&master).await? {
+                    sheet.row([master.name.as_str().into(), name.into(), value.into()]);
+                }
+            }
+            Ok(sheet)
+        }
+        BrokerVerb::Config { broker, filter } => {
+            let mut sheet = Sheet::new(&["broker", "key", "value"]);
+            for master in admin.masters_named(broker.as_deref()).await? {
+                let settings = admin.settings(&master).await?;
+                let wanted = |key: &str| filter.as_ref().is_none_or(|part| key.contains(part.as_str()));
+                for (key, value) in settings.into_iter().filter(|(key, _)| wanted(key)) {
+                    sheet.row([master.name.as_str().into(), key.into(), value.into()]);
+                }
+            }
+            Ok(sheet)
+        }
+        BrokerVerb::Set { broker, settings } => {
+            let mut said = Vec::new();
+            for master in admin.masters_named(broker.as_deref()).await? {
+                let change = admin.change_settings(&master, settings).await;
+                let remark = change.with_context(|| format!("broker {}", master.name))?;
+                said.push(format!("{}: changed. {remark}", master.name).trim_end().to_owned());
+            }
+            Ok(Sheet::done(said.join("\n")))
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `mq admin`: what an operator asks and changes, on our brokers and on Apache's. A noun, a verb, a table or JSON.
+//!
+//! The files beside this one turn a verb into calls of `mq-client`'s `Admin` and a [`Sheet`]; nothing else speaks to a
+//! socket, and only `sheet` knows how an answer looks.
+
+mod brokers;
+mod groups;
+mod kv;
+mod messages;
+mod moment;
+mod sheet;
+mod topics;
+
+use std::io::{BufRead, Write};
+
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+use mq_client::{Admin, ClientOptions};
+
+use crate::bench::Output;
+use sheet::Sheet;
+
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// Name servers, `host:port` each, separated by `;`.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "ADDRESSES",
+        env = "NAMESRV_ADDR",
+        default_value = "127.0.0.1:9876"
+    )]
+    namesrv: String,
+    #[arg(long, value_enum, global = true, default_value = "table")]
+    output: Output,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Clusters and their brokers, with what they take in and hand out.
+    #[command(subcommand)]
+    Cluster(brokers::ClusterVerb),
+    /// One broker: run-time figures and settings.
+    #[command(subcommand)]
+    Broker(brokers::BrokerVerb),
+    #[command(subcommand)]
+    Topic(topics::TopicVerb),
+    /// Consumer groups: settings, progress, members.
+    #[command(subcommand)]
+    Group(groups::GroupVerb),
+    /// Where a group reads on.
+    #[command(subcommand)]
+    Offset(groups::OffsetVerb),
+    /// Producer groups.
+    #[command(subcommand)]
+    Producer(groups::ProducerVerb),
+    #[command(subcommand)]
+    Message(messages::MessageVerb),
+    /// Key-value configuration of the name servers.
+    #[command(subcommand)]
+    Kv(kv::KvVerb),
+}
+
+pub(crate) async fn run(options: &AdminOptions) -> Result<()> {
+    let admin = Admin::new(ClientOptions::new(&options.namesrv))?;
+    let sheet = match &options.noun {
+        Noun::Cluster(verb) => brokers::cluster(&admin, verb).await,
+        Noun::Broker(verb) => brokers::broker(&admin, verb).await,
+        Noun::Topic(verb) => topics::topic(&admin, verb).await,
+        Noun::Group(verb) => groups::group(&admin, verb).await,
+        Noun::Offset(verb) => groups::offset(&admin, verb).await,
+        Noun::Producer(verb) => groups::producer(&admin, verb).await,
+        Noun::Message(verb) => messages::message(&admin, verb).await,
+        Noun::Kv(verb) => kv::kv(&admin, verb).await,
+    }?;
+    sheet.print(options.output)
+}
+
+/// For what cannot be taken back.
+#[derive(Debug, Args)]
+struct Confirmation {
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Confirmation {
+    /// Wants the name typed once more.
+    fn wait_for(&self, deed: &str, name: &str) -> Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        let mut prompt = std::io::stderr().lock();
+        let _ = write!(prompt, "{deed}. Type {name} to go on: ");
+        let _ = prompt.flush();
+        let mut typed = String::new();
+        std::io::stdin().lock().read_line(&mut typed)?;
+        ensure!(typed.trim() == name, "nothing was done: {name} was not typed (--yes does not ask)");
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! `mq admin` against a broker that runs: every verb once, as a program reads it.
+
+use mq_client::{Action, ConsumeFrom, Filter, Message, Producer, PushConsumer, SendReceipt};
+use serde_json::{Value, json};
+
+use crate::process::{Mq, PATIENCE, printed};
+
+/// An operator at a shell.
+struct Operator {
+    name_server: String,
+}
+
+impl Operator {
+    fn json(&self, words: &str) -> Value {
+        let (success, said, error) = self.run(words);
+        assert!(success, "mq admin {words}: {error}");
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("mq admin {words}: {error}: {said}"))
+    }
+
+    fn refused(&self, words: &str) -> String {
+        let (success, said, error) = self.run(words);
+        assert!(!success, "mq admin {words}: {said}");
+        error
+    }
+
+    fn run(&self, words: &str) -> (bool, String, String) {
+        let mut arguments = vec!["admin", "--namesrv", &self.name_server, "--output", "json"];
+        arguments.extend(words.split(' '));
+        printed(&arguments)
+    }
+
+    /// Asks until the answer is as it should be.
+    fn until(&self, words: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let started = std::time::Instant::now();
+        loop {
+            let answer = self.json(words);
+            if good(&answer) {
+                return answer;
+            }
+            assert!(started.elapsed() < PATIENCE, "mq admin {words}: {answer}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+fn column(answer: &Value, name: &str) -> Vec<Value> {
+    answer.as_array().expect("rows").iter().map(|row| row[name].clone()).collect()
+}
+
+#[test]
+fn an_operator_sees_and_changes_topics_groups_offsets_messages_and_settings() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut mq = Mq::up(directory.path(), &[]);
+    mq.until_ready();
+    let operator = Operator { name_server: mq.address("name server").to_string() };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+
+    topics(&operator);
+    let receipts = runtime.block_on(send(&operator.name_server));
+    messages(&operator, &receipts);
+    groups(&operator, &runtime);
+    brokers(&operator);
+    keys(&operator);
+    let gone = operator.refused("topic delete orders");
+    assert!(gone.contains("orders was not typed"), "{gone}");
+    assert_eq!(operator.json("topic delete orders --yes"), json!({"done": "topic orders is deleted"}));
+    assert_eq!(operator.json("topic list"), json!([]));
+    assert!(mq.stop().success());
+}
+
+fn topics(operator: &Operator) {
+    operator.json("topic create orders --queues 2");
+    assert_eq!(operator.json("topic list"), json!([{"topic": "orders"}]));
+    assert!(column(&operator.json("topic list --all"), "topic").contains(&"TBW102".into()));
+    let route = operator.json("topic route orders");
+    assert_eq!((column(&route, "perm"), column(&route, "read_queues")), (vec!["rw".into()], vec![2.into()]));
+    operator.json("topic create orders --queues 2 --perm r");
+    operator.until("topic route orders", |route| column(route, "perm") == ["r"]);
+    operator.json("topic create orders --queues 2");
+    operator.until("topic route orders", |route| column(route, "perm") == ["rw"]);
+}
+
+async fn send(name_server: &str) -> Vec<SendReceipt> {
+    let producer = Producer::builder(name_server).group("shop").build().await.expect("valid");
+    let mut receipts = Vec::new();
+    for number in 0..10 {
+        let message = Message::new("orders", format!("order {number}")).key(format!("no-{number}")).tags("t");
+        receipts.push(producer.send(message).await.expect("stored"));
+    }
+    receipts
+}
+
+fn messages(operator: &Operator, receipts: &[SendReceipt]) {
+    let status = operator.json("topic status orders");
+    assert_eq!(column(&status, "messages"), [5, 5]);
+    let value = |fields: &Value, name: &str| {
+        let of = |row: &&Value| row["field"] == name;
+        fields.as_array().expect("rows").iter().find(of).map(|row| row["value"].clone())
+    };
+    let first = operator.json(&format!("message get {}", receipts[0].offset_message_id));
+    assert_eq!(value(&first, "body"), Some("order 0".into()));
+    assert_eq!(value(&first, "KEYS"), Some("no-0".into()));
+}
+
+fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
+    operator.json("group create packers --retry-max-times 3");
+    let groups = operator.json("group list");
+    let ours = groups.as_array().expect("rows").iter().find(|row| row["group"] == "packers").expect("listed");
+    assert_eq!(ours["retries"], 3);
+    let consumer = runtime.block_on(async {
+        let builder = PushConsumer::builder(&operator.name_server).group("packers");
+        let builder = builder.subscribe("orders", Filter::all()).consume_from(ConsumeFrom::First);
+        builder.concurrent(|_| std::future::ready(Action::Ack)).start().await.expect("valid")
+    });
+    let total = |answer: &Value, name: &str| -> i64 { column(answer, name).iter().filter_map(Value::as_i64).sum() };
+    let progress = "group progress packers --topic orders";
+    let done = operator.until(progress, |answer| total(answer, "committed") == 10);
+    assert_eq!(total(&done, "lag"), 0);
+    let clients = operator.json("group clients packers");
+    assert_eq!(column(&clients, "model"), ["CLUSTERING"]);
+    assert!(clients[0]["subscriptions"].as_str().expect("text").contains("orders:*"), "{clients}");
+    runtime.block_on(consumer.shut_down());
+
+    let dry = operator.json("offset reset packers orders --to start");
+    assert_eq!((total(&dry, "from"), total(&dry, "to"), total(&dry, "messages")), (10, 0, -10));
+    assert_eq!(total(&operator.json(progress), "committed"), 10, "a dry run changes nothing");
+    assert_eq!(operator.json("group delete packers --yes"), json!({"done": "group packers is deleted"}));
+}
+
+fn brokers(operator: &Operator) {
+    let list = operator.json("cluster list");
+    assert_eq!(column(&list, "in_today").iter().filter_map(Value::as_i64).filter(|count| *count >= 10).count(), 1);
+    let status = operator.json("broker status");
+    assert!(column(&status, "figure").contains(&"msgPutTotalTodayNow".into()), "{status}");
+    assert!(operator.refused("broker status --broker nobody").contains("there is no broker nobody; there are "));
+}
+
+fn keys(operator: &Operator) {
+    operator.json("kv put shop colour blue");
+    assert_eq!(operator.json("kv list shop"), json!([{"key": "colour", "value": "blue"}]));
+    operator.json("kv delete shop colour");
+    assert_eq!(operator.json("kv list shop"), json!([]));
+}
