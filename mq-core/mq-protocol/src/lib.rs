@@ -15,6 +15,7 @@ pub mod ids;
 pub mod java;
 pub mod java_properties;
 pub mod message_id;
+pub mod pop;
 pub mod properties;
 pub mod record;
 pub mod record_view;

@@ -42,6 +42,7 @@ pub mod name {
     pub const MESSAGE_TYPE: &str = "MSG_TYPE";
     pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     pub const POP_CK: &str = "POP_CK";
+    pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
     pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
     pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
 }

@@ -16,6 +16,8 @@ pub const RETRY_PREFIX: &str = "%RETRY%";
 pub const DLQ_PREFIX: &str = "%DLQ%";
 /// The internal group whose offsets say how far half and OP topics are settled.
 pub const TRANSACTION_GROUP: &str = "CID_RMQ_SYS_TRANS";
+/// The internal group whose offsets say how far the revive topic is settled.
+pub const REVIVE_GROUP: &str = "CID_RMQ_SYS_REVIVE_GROUP";
 pub const CLIENT_INNER_PRODUCER: &str = "CLIENT_INNER_PRODUCER";
 pub const TOOLS_GROUP: &str = "TOOLS_CONSUMER";
 
@@ -83,6 +85,12 @@ pub fn reply_topic(cluster: &str) -> String {
 #[must_use]
 pub fn retry_topic(group: &str) -> String {
     format!("{RETRY_PREFIX}{group}")
+}
+
+/// Where a cluster's pops and acknowledgements are recorded.
+#[must_use]
+pub fn revive_topic(cluster: &str) -> String {
+    format!("rmq_sys_REVIVE_LOG_{cluster}")
 }
 
 #[must_use]

@@ -208,6 +208,9 @@ const REQUESTS: &[(i32, Recode)] = &[
     (351, recode::<header::GetTopicConfig>),
     (352, recode::<header::GroupName>),
     (361, recode::<header::PullMessage>),
+    (200_050, recode::<header::PopMessage>),
+    (200_051, recode::<header::AckMessage>),
+    (200_053, recode::<header::ChangeInvisibleTime>),
 ];
 
 /// Answers whose code says that the header is there.
@@ -229,6 +232,8 @@ const ANSWERS: &[(i32, &[i32], Recode)] = &[
     (325, &[0], recode::<header::SendMessageResponse>),
     (327, &[0], recode::<header::AddWritePermResponse>),
     (361, &[0, 19, 20, 21], recode::<header::PullMessageResponse>),
+    (200_050, &[0, 210], recode::<header::PopMessageResponse>),
+    (200_053, &[0], recode::<header::ChangeInvisibleTimeResponse>),
 ];
 
 /// Bodies of answers with queues as keys, and other statistics: read, and printed as Java does.
@@ -265,8 +270,8 @@ fn statistics_are_printed_with_every_key_and_character_that_apache_prints() {
     assert!(bodies >= STATISTICS.len(), "{bodies} bodies");
 }
 
-/// Without a typed header so far: pop, its acknowledgements and recall, and pop's answers.
-const LATER: [i32; 4] = [200_050, 200_051, 200_053, 370];
+/// Without a typed header so far: recall.
+const LATER: [i32; 1] = [370];
 
 /// Apache's own bookkeeping of a request (`ReqT`: which kind of client asked), which every server may ignore.
 fn known_fields(ext: &ExtFields) -> BTreeMap<&str, &str> {

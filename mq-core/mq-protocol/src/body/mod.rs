@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod connections;
 mod object_keys;
+mod pop;
 mod route;
 mod stats;
 
@@ -15,6 +16,7 @@ pub use client::*;
 pub use config::*;
 pub use connections::*;
 pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
+pub use pop::*;
 pub use route::*;
 pub use stats::*;
 
