@@ -8,7 +8,8 @@ use arc_swap::{ArcSwap, Guard};
 use mq_protocol::ByteString;
 use mq_protocol::body::DataVersion;
 use mq_protocol::command::Command;
-use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::topic;
 use mq_store::{Backend, Clock, FileBackend, OpenError, Poisoned, ReadError, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 use txn_coordinator::{Coordinator, StoredHalf};
 
+use crate::assignment::RequestModes;
 use crate::bell::Bell;
 use crate::checkback;
 use crate::clients::Clients;
@@ -33,7 +35,9 @@ use crate::housekeeping;
 use crate::incoming::Stamp;
 use crate::locks::QueueLocks;
 use crate::offsets::OffsetTable;
+use crate::pop::{self, Place, Pops};
 use crate::registration::{self, Registrant};
+use crate::routes::Routes;
 use crate::schedule::Schedule;
 use crate::schedule_progress::{self, ProgressFile};
 use crate::selection::Filters;
@@ -70,6 +74,9 @@ pub struct Broker {
     /// Rung when the coordinator learned a half: the next check may be earlier now.
     pub(crate) half_learned: Notify,
     pub(crate) held: Arc<HeldPulls>,
+    pub(crate) pops: Pops,
+    pub(crate) request_modes: RequestModes,
+    pub(crate) routes: Routes,
     pub(crate) delay_levels: DelayLevels,
     /// Taken by `run`.
     schedule: Mutex<Option<Schedule>>,
@@ -154,6 +161,16 @@ impl Broker {
         let store_host = SocketAddr::new(advertised_ip(&config), config.listen_port);
         let transactions =
             Coordinator::open(store.clone(), &*backend, transaction_options(&config, store_host), clock.clone())?;
+        let revive_queues =
+            topics.get(&topic::revive_topic(&config.cluster_name)).map_or(1, |topic| topic.read_queue_nums);
+        let pops =
+            Pops::open(&config, store.clone(), store_host, revive_queues.max(1), &offsets).map_err(
+                |error| match error {
+                    pop::OpenError::Io(error) => on_config(error),
+                    pop::OpenError::Read(error) => error.into(),
+                },
+            )?;
+        let request_modes = RequestModes::open(&config).map_err(on_config)?;
         let bell = Arc::new(Bell::default());
         let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
@@ -170,6 +187,9 @@ impl Broker {
             schedule: Mutex::new(Some(schedule)),
             schedule_bell: bell,
             held: Arc::default(),
+            pops,
+            request_modes,
+            routes: Routes::new(&config.name_servers),
             half_learned: Notify::new(),
             clients: Clients::default(),
             filters: Filters::default(),
@@ -203,12 +223,16 @@ impl Broker {
         let (stop, leaving) = (CancellationToken::new(), shutdown.child_token());
         // A caller that drops this future stops the background work too.
         let _stop = (stop.clone().drop_guard(), leaving.clone().drop_guard());
-        let _ring = (RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell));
+        let _ring = (RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell), RingOnDrop(&self.pops.bell));
         let schedule = self.schedule.lock().take().expect("a broker runs once");
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
         let broker = self.clone();
         let flushing = tokio::task::spawn_blocking(move || broker.flush_on_demand());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
+        let broker = self.clone();
+        let reviving = tokio::task::spawn_blocking(move || pop::revive::run(&broker));
+        let polls = self.pops.polls.clone();
+        let polling = AbortOnDropHandle::new(tokio::spawn(async move { polls.expire().await }));
         let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
         let registering = tokio::spawn(registration::run(
@@ -220,11 +244,13 @@ impl Broker {
         let served = serve::serve(self, listeners, &shutdown).await;
         stop.cancel();
         leaving.cancel();
-        drop(expiring);
+        drop((expiring, polling));
         self.schedule_bell.stop();
+        self.pops.bell.stop();
         self.flush_bell.stop();
         for (what, task) in [
             ("delivery of delayed messages", delivering),
+            ("revival of popped messages", reviving),
             ("flushing", flushing),
             ("checkback", checking),
             ("housekeeping", keeping),
@@ -260,9 +286,31 @@ impl Broker {
     /// Everything that is in memory goes to disk.
     fn close(&self) -> Result<(), RunError> {
         checkback::save(self);
-        let saved = self.offsets.save(self.clock.now());
+        let saved = self.save_offsets();
         self.store.close()?;
         Ok(saved?)
+    }
+
+    /// Sends a group elsewhere in a queue, wherever an operator wants it.
+    pub(crate) fn reset_offset(&self, group: &str, topic: &str, queue_id: QueueId, to: QueueOffset) {
+        self.offsets.reset(group, topic, queue_id, to);
+        self.pops.moved(&Place { topic: topic.into(), group: group.into(), queue_id }, to);
+    }
+
+    /// What consumers have come to, with what pops wait for.
+    pub(crate) fn save_offsets(&self) -> Result<(), SaveError> {
+        let now = self.clock.now();
+        self.pops.note_progress(&self.offsets);
+        let orders = self.pops.save_orders(now, |place| {
+            self.topics.get(&place.topic).is_some() && self.groups.get(&place.group).is_some()
+        });
+        self.offsets.save(now).and(orders)
+    }
+
+    /// Messages of a queue that a group was given by pops and has not acknowledged. Its offset is ahead of them.
+    #[must_use]
+    pub fn pop_in_flight(&self, topic: &str, group: &str, queue: QueueId) -> usize {
+        self.pops.in_flight(&Place { topic: topic.into(), group: group.into(), queue_id: queue })
     }
 
     /// Completes once a name server knows this broker; at once if none is configured.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::handlers::Handled;
 use crate::limits::{MAX_ASKED, MAX_POSTED, MAX_UNSENT_BYTES};
+use crate::pop::Poll;
 use crate::pulling::Pull;
 
 /// Unique for the life of the process.
@@ -65,6 +66,8 @@ pub(crate) enum Mail {
     Command(Command),
     /// A pull that was held and is to be answered now.
     Pull(Box<Pull>),
+    /// A pop or notification that was held and is to be tried again.
+    Poll(Box<Poll>),
     /// A reply that was worked out on the blocking lane.
     FromLane(Command, Handled),
     /// A reply that waited for somebody else.

@@ -31,7 +31,7 @@ pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
             }
             _ = save.tick() => {
                 let broker = broker.clone();
-                let saved = tokio::task::spawn_blocking(move || broker.offsets.save(broker.clock.now())).await;
+                let saved = tokio::task::spawn_blocking(move || broker.save_offsets()).await;
                 if let Ok(Err(error)) = saved {
                     error!(%error, "consumer offsets are not saved; trying again");
                 }

@@ -3,6 +3,7 @@
 //! `Broker` owns the tables and the store; `serve` moves bytes between sockets and `handlers`, which translate requests
 //! into calls on them. Nothing here parses arguments or knows gRPC.
 
+mod assignment;
 mod bell;
 mod broker;
 mod checkback;
@@ -23,8 +24,10 @@ pub mod limits;
 mod locks;
 mod offsets;
 mod output;
+mod pop;
 mod pulling;
 mod registration;
+mod routes;
 mod schedule;
 mod schedule_progress;
 mod scrub;

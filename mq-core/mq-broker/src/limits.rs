@@ -36,6 +36,8 @@ pub const MAX_HELD_PULLS: usize = 100_000;
 pub const MAX_HOLD: Duration = Duration::from_secs(20);
 /// How long a client may take to answer a question of the broker's: as at Apache.
 pub const CLIENT_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// The longest wait of a pop or notification; clients ask for some 15 to 30 s.
+pub const MAX_POLL: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers on their way.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error of the listener, so that a full descriptor table does not spin a core.

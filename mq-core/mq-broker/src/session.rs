@@ -302,6 +302,11 @@ impl Session {
                     let woken = handlers::pull::woken(&self.broker, &self.connection, *pull);
                     self.reply(request, Ok(woken));
                 }
+                Mail::Poll(poll) => {
+                    let request = poll.answer.clone();
+                    let woken = handlers::pop::woken(&self.broker, &self.connection, *poll);
+                    self.reply(request, Ok(woken));
+                }
                 Mail::FromLane(request, handled) => {
                     self.lane -= 1;
                     self.reply(request, handled);

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::record::Message;
 use mq_protocol::topic;
@@ -16,6 +17,7 @@ use crate::broker::Broker;
 use crate::delay_levels::DelayLevels;
 use crate::failure::Failure;
 use crate::held::HeldPulls;
+use crate::pop::Polls;
 use crate::schedule;
 use crate::stats::Stats;
 
@@ -36,11 +38,14 @@ impl RecordRules for Rules {
     }
 }
 
-/// Carries the store's news to whoever waits for them.
+/// Carries the store's news to whoever waits for them. Holds nothing that holds the store, which would never end then.
 pub(crate) struct Link {
     durable: watch::Sender<LogOffset>,
     failed: Arc<Failure>,
     held: Arc<HeldPulls>,
+    polls: Arc<Polls>,
+    revive_topic: ByteString,
+    reviving: Arc<Bell>,
     schedule: Arc<Bell>,
     stats: Arc<Stats>,
 }
@@ -51,6 +56,9 @@ impl Link {
             durable: broker.durable.clone(),
             failed: broker.failed.clone(),
             held: broker.held.clone(),
+            polls: broker.pops.polls.clone(),
+            revive_topic: broker.pops.revive_topic().clone(),
+            reviving: broker.pops.bell.clone(),
             schedule: broker.schedule_bell().clone(),
             stats: broker.stats.clone(),
         }
@@ -64,13 +72,18 @@ impl Listener for Link {
 
     fn visible(&self, arrivals: &[Arrival]) {
         self.stats.arrived(arrivals);
-        let mut delayed = false;
+        let (mut delayed, mut popped) = (false, false);
         for arrival in arrivals {
             delayed |= arrival.topic == topic::SCHEDULE;
+            popped |= arrival.topic == self.revive_topic;
+            self.polls.arrived(&arrival.topic, arrival.queue_id, arrival.tags_code);
             self.held.arrived(&arrival.topic, arrival.queue_id, arrival.next, arrival.tags_code);
         }
         if delayed {
             self.schedule.ring();
+        }
+        if popped {
+            self.reviving.ring();
         }
     }
 

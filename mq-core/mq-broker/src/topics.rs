@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mq_protocol::body::{self, DataVersion, TopicConfig, TopicConfigTable, perm};
 use mq_protocol::frame::MAX_FRAME_BYTES;
 use mq_protocol::ids::UnixMillis;
+use mq_protocol::pop::Mark;
 use mq_protocol::topic::{self, NameError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -157,6 +158,14 @@ impl TopicTable {
         self.internal(topic::dead_letter_topic(group), INTERNAL_QUEUES, now)
     }
 
+    /// A topic of pops that were not acknowledged, by its whole name. It may have a `+`, which no other topic has.
+    pub(crate) fn pop_retry(&self, topic: String, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
+        match self.get(&topic) {
+            Some(known) => Ok(known),
+            None => self.make(TopicConfig::new(topic, INTERNAL_QUEUES, perm::READ_WRITE), now),
+        }
+    }
+
     fn internal(&self, topic: String, queues: u32, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
         match self.get(&topic) {
             Some(known) => Ok(known),
@@ -167,6 +176,10 @@ impl TopicTable {
     /// Makes the topic unless somebody else just did.
     fn create(&self, config: TopicConfig, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
         topic::check_topic(&config.topic_name)?;
+        self.make(config, now)
+    }
+
+    fn make(&self, config: TopicConfig, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
         let mut version = self.version.lock();
         if let Some(known) = self.get(&config.topic_name) {
             return Ok(known);
@@ -222,7 +235,9 @@ impl TopicTable {
         now: UnixMillis,
         along: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        topic::check_topic(topic).map_err(TopicError::from)?;
+        if Mark::of(topic) != Mark::RetryV2 {
+            topic::check_topic(topic).map_err(TopicError::from)?;
+        }
         if is_system(topic) {
             return Err(TopicError::System(topic.to_owned()).into());
         }
@@ -353,7 +368,7 @@ fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         TopicConfig::new(topic::OFFSET_MOVED, 1, RW),
         TopicConfig::new(topic::SCHEDULE, SCHEDULE_QUEUES, RW),
         TopicConfig::new(topic::reply_topic(cluster), 1, RW),
-        TopicConfig::new(format!("rmq_sys_REVIVE_LOG_{cluster}"), REVIVE_QUEUES, RW),
+        TopicConfig::new(topic::revive_topic(cluster), REVIVE_QUEUES, RW),
         TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
         TopicConfig::new(topic::HALF, 1, RW),
         TopicConfig::new(topic::OP_HALF, 1, RW),

@@ -24,6 +24,8 @@ pub enum Mark {
 }
 
 impl Mark {
+    pub const RETRIES: [Self; 2] = [Self::RetryV1, Self::RetryV2];
+
     #[must_use]
     pub fn topic(self, topic: &str, group: &str) -> String {
         match self {

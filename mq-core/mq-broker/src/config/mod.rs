@@ -5,6 +5,7 @@
 
 pub use mq_protocol::java_properties;
 pub(crate) mod keys;
+mod pop;
 mod show;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use mq_protocol::body::perm;
 use mq_store::IndexOptions;
+
+pub use pop::PopConfig;
 
 /// When a message counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,7 @@ pub struct BrokerConfig {
     pub register_interval: Duration,
     /// Silence after which a connection is closed; clients send a heartbeat every 30 s.
     pub max_idle: Duration,
+    pub pop: PopConfig,
 }
 
 impl Default for BrokerConfig {
@@ -111,6 +115,7 @@ impl Default for BrokerConfig {
             flush_offsets_interval: Duration::from_secs(5),
             register_interval: Duration::from_secs(30),
             max_idle: Duration::from_secs(120),
+            pop: PopConfig::default(),
         }
     }
 }
@@ -231,7 +236,7 @@ impl BrokerConfig {
                 let seconds = setting.parse("a number of seconds")?;
                 self.max_idle = Duration::from_secs(if seconds == 0 { u32::MAX } else { seconds }.into());
             }
-            _ => return Ok(false),
+            _ => return self.pop.set(&setting),
         }
         Ok(true)
     }

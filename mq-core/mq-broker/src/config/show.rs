@@ -54,7 +54,7 @@ impl BrokerConfig {
                 never if never == u64::from(u32::MAX) => "0".into(),
                 seconds => seconds.to_string(),
             },
-            _ => return None,
+            _ => return self.pop.show(key),
         })
     }
 }

@@ -12,6 +12,7 @@ use mq_protocol::header::{
     GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GetTopicConfig, GroupName,
     ProducerConnectionList, TopicName,
 };
+use mq_protocol::pop::Mark;
 use serde_json::json;
 
 use super::error::Refusal;
@@ -81,13 +82,23 @@ pub(crate) fn delete_topic(request: &Command) -> Handled {
     let TopicName { topic } = request.header()?;
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
-        broker.topics.delete(&topic, broker.clock.now(), || {
-            broker.offsets.forget_topic(&topic);
-            broker.stats.forget_topic(&topic);
-            broker.store.delete_topic(&topic).map_err(Refusal::from)
-        })?;
+        let groups = broker.offsets.groups_of(&topic);
+        delete(broker, &topic)?;
+        for retries in groups.iter().flat_map(|group| Mark::RETRIES.map(|mark| mark.topic(&topic, group))) {
+            if broker.topics.get(&retries).is_some() {
+                delete(broker, &retries)?;
+            }
+        }
         Reply::ok(&request)
     })))
+}
+
+fn delete(broker: &Broker, topic: &str) -> Result<(), Refusal> {
+    broker.topics.delete(topic, broker.clock.now(), || {
+        broker.offsets.forget_topic(topic);
+        broker.stats.forget_topic(topic);
+        broker.store.delete_topic(topic).map_err(Refusal::from)
+    })
 }
 
 /// Code 21: all topics, or a page of them.

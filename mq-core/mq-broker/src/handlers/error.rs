@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::assignment::ModeError;
 use crate::clients::HeartbeatError;
 use crate::config_update::UpdateError;
 use crate::groups::GroupError;
@@ -12,9 +13,10 @@ use mq_protocol::body::BodyError;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::HeaderError;
-use mq_protocol::ids::LogOffset;
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
+use mq_protocol::pop::{HandleError, MAX_MESSAGES};
 use mq_protocol::topic::NameError;
-use mq_store::{AppendError, DiskError, ReadError};
+use mq_store::{AppendError, Bounds, DiskError, ReadError};
 use txn_coordinator::{EndError, HalfError, ResumeError};
 
 /// Why a request was not done, as the client will read it: what happened, which limit, what to do.
@@ -190,8 +192,77 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn poll_too_late() -> Self {
+        Self::new(response::POLLING_TIMEOUT, "the request came later than its client waits for it; look at the clocks")
+    }
+
+    pub(crate) fn too_many_to_pop(asked: i32) -> Self {
+        Self::new(
+            response::INVALID_PARAMETER,
+            format!("{asked} messages are asked for, one pop gives at most {MAX_MESSAGES}"),
+        )
+    }
+
+    pub(crate) fn negative_time(field: &str, millis: i64) -> Self {
+        Self::new(response::INVALID_PARAMETER, format!("{field}={millis} is negative"))
+    }
+
+    pub(crate) fn nothing_to_acknowledge() -> Self {
+        Self::new(response::NO_MESSAGE, "the batch acknowledges nothing")
+    }
+
+    pub(crate) fn unknown_mark(mark: &str) -> Self {
+        Self::new(
+            response::INVALID_PARAMETER,
+            format!("r={mark} is not 0, 1 or 2 (the topic, its retry topic, its newer one)"),
+        )
+    }
+
+    pub(crate) fn no_queue_to_acknowledge(topic: &str, queue_id: i32, queues: u32) -> Self {
+        Self::illegal(format!("topic[{topic}] has {queues} queues, there is no queue {queue_id}"))
+    }
+
+    pub(crate) fn no_message_in_queue(topic: &str, queue_id: QueueId, offset: i64, bounds: Bounds) -> Self {
+        let Bounds { min, max } = bounds;
+        Self::new(
+            response::NO_MESSAGE,
+            format!("topic[{topic}] queue {queue_id} holds {min} to {max}, not offset {offset}"),
+        )
+    }
+
+    pub(crate) fn not_of_that_pop(topic: &str, queue_id: QueueId, offset: QueueOffset) -> Self {
+        Self::illegal(format!("offset {offset} of topic[{topic}] queue {queue_id} was not given out by that pop"))
+    }
+
+    pub(crate) fn no_revive_queue(queue: u32) -> Self {
+        Self::new(
+            response::INVALID_PARAMETER,
+            format!("the receipt handle names revive queue {queue}, which is not here"),
+        )
+    }
+
+    pub(crate) fn retry_topics_are_pulled(topic: &str) -> Self {
+        Self::new(response::NO_PERMISSION, format!("topic[{topic}] is a retry topic: its request mode cannot be set"))
+    }
+
+    pub(crate) fn damaged(error: impl std::fmt::Display) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("a stored message cannot be read: {error}"))
+    }
+
     pub(crate) fn no_message_at(offset: LogOffset) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("there is no message at commit-log offset {offset}, or no longer"))
+    }
+}
+
+impl From<HandleError> for Refusal {
+    fn from(error: HandleError) -> Self {
+        Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<ModeError> for Refusal {
+    fn from(error: ModeError) -> Self {
+        Self::new(response::SERVICE_NOT_AVAILABLE, error.to_string())
     }
 }
 

@@ -1,12 +1,15 @@
 //! From a request to its handler by code. A handler translates: header in, call on the tables, reply out.
 
 mod admin;
+mod assignment;
 mod client;
 mod config;
 pub(crate) mod error;
 mod inspect;
 mod message;
-mod offset;
+pub(crate) mod offset;
+pub(crate) mod pop;
+mod pop_ack;
 mod progress;
 pub(crate) mod pull;
 mod query;
@@ -135,6 +138,17 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_SUBSCRIPTION_BY_CONSUMER => inspect::subscription(broker, command),
         request::GET_ALL_PRODUCER_INFO => inspect::producers(broker, command),
         request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => inspect::system_topics(broker, command),
+        request::POP_MESSAGE => pop::pop(broker, from, command),
+        request::NOTIFICATION => pop::notification(broker, from, command),
+        request::PEEK_MESSAGE => pop::peek(command),
+        request::POLLING_INFO => pop::polling_info(broker, command),
+        request::POP_ROLLBACK => pop::rollback(command),
+        request::ACK_MESSAGE => pop_ack::ack(broker, command),
+        request::BATCH_ACK_MESSAGE => pop_ack::batch_ack(broker, command),
+        request::CHANGE_MESSAGE_INVISIBLETIME => pop_ack::change_invisible_time(broker, command),
+        request::QUERY_ASSIGNMENT => assignment::query(broker, command),
+        request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode(command),
+        request::GET_ALL_MESSAGE_REQUEST_MODE => assignment::all_modes(broker, command),
         code => Err(refused::refusal(code)),
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn query(broker: &Broker, request: &Command) -> Handled {
 }
 
 /// Whether offset 0 is there and among the bytes that the machine's memory may still hold.
-fn starts_young(broker: &Broker, topic: &str, queue: QueueId) -> Result<bool, Refusal> {
+pub(crate) fn starts_young(broker: &Broker, topic: &str, queue: QueueId) -> Result<bool, Refusal> {
     if broker.store.queue_bounds(topic, queue).min > QueueOffset::ZERO {
         return Ok(false);
     }
@@ -55,7 +55,7 @@ pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> H
             let end = broker.store.queue_bounds(topic, *queue_id).max;
             broker.offsets.commit(group, topic, *queue_id, QueueOffset(offset), end);
         } else {
-            broker.offsets.reset(group, topic, *queue_id, QueueOffset(offset));
+            broker.reset_offset(group, topic, *queue_id, QueueOffset(offset));
         }
     }
     Reply::ok(request)

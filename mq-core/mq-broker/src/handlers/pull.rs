@@ -114,7 +114,7 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Selection>, Refusa
     Ok(selection)
 }
 
-fn check_switch(broker: &Broker, subscription: &Subscription) -> Result<(), Refusal> {
+pub(crate) fn check_switch(broker: &Broker, subscription: &Subscription) -> Result<(), Refusal> {
     if subscription.is_tag() || broker.live().property_filter { Ok(()) } else { Err(Refusal::filter_unsupported()) }
 }
 
@@ -127,7 +127,7 @@ fn is_cold_scan(broker: &Broker, pull: &Pull) -> Result<bool, ReadError> {
     Ok(first.is_some_and(|entry| is_cold(broker, entry.log_offset)))
 }
 
-fn is_cold(broker: &Broker, at: LogOffset) -> bool {
+pub(crate) fn is_cold(broker: &Broker, at: LogOffset) -> bool {
     broker.store.end().0 - at.0 > broker.hot_bytes
 }
 
@@ -276,7 +276,7 @@ fn sent(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
 }
 
 /// Reads a byte of each page, for those that have no checksum.
-fn touch(slices: &[Bytes]) {
+pub(crate) fn touch(slices: &[Bytes]) {
     let pages = slices.iter().flat_map(|slice| slice.iter().step_by(PAGE_BYTES));
     std::hint::black_box(pages.fold(0u8, |sum, byte| sum ^ byte));
 }

@@ -74,14 +74,15 @@ impl World {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let broker = Broker::open_on(self.backend.clone(), config, clock).unwrap();
         let shutdown = CancellationToken::new();
-        let stop = shutdown.clone();
-        let running = tokio::spawn(async move { broker.run(vec![listener], stop).await });
-        TestBroker { address, shutdown, running }
+        let (stop, serving) = (shutdown.clone(), broker.clone());
+        let running = tokio::spawn(async move { serving.run(vec![listener], stop).await });
+        TestBroker { address, broker, shutdown, running }
     }
 }
 
 pub(crate) struct TestBroker {
     pub(crate) address: SocketAddr,
+    pub(crate) broker: Arc<Broker>,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
 }

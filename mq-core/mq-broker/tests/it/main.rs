@@ -9,6 +9,7 @@ mod delays;
 mod harness;
 mod inspection;
 mod load;
+mod pop;
 mod pulls;
 mod queries;
 mod registration;

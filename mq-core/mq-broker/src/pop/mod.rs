@@ -1,0 +1,349 @@
+//! Pop consumption: messages that the broker gives out for a time, and takes back when nobody acknowledges them.
+//!
+//! The revive topic is the journal. Handlers append records to it (`records`), and what stands in it, read back in its
+//! order, is all that the `engine` knows: a restart reads the same records and knows the same. A group's offset moves
+//! with the record of the pop, never before it. Pops in order are `order`'s; waiting ones `polls`'.
+
+mod engine;
+mod order;
+mod polls;
+mod records;
+pub(crate) mod revive;
+mod take;
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytestring::ByteString;
+use mq_protocol::body::{AckRecord, CheckpointRecord};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::record::{self, Message};
+use mq_protocol::topic;
+use mq_store::{AppendError, PullLimits, ReadError, Store};
+use parking_lot::{Mutex, MutexGuard};
+use tracing::{error, warn};
+
+use crate::bell::Bell;
+use crate::config::{BrokerConfig, PopConfig};
+use crate::config_file::{ConfigFile, SaveError};
+use crate::offsets::OffsetTable;
+use engine::{CheckpointId, Engine, RecordAt};
+use order::{Orders, OrdersFile};
+use records::{Record, Writer};
+
+pub(crate) use engine::Place;
+pub(crate) use order::{Acked, Attempts};
+pub(crate) use polls::{Ask, HeldPoll, Poll, Polls, PopTerms};
+pub(crate) use take::{Taken, has_message, looks_at_disk, peek, take};
+
+/// Ours, beside Apache's group of the revive topic: how far the engine had read when the offsets were saved, so that an
+/// offset which an operator set back later is not moved on again by older records.
+const TAIL_GROUP: &str = "CID_RMQ_SYS_REVIVE_TAIL";
+/// Records of one look at a revive queue.
+const LOOK: PullLimits = PullLimits { messages: 512, bytes: 1 << 20 };
+/// Queues that are popped at the same time without waiting for each other, by and large.
+const LOCKS: usize = 64;
+
+pub(crate) struct Pops {
+    pub(crate) config: PopConfig,
+    pub(crate) polls: Arc<Polls>,
+    /// Rung when the revive topic grew, or an orderly queue began to wait.
+    pub(crate) bell: Arc<Bell>,
+    store: Store,
+    writer: Writer,
+    revive_queues: u32,
+    next_revive_queue: AtomicU32,
+    journal: Mutex<Journal>,
+    /// Where pops go on whose records the engine has yet to read.
+    cursors: Mutex<HashMap<Place, Cursor>>,
+    orders: Mutex<Orders>,
+    orders_file: ConfigFile,
+    /// One pop of a queue at a time.
+    locks: Vec<Mutex<()>>,
+    hasher: std::collections::hash_map::RandomState,
+}
+
+/// The engine, and how far it has read each revive queue.
+struct Journal {
+    engine: Engine,
+    next: Vec<QueueOffset>,
+    /// What the saved offsets know of.
+    known_to_offsets: Vec<QueueOffset>,
+}
+
+struct Cursor {
+    next: QueueOffset,
+    unread: usize,
+}
+
+impl Pops {
+    /// Reads what the revive topic says. `offsets` moves on where its file is older than the records.
+    pub(crate) fn open(
+        config: &BrokerConfig,
+        store: Store,
+        store_host: SocketAddr,
+        revive_queues: u32,
+        offsets: &OffsetTable,
+    ) -> Result<Self, OpenError> {
+        let revive_topic = topic::revive_topic(&config.cluster_name);
+        let orders_file = ConfigFile::new(&config.config_directory(), "consumerOrderInfo.json");
+        let orders = Orders::load(orders_file.load::<OrdersFile>()?.unwrap_or_default());
+        let queues = || (0..revive_queues).map(QueueId);
+        let saved = |group, queue| offsets.get(group, &revive_topic, queue);
+        let journal = Journal {
+            engine: Engine::default(),
+            // Apache keeps the last offset that is done with.
+            next: queues()
+                .map(|queue| saved(topic::REVIVE_GROUP, queue).map_or(QueueOffset::ZERO, |done| done.plus(1)))
+                .collect(),
+            known_to_offsets: queues().map(|queue| saved(TAIL_GROUP, queue).unwrap_or_default()).collect(),
+        };
+        let pops = Self {
+            polls: Arc::new(Polls::new(config.pop.polling_size, config.pop.max_polling_size)),
+            config: config.pop.clone(),
+            bell: Arc::default(),
+            store,
+            writer: Writer { topic: revive_topic.into(), broker_name: config.broker_name.clone(), store_host },
+            revive_queues,
+            next_revive_queue: AtomicU32::new(0),
+            journal: Mutex::new(journal),
+            cursors: Mutex::default(),
+            orders: Mutex::new(orders),
+            orders_file,
+            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            hasher: std::collections::hash_map::RandomState::new(),
+        };
+        pops.catch_up(offsets)?;
+        Ok(pops)
+    }
+
+    pub(crate) fn revive_topic(&self) -> &ByteString {
+        &self.writer.topic
+    }
+
+    /// The revive queue of the next pop. Its acknowledgements go to the same one, and so come behind it.
+    fn pick_revive_queue(&self) -> QueueId {
+        QueueId(self.next_revive_queue.fetch_add(1, Ordering::Relaxed) % self.revive_queues)
+    }
+
+    pub(crate) fn is_revive_queue(&self, queue: u32) -> bool {
+        queue < self.revive_queues
+    }
+
+    /// Takes in what became visible of the revive topic.
+    pub(crate) fn catch_up(&self, offsets: &OffsetTable) -> Result<(), ReadError> {
+        let mut journal = self.journal.lock();
+        for queue_id in (0..self.revive_queues).map(QueueId) {
+            let index = queue_id.0 as usize;
+            loop {
+                let from = journal.next[index];
+                let pulled = self.store.pull(&self.writer.topic, queue_id, from, LOOK, &|_| true)?;
+                for slice in &pulled.slices {
+                    match record::decode_all(slice) {
+                        Ok(records) => records.iter().for_each(|stored| {
+                            let at = RecordAt { queue_id, offset: stored.queue_offset };
+                            self.learn(&mut journal, &stored.message, at, offsets);
+                        }),
+                        Err(error) => error!(%error, %queue_id, %from, "records of pops are damaged and passed over"),
+                    }
+                }
+                journal.next[index] = pulled.next;
+                if pulled.next == from {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&self, journal: &mut Journal, message: &Message, at: RecordAt, offsets: &OffsetTable) {
+        match Record::read(message) {
+            Ok(Some(Record::Checkpoint(record))) => {
+                journal.engine.checkpoint(&record, at);
+                if record.from.is_none() && at.offset >= journal.known_to_offsets[at.queue_id.0 as usize] {
+                    self.move_offset(&record, offsets);
+                }
+            }
+            Ok(Some(Record::Ack(record))) => journal.engine.ack(&record),
+            Ok(None) => {}
+            Err(error) => warn!(%error, queue = %at.queue_id, offset = %at.offset, "a record of a pop is passed over"),
+        }
+    }
+
+    /// The group has been given these messages: it goes on behind them.
+    fn move_offset(&self, record: &CheckpointRecord, offsets: &OffsetTable) {
+        let CheckpointRecord { topic, consumer_group: group, queue_id, .. } = record;
+        let Some(last) = record.offsets().last() else { return };
+        let place = Place { topic: topic.as_str().into(), group: group.as_str().into(), queue_id: *queue_id };
+        let mut cursors = self.cursors.lock();
+        let was_moved_back = cursors.get(&place).is_some_and(|cursor| cursor.next <= last);
+        if !was_moved_back {
+            let end = self.store.queue_bounds(topic, *queue_id).max;
+            offsets.commit(group, topic, *queue_id, last.plus(1), end);
+        }
+        if let Some(cursor) = cursors.get_mut(&place) {
+            cursor.unread -= 1;
+            if cursor.unread == 0 {
+                cursors.remove(&place);
+            }
+        }
+    }
+
+    /// An operator sent the group elsewhere: its next pop starts there, and an orderly one waits for nothing.
+    pub(crate) fn moved(&self, place: &Place, to: QueueOffset) {
+        if let Some(cursor) = self.cursors.lock().get_mut(place) {
+            cursor.next = to;
+        }
+        self.orders.lock().forget(place);
+    }
+
+    /// Where the group's next pop of a queue starts, if it has popped or been given an offset before.
+    fn position(&self, place: &Place, offsets: &OffsetTable) -> Option<QueueOffset> {
+        let cursor = self.cursors.lock().get(place).map(|cursor| cursor.next);
+        cursor.or_else(|| offsets.get(&place.group, &place.topic, place.queue_id))
+    }
+
+    /// Goes on at `next` without a record: nothing was given out.
+    fn skip_to(&self, place: &Place, next: QueueOffset, offsets: &OffsetTable) {
+        if let Some(cursor) = self.cursors.lock().get_mut(place) {
+            cursor.next = next;
+            return;
+        }
+        let end = self.store.queue_bounds(&place.topic, place.queue_id).max;
+        offsets.commit(&place.group, &place.topic, place.queue_id, next, end);
+    }
+
+    /// Records a pop; its messages are the group's once this is on disk.
+    fn write_checkpoint(
+        &self,
+        place: &Place,
+        record: &CheckpointRecord,
+        revive_queue: QueueId,
+        next: QueueOffset,
+        now: UnixMillis,
+    ) -> Result<LogOffset, AppendError> {
+        let before = {
+            let mut cursors = self.cursors.lock();
+            let cursor = cursors.entry(place.clone()).or_insert(Cursor { next, unread: 0 });
+            cursor.unread += 1;
+            std::mem::replace(&mut cursor.next, next)
+        };
+        let written = self.append(vec![self.writer.checkpoint(record, revive_queue, now)]);
+        if written.is_err() {
+            let mut cursors = self.cursors.lock();
+            if let Some(cursor) = cursors.get_mut(place) {
+                cursor.unread -= 1;
+                cursor.next = before;
+                if cursor.unread == 0 {
+                    cursors.remove(place);
+                }
+            }
+        }
+        written
+    }
+
+    /// A consumer is done with messages of a checkpoint.
+    pub(crate) fn write_ack(
+        &self,
+        record: &AckRecord,
+        revive_queue: QueueId,
+        now: UnixMillis,
+    ) -> Result<LogOffset, AppendError> {
+        self.append(vec![self.writer.ack(record, revive_queue, now)])
+    }
+
+    /// A consumer wants a message of a checkpoint at another time: the new checkpoint, and the old one's acknowledgement
+    /// for a broker that does not know of `from`.
+    pub(crate) fn write_change(
+        &self,
+        record: &CheckpointRecord,
+        old: &AckRecord,
+        revive_queue: QueueId,
+        now: UnixMillis,
+    ) -> Result<LogOffset, AppendError> {
+        self.append(vec![self.writer.checkpoint(record, revive_queue, now), self.writer.ack(old, revive_queue, now)])
+    }
+
+    /// Writes records as one group; gives the end that has to become durable.
+    fn append(&self, records: Vec<Message>) -> Result<LogOffset, AppendError> {
+        let appended = self.store.append(&[records])?;
+        Ok(appended[0].end)
+    }
+
+    fn lock(&self, place: &Place) -> MutexGuard<'_, ()> {
+        self.locks[self.hasher.hash_one(place) as usize % LOCKS].lock()
+    }
+
+    pub(crate) fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock()
+    }
+
+    /// Messages that a group was given and has not acknowledged.
+    pub(crate) fn in_flight(&self, place: &Place) -> usize {
+        let popped = self.journal.lock().engine.in_flight(place);
+        popped + self.orders.lock().in_flight(place)
+    }
+
+    /// A message that could not be revived is looked at again at `until`.
+    fn postpone(&self, id: &CheckpointId, until: UnixMillis) {
+        self.journal.lock().engine.postpone(id, until);
+    }
+
+    /// Which limit a group has reached, if it has.
+    pub(crate) fn refuses(&self, group: &str) -> Option<TooMany> {
+        let journal = self.journal.lock();
+        let of_group = journal.engine.in_flight_of_group(group);
+        if of_group >= self.config.max_in_flight_of_group {
+            return Some(TooMany::OfGroup { count: of_group, limit: self.config.max_in_flight_of_group });
+        }
+        let count = journal.engine.in_flight_in_total();
+        (count >= self.config.max_in_flight).then_some(TooMany::OfBroker { count, limit: self.config.max_in_flight })
+    }
+
+    /// How far the revive topic is read and done with goes into the table of offsets, to be saved with them.
+    pub(crate) fn note_progress(&self, offsets: &OffsetTable) {
+        let journal = self.journal.lock();
+        for queue_id in (0..self.revive_queues).map(QueueId) {
+            let next = journal.next[queue_id.0 as usize];
+            let done = journal.engine.first_open(queue_id).unwrap_or(next);
+            let end = self.store.queue_bounds(&self.writer.topic, queue_id).max;
+            if next > QueueOffset::ZERO {
+                offsets.commit(TAIL_GROUP, &self.writer.topic, queue_id, next, end);
+            }
+            if let Some(last) = done.0.checked_sub(1) {
+                offsets.commit(topic::REVIVE_GROUP, &self.writer.topic, queue_id, QueueOffset(last), end);
+            }
+        }
+    }
+
+    pub(crate) fn save_orders(&self, now: UnixMillis, exists: impl Fn(&Place) -> bool) -> Result<(), SaveError> {
+        let file = self.orders.lock().take_unsaved(now, exists);
+        match file {
+            Some(file) => self.orders_file.save(&file).inspect_err(|_| self.orders.lock().not_saved()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// A limit of unacknowledged messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TooMany {
+    #[error("the group has {count} messages that it did not acknowledge, its limit is {limit}; acknowledge some first")]
+    OfGroup { count: usize, limit: usize },
+    #[error(
+        "{count} popped messages of this broker are not acknowledged, its limit is {limit}; acknowledge some first"
+    )]
+    OfBroker { count: usize, limit: usize },
+}
