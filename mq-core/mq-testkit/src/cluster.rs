@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+const REGISTER_WITHIN: Duration = Duration::from_secs(60);
 /// Small files: a test's broker should cost milliseconds and megabytes.
 const SMALL: &str = "\
 brokerName=broker-a

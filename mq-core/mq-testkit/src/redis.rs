@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::process::free_ports;
 
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct RedisServer {
     address: SocketAddr,

@@ -124,7 +124,7 @@ impl Shop {
 
     /// Waits for what must come true in the end.
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         while !holds().await {
             assert!(tokio::time::Instant::now() < deadline, "never: {what}: {:?}", self.figures().await);
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,7 +7,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{OffsetResponse, QueryConsumerOffset, UpdateConsumerOffset};
 use mq_protocol::ids::QueueId;
 
-use crate::harness::{Client, Send, World};
+use crate::harness::{Client, PATIENCE, Send, World};
 
 /// The offset, or the code of the refusal.
 async fn query(client: &mut Client, group: &str, set_zero_if_not_found: Option<bool>) -> Result<u64, i32> {
@@ -111,7 +111,7 @@ async fn offsets_are_saved_by_the_clock_and_at_the_stop() {
     client.heartbeat("c", &[], &[("g", "orders", "*")]).await;
     client.call(update("g", "orders", 0, 1)).await;
     let file = world.directory.path().join("config/consumerOffset.json");
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("orders@g")) {
         assert!(Instant::now() < deadline, "never saved");
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,7 +1,8 @@
 //! A broker on port 0 and a client that speaks frames, nothing more.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,9 +26,35 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes; only a bug waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything here takes, also on a slow machine; only a bug waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// A whole test: one that hangs says so, and all of them end.
+const TEST_PATIENCE: Duration = Duration::from_secs(480);
 pub(crate) const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+thread_local! {
+    /// Of the test that runs on this thread, to the end of the thread: the end of a test's runtime may hang as well.
+    static WATCHDOG: RefCell<Option<Watchdog>> = const { RefCell::new(None) };
+}
+
+/// Ends the process, with the test's name, unless it is dropped in time.
+struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn start() -> Self {
+        let (alive, gone) = mpsc::channel::<()>();
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        std::thread::spawn(move || {
+            if gone.recv_timeout(TEST_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} hangs: it still runs after {TEST_PATIENCE:?}");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}
 
 /// What outlives a broker's process: its disk and the time.
 #[derive(Clone)]
@@ -43,6 +70,7 @@ impl World {
     }
 
     pub(crate) fn on(backend: Arc<dyn Backend>) -> Self {
+        WATCHDOG.with_borrow_mut(|watchdog| *watchdog = Some(Watchdog::start()));
         Self { backend, clock: Arc::new(ManualClock::at(START)), directory: Arc::new(tempfile::tempdir().unwrap()) }
     }
 

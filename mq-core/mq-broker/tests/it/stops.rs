@@ -79,7 +79,7 @@ async fn a_full_disk_is_an_error_with_its_limit_and_writes_resume_when_there_is_
 
 #[tokio::test]
 async fn a_connection_that_is_silent_for_too_long_is_closed_and_one_that_speaks_is_not() {
-    let broker = World::new().start_with(|config| config.max_idle = Duration::from_millis(500)).await;
+    let broker = World::new().start_with(|config| config.max_idle = Duration::from_secs(4)).await;
     let (mut silent, mut speaking) = (broker.connect().await, broker.connect().await);
     silent.send(Send::to("T")).await;
     let speak = async {

@@ -10,7 +10,7 @@ use mq_client::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, Seen, body, eventually, unique};
+use crate::cluster::{Cluster, PATIENCE, Seen, body, eventually, unique};
 
 fn member(cluster: &Cluster, group: &str, topic: &str, filter: Filter) -> PushConsumerBuilder {
     let builder = PushConsumer::builder(&cluster.name_servers).group(group.to_owned());
@@ -322,7 +322,7 @@ async fn reading_by_hand_seeks_and_commits() {
     let read = async |reader: &PullConsumer, count: usize| {
         let mut bodies = Vec::new();
         while bodies.len() < count {
-            let messages = reader.poll(Duration::from_secs(10)).await.expect("answered");
+            let messages = reader.poll(PATIENCE).await.expect("answered");
             assert!(!messages.is_empty(), "{} of {count}", bodies.len());
             bodies.extend(messages.iter().map(body));
         }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::support::*;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Notes what it is told.
 #[derive(Default)]

@@ -51,6 +51,6 @@ fn each_point_leaves_what_its_name_says() {
         assert_eq!(bodies(&store, "T", 0).len() + bodies(&store, "U", 0).len(), left, "{point} ({mode})");
         let next = send(&store, vec![message("T", 0, "next")]);
         assert_eq!(next.records[0].1.0, left.div_ceil(2) as u64, "numbering goes on");
-        store.wait_durable(next.end, Duration::from_secs(1)).unwrap();
+        store.wait_durable(next.end, Duration::from_secs(120)).unwrap();
     }
 }

@@ -24,7 +24,7 @@ fn filled(messages: u64) -> Store {
     for n in 0..messages {
         append(&store, vec![tagged("T", 0, ["a", "b"][(n % 2) as usize], format!("{n}"))]);
     }
-    store.wait_durable(store.end(), Duration::from_secs(10)).unwrap();
+    store.wait_durable(store.end(), Duration::from_secs(120)).unwrap();
     store
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn append(store: &Store, messages: Vec<Message>) -> Appended {
 /// Appends and waits until it is durable.
 pub(crate) fn send(store: &Store, messages: Vec<Message>) -> Appended {
     let appended = append(store, messages);
-    store.wait_durable(appended.end, Duration::from_secs(10)).unwrap();
+    store.wait_durable(appended.end, Duration::from_secs(120)).unwrap();
     appended
 }
 

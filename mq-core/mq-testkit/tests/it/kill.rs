@@ -45,12 +45,12 @@ fn no_promise_is_broken_by_twenty_kills_under_load() {
         crashes: super::times(20),
         producers: 4,
         load: (Duration::from_millis(300), Duration::from_millis(2200)),
-        settle_within: Duration::from_secs(60),
+        settle_within: Duration::from_secs(180),
     };
     let replay = super::replay("kill", seed);
     let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{}\n{replay}", target.process.log()));
     println!("{report}");
-    if let Err(broken) = report.verify(5_000) {
+    if let Err(broken) = report.verify(500) {
         panic!("{broken}\n{replay}\nthe broker said:\n{}", target.process.log());
     }
     assert!(target.process.stop().unwrap().success(), "a graceful end:\n{}", target.process.log());

@@ -95,7 +95,7 @@ fn test(seed: u64, crashes: u32) -> CrashTest {
         crashes,
         producers: 3,
         load: (Duration::from_millis(100), Duration::from_millis(900)),
-        settle_within: Duration::from_secs(60),
+        settle_within: Duration::from_secs(180),
     }
 }
 
@@ -106,7 +106,7 @@ fn no_promise_is_broken_by_twenty_power_cuts_under_load() {
     let mut target = PowerCuts::new(seed, true, &CrashMode::ALL);
     let report = test(seed, super::times(20)).run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
     println!("{report}");
-    report.verify(2_000).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
+    report.verify(300).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
 }
 
 #[test]

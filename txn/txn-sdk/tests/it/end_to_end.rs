@@ -24,7 +24,7 @@ struct Paid {
 }
 
 const ORDERS: u64 = 60;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What happens to a payment, by the roll of a die.
 #[derive(Clone, Copy, Debug)]

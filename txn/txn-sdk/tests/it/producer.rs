@@ -42,12 +42,26 @@ pub(crate) fn message() -> Message {
 }
 
 async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
+    producer_within(LONG, broker, database, deadline).await
+}
+
+/// Where the broker keeps silent.
+async fn impatient<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
+    producer_within(Duration::from_secs(2), broker, database, deadline).await
+}
+
+async fn producer_within<D: TestDatabase>(
+    send_timeout: Duration,
+    broker: &Broker,
+    database: D,
+    deadline: Duration,
+) -> TxnProducer<D> {
     TxnProducer::builder(broker.address())
         .group("order-service")
         .database(database)
         .topics(["ORDER_PAID"])
         .deadline(deadline)
-        .send_timeout(Duration::from_secs(1))
+        .send_timeout(send_timeout)
         .build()
         .await
         .unwrap()
@@ -102,7 +116,7 @@ async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>() {
     ] {
         let broker = Broker::start().await;
         broker.on_send(on_send);
-        let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+        let txn = impatient(&broker, file.open::<D>().await, Duration::ZERO).await;
         let ran = AtomicUsize::new(0);
         let sent = txn
             .send(message(), async |tx| {
@@ -127,7 +141,7 @@ async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>() {
 
 async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>() {
     let (broker, file) = (Broker::start().await, File::with_orders().await);
-    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let txn = impatient(&broker, file.open::<D>().await, Duration::ZERO).await;
     broker.on_end(OnEnd::Lose);
     let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
     assert_eq!(sent.outcome, Outcome::Committed, "the rows are in: that is what counts");
@@ -280,7 +294,7 @@ async fn a_dropped_commit_is_published_without_any_checkback<D: TestDatabase>() 
 async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>() {
     let (broker, file) = (Broker::start().await, File::with_orders().await);
     {
-        let first = producer(&broker, file.open::<D>().await, LONG).await;
+        let first = impatient(&broker, file.open::<D>().await, LONG).await;
         broker.on_end(OnEnd::Lose);
         let sent = first.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
         assert_eq!(sent.outcome, Outcome::Committed);
