@@ -86,6 +86,18 @@ impl HeldPulls {
         held
     }
 
+    /// Ends the waits at a queue, for a reason that is no message.
+    pub(crate) fn release(&self, topic: &ByteString, queue_id: QueueId) {
+        let key = &(topic.clone(), queue_id);
+        let mut table = self.table.lock();
+        let waiting: Vec<HoldId> =
+            table.queues.get(key).into_iter().flat_map(|waiting| waiting.keys().copied()).collect();
+        for id in waiting {
+            table.remove(key, id).expect("found above").wake();
+        }
+        self.count.store(table.deadlines.len(), Ordering::SeqCst);
+    }
+
     /// A message is visible: `next` is the offset behind it.
     pub(crate) fn arrived(&self, topic: &ByteString, queue_id: QueueId, next: QueueOffset, tags_code: i64) {
         fence(Ordering::SeqCst);

@@ -1,11 +1,12 @@
 //! How far each group has consumed each queue, in `config/consumerOffset.json`.
 //!
 //! Offsets only grow, so that a late commit of a queue's former owner cannot take the new owner back; an explicit reset
-//! may set them anywhere. One beyond its queue's end (a power cut took messages that were consumed but not on disk) may
+//! may set them anywhere, and then no commit counts until the consumer heard of it. One beyond its queue's end (a power cut took messages that were consumed but not on disk) may
 //! go back: else the group would pass over the messages that come to stand there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mq_protocol::body::{ConsumerOffsetTable, DataVersion};
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
@@ -21,6 +22,8 @@ type Queues = BTreeMap<QueueId, QueueOffset>;
 pub(crate) struct OffsetTable {
     file: ConfigFile,
     table: Mutex<Table>,
+    /// How many queues an operator reset whose consumers have not heard of it: mostly none, and then no pull looks.
+    unheard: AtomicUsize,
     /// Held through a write to disk, so that an older table never replaces a newer one.
     saving: Mutex<()>,
 }
@@ -30,6 +33,8 @@ struct Table {
     version: DataVersion,
     /// By group, then topic.
     offsets: HashMap<String, HashMap<String, Queues>>,
+    /// Reset by an operator, their consumers have not heard of it.
+    resets: HashMap<String, HashMap<String, Queues>>,
     dirty: bool,
 }
 
@@ -54,7 +59,7 @@ impl OffsetTable {
                 Some((QueueId(queue.parse().ok()?), QueueOffset(u64::try_from(offset).ok()?)))
             }));
         }
-        Ok(Self { file, table: Mutex::new(table), saving: Mutex::new(()) })
+        Ok(Self { file, table: Mutex::new(table), unheard: AtomicUsize::new(0), saving: Mutex::new(()) })
     }
 
     pub(crate) fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -64,6 +69,9 @@ impl OffsetTable {
     /// A consumer's progress in a queue that ends at `end`. An offset below the one that is held changes nothing.
     pub(crate) fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset, end: QueueOffset) {
         let mut table = self.table.lock();
+        if table.reset_of(group, topic, queue).is_some() {
+            return;
+        }
         let held = table.offsets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue));
         match held {
             Some(held) if (offset..=end.max(offset)).contains(held) => return,
@@ -80,6 +88,36 @@ impl OffsetTable {
         let mut table = self.table.lock();
         table.queues(group, topic).insert(queue, offset);
         table.dirty = true;
+    }
+
+    /// Sets an offset that the group's consumers are to go to: their next pull of the queue hears of it.
+    pub(crate) fn redirect(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+        let mut table = self.table.lock();
+        table.queues(group, topic).insert(queue, offset);
+        let resets = table.resets.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_default();
+        if resets.insert(queue, offset).is_none() {
+            self.unheard.fetch_add(1, Ordering::Relaxed);
+        }
+        table.dirty = true;
+    }
+
+    /// Where an operator wants the group in this queue, asked once: from then on it is as if they were told.
+    pub(crate) fn take_redirection(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        if self.unheard.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut table = self.table.lock();
+        let topics = table.resets.get_mut(group)?;
+        let queues = topics.get_mut(topic)?;
+        let offset = queues.remove(&queue)?;
+        if queues.is_empty() {
+            topics.remove(topic);
+        }
+        if topics.is_empty() {
+            table.resets.remove(group);
+        }
+        self.unheard.fetch_sub(1, Ordering::Relaxed);
+        Some(offset)
     }
 
     /// After a crash: takes back to its queue's end what stands beyond it. Says how many offsets that were.
@@ -127,13 +165,22 @@ impl OffsetTable {
             topics.remove(topic);
             !topics.is_empty()
         });
+        table.resets.values_mut().for_each(|topics| drop(topics.remove(topic)));
+        self.recount(&table);
         table.dirty = true;
     }
 
     pub(crate) fn forget_group(&self, group: &str) {
         let mut table = self.table.lock();
         table.offsets.remove(group);
+        table.resets.remove(group);
+        self.recount(&table);
         table.dirty = true;
+    }
+
+    fn recount(&self, table: &Table) {
+        let count = table.resets.values().flat_map(HashMap::values).map(BTreeMap::len).sum();
+        self.unheard.store(count, Ordering::Relaxed);
     }
 
     pub(crate) fn snapshot(&self) -> ConsumerOffsetTable {
@@ -159,6 +206,10 @@ impl OffsetTable {
 impl Table {
     fn queues(&mut self, group: &str, topic: &str) -> &mut Queues {
         self.offsets.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_default()
+    }
+
+    fn reset_of(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.resets.get(group)?.get(topic)?.get(&queue).copied()
     }
 
     fn as_body(&self) -> ConsumerOffsetTable {
@@ -197,6 +248,32 @@ mod tests {
         assert_eq!(offsets.get("g", "t", Q0), Some(QueueOffset(2)));
         assert_eq!(offsets.get("g", "t", QueueId(1)), None);
         assert_eq!(offsets.get("other", "t", Q0), None);
+    }
+
+    #[test]
+    fn a_redirection_is_heard_once_and_until_then_no_commit_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let offsets = in_directory(&directory);
+        let commit = |offset| offsets.commit("g", "t", Q0, QueueOffset(offset), QueueOffset(9));
+        let held = || offsets.get("g", "t", Q0);
+        commit(5);
+        offsets.redirect("g", "t", Q0, QueueOffset(3));
+        offsets.redirect("g", "t", Q0, QueueOffset(2));
+        commit(7);
+        assert_eq!(held(), Some(QueueOffset(2)));
+        for (group, topic, queue) in [("h", "t", 0), ("g", "u", 0), ("g", "t", 1)] {
+            assert_eq!(offsets.take_redirection(group, topic, QueueId(queue)), None);
+        }
+        assert_eq!(offsets.take_redirection("g", "t", Q0), Some(QueueOffset(2)));
+        assert_eq!(offsets.take_redirection("g", "t", Q0), None);
+        commit(4);
+        assert_eq!(held(), Some(QueueOffset(4)));
+        let forgets: [fn(&OffsetTable); 2] = [|offsets| offsets.forget_topic("t"), |offsets| offsets.forget_group("g")];
+        for forget in forgets {
+            offsets.redirect("g", "t", Q0, QueueOffset(1));
+            forget(&offsets);
+            assert_eq!(offsets.take_redirection("g", "t", Q0), None);
+        }
     }
 
     #[test]

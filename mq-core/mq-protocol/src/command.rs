@@ -29,6 +29,7 @@ const LANGUAGES: [&str; 14] = [
 
 impl Language {
     pub const JAVA: Self = Self(0);
+    pub const CPP: Self = Self(1);
     pub const OTHER: Self = Self(7);
     pub const RUST: Self = Self(12);
 

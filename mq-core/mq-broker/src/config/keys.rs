@@ -54,6 +54,7 @@ pub(super) const EFFECTIVE: &[&str] = &[
     "transactionCheckInterval",
     "transactionCheckMax",
     "transactionTimeOut",
+    "useServerSideResetOffset",
 ];
 
 /// What happens when a tool changes a setting of a running broker (25).
@@ -80,6 +81,7 @@ const LIVE: &[&str] = &[
     "transactionCheckInterval",
     "transactionCheckMax",
     "transactionTimeOut",
+    "useServerSideResetOffset",
 ];
 
 const NEVER: &[&str] = &[

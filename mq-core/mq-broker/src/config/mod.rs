@@ -62,6 +62,8 @@ pub struct BrokerConfig {
     pub long_polling: bool,
     /// Whether replies to requests are stored besides being pushed to the requester.
     pub store_replies: bool,
+    /// Whether a reset of offsets happens here, or in the connected consumers.
+    pub server_side_reset: bool,
     /// Whether consumers may filter by SQL92.
     pub property_filter: bool,
     /// Eighteen durations like `1s 5s … 2h`, as RocketMQ writes them.
@@ -106,6 +108,7 @@ impl Default for BrokerConfig {
             trace_topic: false,
             long_polling: true,
             property_filter: false,
+            server_side_reset: true,
             store_replies: true,
             delay_levels: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
             transaction_timeout: Duration::from_secs(6),
@@ -220,6 +223,7 @@ impl BrokerConfig {
             "traceTopicEnable" => self.trace_topic = setting.flag()?,
             "longPollingEnable" => self.long_polling = setting.flag()?,
             "storeReplyMessageEnable" => self.store_replies = setting.flag()?,
+            "useServerSideResetOffset" => self.server_side_reset = setting.flag()?,
             "enablePropertyFilter" => self.property_filter = setting.flag()?,
             "messageDelayLevel" => self.delay_levels = value.to_owned(),
             "transactionTimeOut" => self.transaction_timeout = setting.millis()?,

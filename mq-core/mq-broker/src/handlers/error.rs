@@ -1,6 +1,7 @@
 //! The only place that chooses response codes for errors.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::assignment::ModeError;
 use crate::clients::HeartbeatError;
@@ -172,6 +173,20 @@ impl Refusal {
 
     pub(crate) fn reply_not_taken(client_id: &str, reason: &str) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("the requester {client_id} did not take the reply: {reason}"))
+    }
+
+    pub(crate) fn member_not_online(group: &str, client_id: &str) -> Self {
+        Self::new(response::SYSTEM_ERROR, format!("The Consumer <{group}> <{client_id}> not online"))
+    }
+
+    pub(crate) fn member_is_late(group: &str, client_id: &str, within: Duration) -> Self {
+        let remark = format!("consumer <{group}> <{client_id}> did not answer within {within:?}");
+        Self::new(response::CONSUME_MSG_TIMEOUT, remark)
+    }
+
+    pub(crate) fn outside_queue(offset: i64, min: QueueOffset, max: QueueOffset) -> Self {
+        let remark = format!("Target offset {offset} not in consume queue range [{min}-{max}]");
+        Self::new(response::SYSTEM_ERROR, remark)
     }
 
     pub(crate) fn lock_without_owner() -> Self {

@@ -15,7 +15,9 @@ pub(crate) mod pull;
 mod query;
 mod queue;
 mod refused;
+mod relay;
 mod reply;
+mod reset;
 mod resume;
 mod runtime;
 pub(crate) mod send;
@@ -112,6 +114,10 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::GET_ALL_DELAY_OFFSET => offset::delays(command),
         request::CLONE_GROUP_OFFSET => offset::clone_group(broker, command),
         request::QUERY_CORRECTION_OFFSET => offset::correction(broker, command),
+        request::INVOKE_BROKER_TO_RESET_OFFSET => reset::reset(command),
+        request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => relay::positions(broker, command),
+        request::GET_CONSUMER_RUNNING_INFO => relay::running_info(broker, command),
+        request::CONSUME_MESSAGE_DIRECTLY => relay::consume_directly(command),
         request::UPDATE_AND_CREATE_TOPIC_LIST => admin::create_topics(command),
         request::UPDATE_AND_CREATE_TOPIC => admin::create_topic(command),
         request::DELETE_TOPIC_IN_BROKER => admin::delete_topic(command),

@@ -32,6 +32,11 @@ const SHORT_HOLD: Duration = Duration::from_secs(1);
 pub(crate) fn pull(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
     let header: PullMessage = request.header()?;
     let selection = admit(broker, &header)?;
+    if let Some(offset) = broker.offsets.take_redirection(&header.consumer_group, &header.topic, header.queue_id)
+        && u64::try_from(header.queue_offset) != Ok(offset.0)
+    {
+        return Ok(elsewhere(broker, request, &header, "OFFSET_RESET", offset));
+    }
     if header.sys_flag & flag::COMMIT_OFFSET != 0
         && let Ok(offset) = u64::try_from(header.commit_offset)
         // A name that nobody created must not grow the table, and the file, of offsets.
@@ -297,16 +302,28 @@ fn name_of(status: PullStatus) -> &'static str {
 
 /// Tools ask for offset -1: like any offset below the first, it moves to the first.
 fn before_the_queue(broker: &Broker, request: &Command, header: &PullMessage) -> Handled {
+    let first = broker.store.queue_bounds(&header.topic, header.queue_id).min;
+    Ok(elsewhere(broker, request, header, name_of(PullStatus::OffsetTooSmall), first))
+}
+
+/// Sends the reader to another place of its queue.
+fn elsewhere(
+    broker: &Broker,
+    request: &Command,
+    header: &PullMessage,
+    status: &'static str,
+    next: QueueOffset,
+) -> Reply {
     let bounds = broker.store.queue_bounds(&header.topic, header.queue_id);
-    let answer = request.error(response::PULL_OFFSET_MOVED, name_of(PullStatus::OffsetTooSmall));
-    Ok(Reply::Now(answer.with_header(&PullMessageResponse {
+    let answer = request.error(response::PULL_OFFSET_MOVED, status);
+    Reply::Now(answer.with_header(&PullMessageResponse {
         suggest_which_broker_id: 0,
-        next_begin_offset: bounds.min,
+        next_begin_offset: next,
         min_offset: bounds.min,
         max_offset: bounds.max,
         offset_delta: None,
         topic_sys_flag: Some(0),
         group_sys_flag: Some(0),
         forbidden_type: None,
-    })))
+    }))
 }

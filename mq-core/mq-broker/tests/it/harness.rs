@@ -10,7 +10,7 @@ use mq_broker::{Broker, BrokerConfig, RunError};
 use mq_protocol::ByteString;
 use mq_protocol::body::{self, ConsumerData, HeartbeatData, ProducerData, Subscription};
 use mq_protocol::codes::{request, response};
-use mq_protocol::command::Command;
+use mq_protocol::command::{Command, Language};
 use mq_protocol::frame::{self, HeaderFormat};
 use mq_protocol::header::{
     EndTransaction, GetMaxOffset, Header, OffsetResponse, PullMessage, PullMessageResponse, SendMessage,
@@ -143,13 +143,21 @@ pub(crate) struct Client {
     input: BytesMut,
     opaque: i32,
     pub(crate) format: HeaderFormat,
+    pub(crate) language: Language,
     kept: Vec<Command>,
 }
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        Self { stream, input: BytesMut::new(), opaque: 0, format: HeaderFormat::Json, kept: Vec::new() }
+        Self {
+            stream,
+            input: BytesMut::new(),
+            opaque: 0,
+            format: HeaderFormat::Json,
+            language: Language::JAVA,
+            kept: Vec::new(),
+        }
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
@@ -161,6 +169,7 @@ impl Client {
         self.opaque += 1;
         command.opaque = self.opaque;
         command.format = self.format;
+        command.language = self.language;
         let mut bytes = BytesMut::new();
         command.encode(&mut bytes);
         (self.opaque, bytes)

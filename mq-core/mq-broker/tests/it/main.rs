@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod clients;
+mod consumer_control;
 mod consumer_offsets;
 mod delays;
 mod harness;

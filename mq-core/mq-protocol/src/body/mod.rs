@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod connections;
+mod control;
 mod object_keys;
 mod pop;
 mod route;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 pub use client::*;
 pub use config::*;
 pub use connections::*;
+pub use control::*;
 pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use pop::*;
 pub use route::*;

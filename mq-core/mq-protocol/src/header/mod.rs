@@ -4,6 +4,7 @@
 
 mod admin;
 mod client;
+mod control;
 mod inspect;
 mod namesrv;
 mod offset;
@@ -19,6 +20,7 @@ use crate::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 
 pub use admin::*;
 pub use client::*;
+pub use control::*;
 pub use inspect::*;
 pub use namesrv::*;
 pub use offset::*;
