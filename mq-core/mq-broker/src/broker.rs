@@ -34,6 +34,7 @@ use crate::held::HeldPulls;
 use crate::housekeeping;
 use crate::incoming::Stamp;
 use crate::locks::QueueLocks;
+use crate::metrics;
 use crate::offsets::OffsetTable;
 use crate::pop::{self, Place, Pops};
 use crate::registration::{self, Registrant};
@@ -366,6 +367,12 @@ impl Broker {
         let mut version = self.settings_version.lock();
         *version = next_version(*version, self.clock.now());
         Ok(planned.remark)
+    }
+
+    /// What Prometheus scrapes, in OpenMetrics text. Reads the log: not for a thread that serves connections.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        metrics::scrape(self)
     }
 
     pub(crate) fn settings_version(&self) -> DataVersion {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_protocol::body::{HeartbeatData, ProducerData};
+use mq_protocol::body::{ConsumeType, HeartbeatData, ProducerData};
 use mq_protocol::codes::request;
 use mq_protocol::command::{Command, Language};
 use mq_protocol::header::NotifyConsumerIdsChanged;
@@ -205,6 +205,11 @@ impl Clients {
     /// All producers by group.
     pub(crate) fn all_producers(&self) -> BTreeMap<String, Vec<Client>> {
         self.0.lock().producers.all()
+    }
+
+    /// All consumers by group, with the way they consume.
+    pub(crate) fn all_consumers(&self) -> Vec<(String, ConsumeType, Vec<Client>)> {
+        self.0.lock().consumers.all()
     }
 
     /// The producer that a connection belongs to in this group.

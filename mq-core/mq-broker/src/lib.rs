@@ -22,6 +22,7 @@ mod housekeeping;
 mod incoming;
 pub mod limits;
 mod locks;
+mod metrics;
 mod offsets;
 mod output;
 mod pop;

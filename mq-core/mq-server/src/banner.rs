@@ -30,3 +30,7 @@ pub(crate) fn broker(config: &BrokerConfig, address: SocketAddr) {
         }
     }
 }
+
+pub(crate) fn metrics(address: SocketAddr) {
+    say(format_args!("metrics      http://{address}/metrics"));
+}

@@ -6,6 +6,7 @@ mod banner;
 mod bench;
 mod doctor;
 mod listen;
+mod metrics;
 mod parts;
 mod settings;
 mod signals;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{BrokerOptions, Exposure, NamesrvOptions, StoreOptions, UpOptions};
 use crate::listen::{Reserved, reserve};
-use crate::{banner, settings, signals};
+use crate::{banner, metrics, settings, signals};
 
 /// How long `ready` waits for a name server. A broker without one still serves those who know its address.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(3);
@@ -72,10 +72,11 @@ fn dialable(config: &BrokerConfig, address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The broker's port and, when asked for, its VIP port.
+/// The broker's port and, when asked for, its VIP port and the port of its metrics.
 struct Ports {
     main: Reserved,
     vip: Option<Reserved>,
+    metrics: Option<Reserved>,
 }
 
 impl Ports {
@@ -85,24 +86,39 @@ impl Ports {
         config.listen_port = main.address.port();
         let vip_port = config.listen_port.checked_sub(VIP_DISTANCE).filter(|_| options.vip);
         let vip = vip_port.map(|port| reserve("VIP port", config.bind_address, port, exposure)).transpose()?;
-        Ok(Self { main, vip })
+        let scraped = config.metrics_enabled.then(|| config.metrics_host.unwrap_or(config.bind_address));
+        let metrics = scraped.map(|ip| reserve("metrics port", ip, config.metrics_port, exposure)).transpose()?;
+        Ok(Self { main, vip, metrics })
     }
 
-    fn listen(self) -> Result<Vec<TcpListener>> {
-        [Some(self.main), self.vip].into_iter().flatten().map(Reserved::listen).collect()
+    fn listen(self) -> Result<(Vec<TcpListener>, Option<TcpListener>)> {
+        let listeners: Result<_> = [Some(self.main), self.vip].into_iter().flatten().map(Reserved::listen).collect();
+        Ok((listeners?, self.metrics.map(Reserved::listen).transpose()?))
     }
 }
 
 /// Runs a broker until `shutdown`, or until it fails.
 async fn serve(config: BrokerConfig, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     banner::broker(&config, dialable(&config, ports.main.address));
+    if let Some(metrics) = &ports.metrics {
+        banner::metrics(metrics.address);
+    }
     let store = config.store_root.display().to_string();
     let opened = tokio::task::spawn_blocking(move || Broker::open(config, Arc::new(SystemClock))).await;
     let broker = opened.context("opening the store panicked")?.with_context(|| format!("cannot start on {store}"))?;
-    let listeners = ports.listen()?;
+    let (listeners, metrics_listener) = ports.listen()?;
     let announcing = tokio::spawn(announce(Arc::clone(&broker)));
+    let stop_metrics = CancellationToken::new();
+    let scraped = metrics_listener
+        .map(|listener| tokio::spawn(metrics::serve(Arc::clone(&broker), listener, stop_metrics.clone())));
     let served = broker.run(listeners, shutdown).await;
     announcing.abort();
+    stop_metrics.cancel();
+    if let Some(scraped) = scraped
+        && let Ok(Err(error)) = scraped.await
+    {
+        tracing::error!(%error, "the broker ran on without its metrics");
+    }
     served.with_context(|| format!("the broker on {store} ended"))
 }
 

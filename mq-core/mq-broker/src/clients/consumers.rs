@@ -51,6 +51,10 @@ impl Consumers {
         self.0.get(group)
     }
 
+    pub(super) fn all(&self) -> Vec<(String, ConsumeType, Vec<Client>)> {
+        self.0.iter().map(|(name, group)| (name.clone(), group.consume_type, group.members())).collect()
+    }
+
     pub(super) fn fingerprint(&self, group: &str, connection: ConnectionId) -> Option<i32> {
         Some(self.0.get(group)?.members.get(&connection)?.fingerprint)
     }

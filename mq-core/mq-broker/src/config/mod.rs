@@ -74,6 +74,10 @@ pub struct BrokerConfig {
     pub reject_transactions: bool,
     pub flush_offsets_interval: Duration,
     pub register_interval: Duration,
+    /// Whether Prometheus may scrape the broker, and where. Without a host: where the broker listens.
+    pub metrics_enabled: bool,
+    pub metrics_host: Option<IpAddr>,
+    pub metrics_port: u16,
     /// Silence after which a connection is closed; clients send a heartbeat every 30 s.
     pub max_idle: Duration,
     pub pop: PopConfig,
@@ -117,6 +121,9 @@ impl Default for BrokerConfig {
             reject_transactions: false,
             flush_offsets_interval: Duration::from_secs(5),
             register_interval: Duration::from_secs(30),
+            metrics_enabled: false,
+            metrics_host: None,
+            metrics_port: 5557,
             max_idle: Duration::from_secs(120),
             pop: PopConfig::default(),
         }
@@ -231,6 +238,10 @@ impl BrokerConfig {
             "transactionCheckMax" => self.transaction_check_max = setting.parse("a number")?,
             "rejectTransactionMessage" => self.reject_transactions = setting.flag()?,
             "flushConsumerOffsetInterval" => self.flush_offsets_interval = setting.millis()?,
+            "metricsExporterType" => self.metrics_enabled = setting.metrics_exporter()?,
+            "metricsPromExporterHost" if value.is_empty() => self.metrics_host = None,
+            "metricsPromExporterHost" => self.metrics_host = Some(setting.parse("an IP address")?),
+            "metricsPromExporterPort" => self.metrics_port = setting.parse("a port")?,
             // RocketMQ keeps it between 10 and 60 seconds too.
             "registerNameServerPeriod" => {
                 self.register_interval = setting.millis()?.clamp(Duration::from_secs(10), Duration::from_secs(60));
@@ -331,6 +342,15 @@ impl Setting<'_> {
             "SYNC_FLUSH" => Ok(FlushDiskType::Sync),
             "ASYNC_FLUSH" => Ok(FlushDiskType::Async),
             _ => Err(self.wrong("SYNC_FLUSH or ASYNC_FLUSH")),
+        }
+    }
+
+    fn metrics_exporter(&self) -> Result<bool, ConfigError> {
+        match self.value {
+            // Apache's number for it, too.
+            "PROM" | "3" => Ok(true),
+            "DISABLE" | "0" => Ok(false),
+            _ => Err(self.unsupported("figures are told to Prometheus (PROM) or to nobody (DISABLE)")),
         }
     }
 

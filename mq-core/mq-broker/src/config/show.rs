@@ -50,6 +50,9 @@ impl BrokerConfig {
             "transactionCheckMax" => self.transaction_check_max.to_string(),
             "rejectTransactionMessage" => self.reject_transactions.to_string(),
             "flushConsumerOffsetInterval" => millis(self.flush_offsets_interval),
+            "metricsExporterType" => if self.metrics_enabled { "PROM" } else { "DISABLE" }.into(),
+            "metricsPromExporterHost" => self.metrics_host?.to_string(),
+            "metricsPromExporterPort" => self.metrics_port.to_string(),
             "registerNameServerPeriod" => millis(self.register_interval),
             "serverChannelMaxIdleTimeSeconds" => match self.max_idle.as_secs() {
                 never if never == u64::from(u32::MAX) => "0".into(),
@@ -78,7 +81,12 @@ mod tests {
 
     #[test]
     fn every_setting_is_shown_and_set_again_by_its_text() {
-        let mut config = BrokerConfig { broker_ip: Some([10, 0, 0, 1].into()), ..BrokerConfig::default() };
+        let mut config = BrokerConfig {
+            broker_ip: Some([10, 0, 0, 1].into()),
+            metrics_host: Some([127, 0, 0, 1].into()),
+            metrics_enabled: true,
+            ..BrokerConfig::default()
+        };
         config.max_idle = Duration::from_secs(u64::from(u32::MAX));
         config.flush_disk_type = FlushDiskType::Async;
         let values = config.values();

@@ -16,7 +16,7 @@ use mq_protocol::topic;
 use mq_store::{Arrival, Clock};
 use parking_lot::{Mutex, RwLock};
 
-pub(crate) use meter::Meter;
+pub(crate) use meter::{Counted, Meter};
 use totals::Totals;
 pub(crate) use totals::{Amounts, Today};
 
@@ -150,6 +150,20 @@ impl Stats {
 
     pub(crate) fn group_get_tps(&self, group: &str, topic: &str, now: UnixMillis) -> f64 {
         self.readers.get(group, topic).map_or(0.0, |meter| meter.messages_in_minute(now).tps)
+    }
+
+    /// Messages that became readable, since their topic was first seen.
+    pub(crate) fn by_topic(&self) -> Vec<(String, Counted)> {
+        self.topics.read().iter().map(|(topic, meter)| (topic.clone(), meter.counted())).collect()
+    }
+
+    /// Reads by group and topic.
+    pub(crate) fn by_reader(&self) -> Vec<(String, String, Counted)> {
+        let table = self.readers.0.read();
+        let rows = table.groups.iter().flat_map(|(group, topics)| {
+            topics.iter().map(move |(topic, meter)| (group.clone(), topic.clone(), meter.counted()))
+        });
+        rows.collect()
     }
 
     pub(crate) fn today(&self, now: UnixMillis) -> Today {

@@ -120,6 +120,11 @@ impl TestBroker {
         Client::connect(self.address).await
     }
 
+    /// What Prometheus scrapes.
+    pub(crate) fn metrics(&self) -> String {
+        self.broker.metrics()
+    }
+
     /// Ends it without an orderly stop. Its threads let go of the store a moment later.
     pub(crate) async fn abandon(self) {
         self.running.abort();
@@ -135,6 +140,16 @@ impl TestBroker {
         self.shutdown.cancel();
         self.ended().await
     }
+}
+
+/// Polls until it is so; the limit only bounds a failing test.
+pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.expect("it comes true");
 }
 
 /// One connection. Answers are found by their opaque; requests of the broker are kept for `request`.

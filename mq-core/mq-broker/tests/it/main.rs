@@ -10,6 +10,7 @@ mod delays;
 mod harness;
 mod inspection;
 mod load;
+mod metrics;
 mod pop;
 mod pulls;
 mod queries;

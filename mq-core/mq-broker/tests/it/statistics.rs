@@ -11,7 +11,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{self, TopicName, UpdateConsumerOffset, ViewBrokerStats};
 use mq_protocol::ids::QueueId;
 
-use crate::harness::{Client, Pull, START, Send, World};
+use crate::harness::{Client, Pull, START, Send, World, until};
 
 async fn runtime(tool: &mut Client) -> BTreeMap<String, String> {
     let answer = tool.call(Command::request(request::GET_BROKER_RUNTIME_INFO)).await;
@@ -50,6 +50,8 @@ async fn sent_and_read_messages_are_counted_by_topic_group_and_day() {
     }
     assert_eq!(client.pull(Pull::of("orders", 0, 0).by("g")).await.len(), 3);
     client.call(Pull::of("orders", 0, 3).by("g").command()).await;
+    // Counted by the store's own thread, a moment after the send is answered.
+    until(async || runtime(&mut client).await["msgPutTotalTodayNow"] == "3").await;
     world.clock.advance(Duration::from_secs(20));
 
     for (name, key, sum, avgpt) in [
@@ -117,6 +119,7 @@ async fn positions_of_topics_and_groups_are_told_queue_by_queue() {
         world.clock.set(START.plus(Duration::from_secs(seconds)));
         client.send(Send::to("orders")).await;
     }
+    until(async || runtime(&mut client).await["msgPutTotalTodayNow"] == "3").await;
     world.clock.set(START.plus(Duration::from_secs(60)));
     client.heartbeat("c", &[], &[("g", "orders", "*")]).await;
     commit(&mut client, "g", "orders", 2).await;

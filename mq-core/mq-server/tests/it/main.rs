@@ -3,6 +3,7 @@
 mod admin;
 mod bench;
 mod doctor;
+mod metrics;
 mod process;
 mod refusals;
 mod split;

@@ -1,0 +1,61 @@
+//! The broker's figures for Prometheus, under RocketMQ's names and labels.
+//!
+//! Nothing is kept for it: counters are read where they count, and gauges are worked out when somebody asks.
+
+mod gather;
+mod text;
+
+use crate::broker::Broker;
+
+/// Rows of one answer (`metricsOtelCardinalityLimit`); what is beyond is counted and left out.
+const MAX_ROWS: usize = 50_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Its name is printed with `_total`.
+    Counter,
+    Gauge,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// One name and all its rows.
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    rows: Vec<(Labels, u64)>,
+}
+
+impl Family {
+    fn new(kind: Kind, name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind, rows: Vec::new() }
+    }
+
+    fn with(mut self, labels: Labels, value: u64) -> Self {
+        self.rows.push((labels, value));
+        self
+    }
+}
+
+/// The answer to a scrape, in OpenMetrics text. Looks into the log, so it may take its time.
+pub(crate) fn scrape(broker: &Broker) -> String {
+    let mut families = gather::all(broker);
+    let mut left = MAX_ROWS;
+    let mut dropped = 0;
+    for family in &mut families {
+        let kept = family.rows.len().min(left);
+        dropped += family.rows.len() - kept;
+        family.rows.truncate(kept);
+        left -= kept;
+    }
+    let help = "Series beyond the limit, left out of this answer";
+    families.push(Family::new(Kind::Gauge, "rocketmq_dropped_series", help).with(Vec::new(), dropped as u64));
+    let node = vec![
+        ("cluster", broker.config.cluster_name.clone()),
+        ("node_type", "broker".to_owned()),
+        ("node_id", broker.config.broker_name.clone()),
+    ];
+    text::print(node, families)
+}
