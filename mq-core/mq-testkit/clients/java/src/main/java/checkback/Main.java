@@ -22,6 +22,7 @@ public final class Main {
         Sending.register(all);
         Consuming.register(all);
         Filtering.register(all);
+        Popping.register(all);
         Requests.register(all);
         Transactions.register(all);
 
