@@ -38,9 +38,10 @@ use crate::metrics;
 use crate::offsets::OffsetTable;
 use crate::pop::{self, Place, Pops};
 use crate::registration::{self, Registrant};
+use crate::retention;
 use crate::routes::Routes;
 use crate::schedule::Schedule;
-use crate::schedule_progress::{self, ProgressFile};
+use crate::schedule_progress::{self, Delivered, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
 use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options, transaction_schedule};
@@ -92,6 +93,10 @@ pub struct Broker {
     pub(crate) failed: Arc<Failure>,
     /// Bytes behind the end of the log that are surely still in memory.
     pub(crate) hot_bytes: u64,
+    /// How far delayed messages are delivered.
+    pub(crate) delivered: Arc<Delivered>,
+    /// One removal of old files at a time; the file that was last said to be needed.
+    pub(crate) cleaning: Mutex<Option<LogOffset>>,
     /// Rung when a half or a verdict waits for the disk although flushing is asynchronous.
     flush_bell: Bell,
     /// How far the log is on disk. The store moves it; sessions with waiting replies wake on it.
@@ -175,8 +180,11 @@ impl Broker {
         let bell = Arc::new(Bell::default());
         let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
+        let delivered = schedule.delivered();
         let broker = Arc::new(Self {
             store_host,
+            delivered,
+            cleaning: Mutex::default(),
             answers_wait: config.flush_disk_type == FlushDiskType::Sync,
             unique_keys: UniqueKeys::new(advertised_ip(&config)),
             stamp: Stamp::new(REGION, TRACE_ON, &config.cluster_name),
@@ -236,6 +244,7 @@ impl Broker {
         let polling = AbortOnDropHandle::new(tokio::spawn(async move { polls.expire().await }));
         let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
+        let cleaning = tokio::spawn(retention::run(self.clone(), stop.clone()));
         let registering = tokio::spawn(registration::run(
             Registrant::new(&self.config, self.store_host),
             self.topics.clone(),
@@ -255,6 +264,7 @@ impl Broker {
             ("flushing", flushing),
             ("checkback", checking),
             ("housekeeping", keeping),
+            ("removal of old files", cleaning),
             ("registration", registering),
         ] {
             if let Err(error) = task.await {

@@ -28,6 +28,7 @@ mod output;
 mod pop;
 mod pulling;
 mod registration;
+mod retention;
 mod routes;
 mod schedule;
 mod schedule_progress;

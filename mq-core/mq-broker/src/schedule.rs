@@ -15,7 +15,7 @@ use tracing::{error, warn};
 
 use crate::bell::Bell;
 use crate::delay_levels::{DelayLevels, queue_of};
-use crate::schedule_progress::{Progress, ProgressFile};
+use crate::schedule_progress::{Delivered, Progress, ProgressFile};
 
 /// How often the clock is looked at while something waits: a bound for how late a delivery is when the clock jumps.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -38,6 +38,7 @@ pub(crate) struct Schedule {
     levels: DelayLevels,
     progress: Progress,
     file: ProgressFile,
+    delivered: Arc<Delivered>,
     bell: Arc<Bell>,
 }
 
@@ -50,7 +51,13 @@ impl Schedule {
         bell: Arc<Bell>,
     ) -> Result<Self, ReadError> {
         let progress = file.recover(&store, &levels)?;
-        Ok(Self { store, clock, levels, progress, file, bell })
+        let delivered = Arc::new(Delivered::default());
+        delivered.show(&progress);
+        Ok(Self { store, clock, levels, progress, file, delivered, bell })
+    }
+
+    pub(crate) fn delivered(&self) -> Arc<Delivered> {
+        self.delivered.clone()
     }
 
     /// Delivers until the bell says stop.
@@ -63,6 +70,7 @@ impl Schedule {
                     Some(RETRY_AFTER)
                 }
             };
+            self.delivered.show(&self.progress);
             let unsaved = self.file.save_if_due(&self.progress, &self.store);
             if !self.bell.wait(pause.or(unsaved)) {
                 break;

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mq_protocol::body::{DataVersion, DelayOffsetTable};
-use mq_protocol::ids::{LogOffset, QueueOffset};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
 use mq_protocol::{java, topic};
 use mq_store::{ReadError, Store, write_file_atomically};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
@@ -44,6 +45,26 @@ impl Progress {
 
     pub(crate) fn delivered_up_to(&mut self, end: LogOffset) {
         self.delivered = end;
+    }
+}
+
+/// The progress as others may look at it.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered(Mutex<BTreeMap<u32, QueueOffset>>);
+
+impl Delivered {
+    pub(crate) fn show(&self, progress: &Progress) {
+        let mut shown = self.0.lock();
+        if *shown != progress.offsets {
+            shown.clone_from(&progress.offsets);
+        }
+    }
+
+    /// The first message of each level that is still to be delivered.
+    pub(crate) fn waiting(&self, levels: &DelayLevels) -> Vec<(QueueId, QueueOffset)> {
+        let shown = self.0.lock();
+        let first = |(level, queue)| (queue, shown.get(&level).copied().unwrap_or(QueueOffset::ZERO));
+        levels.queues().map(first).collect()
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
     Options {
         segment_bytes: config.commit_log_segment_bytes,
         queue_file_entries: config.consume_queue_file_bytes / mq_store::QUEUE_ENTRY_BYTES,
+        min_free_bytes: config.min_free_disk_bytes,
         flush: match config.flush_disk_type {
             FlushDiskType::Sync => FlushMode::Sync,
             FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },

@@ -66,7 +66,7 @@ pub(crate) struct Core {
     /// Store time of the last visible message.
     visible_until: AtomicI64,
     /// Its lock lets one thread settle at a time.
-    settling: Mutex<Settling>,
+    pub(crate) settling: Mutex<Settling>,
 }
 
 /// Buffers of [`Core::publish`], kept from one time to the next.
@@ -78,7 +78,7 @@ struct Publishing {
 }
 
 #[derive(Default)]
-struct Settling {
+pub(crate) struct Settling {
     /// A queue file could not be synced: what it holds is unknown, so the next start derives it from the log again.
     queues_suspect: bool,
     /// Why queue entries wait in memory.

@@ -22,6 +22,7 @@ mod query;
 mod queue;
 mod record_reader;
 mod recovery;
+mod retention;
 mod segments;
 mod store;
 mod threads;
@@ -43,5 +44,6 @@ pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, W
 pub use query::{KeyKind, Queried};
 pub use queue::QueueEntry;
 pub use recovery::RecoveryReport;
+pub use retention::OldestSegment;
 pub use store::{Records, Store};
 pub use verify::{Affected, Finding, Severity, VerifyReport, rebuild_queues, verify};

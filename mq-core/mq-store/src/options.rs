@@ -47,6 +47,8 @@ pub enum FlushMode {
 pub struct Options {
     pub segment_bytes: u64,
     pub queue_file_entries: u64,
+    /// Disk space that a new segment leaves to everything else; without it the log takes no more.
+    pub min_free_bytes: u64,
     pub flush: FlushMode,
     /// Limit of a message's body. A record may be [`RECORD_OVERHEAD_BYTES`] longer.
     pub max_message_bytes: usize,
@@ -62,6 +64,7 @@ impl Default for Options {
         Self {
             segment_bytes: 1 << 30,
             queue_file_entries: 300_000,
+            min_free_bytes: 0,
             flush: FlushMode::Sync,
             max_message_bytes: 4 << 20,
             checksums: true,

@@ -44,7 +44,7 @@ pub(crate) struct Recovered {
 
 pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<Recovered, OpenError> {
     refuse_unsupported(&**backend)?;
-    let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes)?);
+    let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes, options.min_free_bytes)?);
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
     let checksums = Checksums::load(backend.clone(), segments.clone(), options.checksums, last_run.marks.is_some())?;
     let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use mq_protocol::ids::LogOffset;
 use parking_lot::{Mutex, RwLock};
 
-use crate::backend::{self, Backend, File, Space};
-use crate::error::{AtPath, DiskError, OpenError};
+use crate::backend::{self, Backend, File, Space, Usage};
+use crate::error::{AtPath, DiskError, DiskFull, OpenError};
 
 pub(crate) const DIRECTORY: &str = "commitlog";
 
@@ -39,6 +39,8 @@ impl Segment {
 pub(crate) struct Segments {
     backend: Arc<dyn Backend>,
     pub(crate) segment_bytes: u64,
+    /// Left to everybody else when a segment is made.
+    min_free_bytes: u64,
     /// Ascending; not empty once the store has an end.
     list: RwLock<Vec<Arc<Segment>>>,
     /// Created ahead of its use, so that an append does not wait for the allocation.
@@ -46,7 +48,7 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn load(backend: Arc<dyn Backend>, segment_bytes: u64) -> Result<Self, OpenError> {
+    pub(crate) fn load(backend: Arc<dyn Backend>, segment_bytes: u64, min_free_bytes: u64) -> Result<Self, OpenError> {
         let bases = backend::list_bases(&*backend, DIRECTORY).at_path(&*backend, DIRECTORY)?;
         let mut list: Vec<Arc<Segment>> = Vec::with_capacity(bases.len());
         for (index, base) in bases.iter().copied().enumerate() {
@@ -70,7 +72,7 @@ impl Segments {
             let segment = Segment::new(base, path.clone(), file).at_path(&*backend, &path)?;
             list.push(Arc::new(segment));
         }
-        Ok(Self { backend, segment_bytes, list: RwLock::new(list), spare: Mutex::new(None) })
+        Ok(Self { backend, segment_bytes, min_free_bytes, list: RwLock::new(list), spare: Mutex::new(None) })
     }
 
     pub(crate) fn base_of(&self, at: u64) -> u64 {
@@ -147,6 +149,12 @@ impl Segments {
     /// Durable, with all its blocks, before it is used.
     fn create(&self, base: u64) -> Result<Arc<Segment>, DiskError> {
         let path = path_of(base);
+        // Asked first: an allocation that fails halfway takes long, and takes what others need meanwhile.
+        let Usage { used_bytes, limit_bytes } = self.disk_usage()?;
+        let needed = self.segment_bytes.saturating_add(self.min_free_bytes);
+        if limit_bytes.saturating_sub(used_bytes) < needed {
+            return Err(DiskFull { path: self.backend.locate(&path), used_bytes, limit_bytes }.into());
+        }
         let make = || {
             let file = self.backend.create(&path, self.segment_bytes, Space::Reserved)?;
             let ready = file.sync().and_then(|()| backend::sync_parents(&*self.backend, &path));
@@ -202,6 +210,29 @@ impl Segments {
         }
         self.zero(end, self.limit())?;
         self.sync(end, self.limit())
+    }
+
+    pub(crate) fn disk_usage(&self) -> Result<Usage, DiskError> {
+        self.backend.usage().at_path(&*self.backend, DIRECTORY)
+    }
+
+    /// Where the first segment begins and the second one does. `None`: there is only one, which the log needs.
+    pub(crate) fn oldest(&self) -> Option<(u64, u64)> {
+        match self.list.read()[..] {
+            [ref first, ref second, ..] => Some((first.base, second.base)),
+            _ => None,
+        }
+    }
+
+    /// Gives up the first segment. Slices of it that readers hold stay valid.
+    pub(crate) fn remove_oldest(&self, base: u64) -> Result<(), DiskError> {
+        let first = {
+            let mut list = self.list.write();
+            assert!(list.len() > 1, "the last segment stays");
+            assert_eq!(list[0].base, base, "the oldest segment goes first");
+            list.remove(0)
+        };
+        self.remove(&first)
     }
 
     /// Removes the file that was made ahead, as Apache does before a clean end.

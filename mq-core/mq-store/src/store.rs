@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::thread::Thread;
 use std::time::Duration;
 
+use bytestring::ByteString;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
 use parking_lot::Mutex;
 
 use crate::append::{Appended, Appender};
-use crate::backend::{Backend, LockGuard};
+use crate::backend::{Backend, LockGuard, Usage};
 use crate::clock::Clock;
 use crate::core::{Core, Listener};
 use crate::error::{AppendError, CloseError, DiskError, OpenError, Poisoned, ReadError, TruncateError, WaitError};
@@ -22,6 +23,7 @@ use crate::query::{KeyKind, Queried};
 use crate::queue::QueueEntry;
 use crate::record_reader::{Step, step};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::OldestSegment;
 use crate::threads::Threads;
 
 /// A store of messages in one directory. Clones are handles to the same store.
@@ -208,6 +210,32 @@ impl Store {
     /// Forgets the topic's messages. The numbering of its queues goes on if the topic is used again.
     pub fn delete_topic(&self, topic: &str) -> Result<(), DiskError> {
         self.0.core.delete_topic(topic)
+    }
+
+    /// The topics that have queues here, whether or not they have messages.
+    #[must_use]
+    pub fn topics(&self) -> Vec<ByteString> {
+        self.0.core.queues.topics()
+    }
+
+    /// The file of the commit log that may go next; `None` while all are needed.
+    pub fn oldest_segment(&self) -> Result<Option<OldestSegment>, DiskError> {
+        self.0.core.oldest_segment()
+    }
+
+    /// Removes the oldest file of the commit log for good. [`Store::sweep`] follows when enough are gone.
+    pub fn remove_segment(&self, segment: OldestSegment) -> Result<(), DiskError> {
+        self.0.core.remove_segment(segment)
+    }
+
+    /// Lets queues, index and checksums follow the begin of the log, and removes the files that nobody needs any more.
+    pub fn sweep(&self) -> Result<(), DiskError> {
+        self.0.core.sweep()
+    }
+
+    /// How full the disk is.
+    pub fn disk_usage(&self) -> Result<Usage, DiskError> {
+        self.0.core.segments.disk_usage()
     }
 
     /// Replication: nothing at or above `up_to` is visible. Without a call the whole log is committed.

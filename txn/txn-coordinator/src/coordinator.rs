@@ -174,6 +174,12 @@ impl Coordinator {
         self.0.state.lock().engine.next_due(self.0.clock.now())
     }
 
+    /// The oldest half without an outcome: the log has to keep it.
+    #[must_use]
+    pub fn first_pending(&self) -> Option<QueueOffset> {
+        self.0.state.lock().engine.first_open().map(QueueOffset::from)
+    }
+
     #[must_use]
     pub fn stats(&self) -> Stats {
         let state = self.0.state.lock();

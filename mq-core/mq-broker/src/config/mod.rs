@@ -16,6 +16,7 @@ use std::time::Duration;
 use mq_protocol::body::perm;
 use mq_store::IndexOptions;
 
+use crate::retention::Hours;
 pub use pop::PopConfig;
 
 /// When a message counts as stored.
@@ -45,6 +46,14 @@ pub struct BrokerConfig {
     pub commit_log_segment_bytes: u64,
     pub consume_queue_file_bytes: u64,
     pub file_reserved_time: Duration,
+    pub delete_hours: Hours,
+    /// Beyond this what is old enough goes at any hour.
+    pub max_used_disk_percent: u8,
+    /// What is left to everything but the log's next file. A setting of this broker's own.
+    pub min_free_disk_bytes: u64,
+    /// Whether messages that are not old enough go when the disk is nearly full.
+    pub clean_forcibly: bool,
+    pub clean_interval: Duration,
     /// Whether messages can be found by key.
     pub index_messages: bool,
     pub index: IndexOptions,
@@ -100,6 +109,11 @@ impl Default for BrokerConfig {
             commit_log_segment_bytes: 1 << 30,
             consume_queue_file_bytes: 6_000_000,
             file_reserved_time: Duration::from_secs(72 * 3600),
+            delete_hours: Hours::parse("04").expect("an hour of the day"),
+            max_used_disk_percent: 75,
+            min_free_disk_bytes: 256 << 20,
+            clean_forcibly: true,
+            clean_interval: Duration::from_secs(10),
             index_messages: true,
             index: IndexOptions::default(),
             max_message_bytes: 4 << 20,
@@ -215,6 +229,16 @@ impl BrokerConfig {
             "fileReservedTime" => {
                 self.file_reserved_time = Duration::from_secs(3600 * u64::from(setting.parse::<u32>("hours")?))
             }
+            "deleteWhen" => {
+                let expected = "hours of the day like 04 or 04;16";
+                self.delete_hours = Hours::parse(value).ok_or_else(|| setting.wrong(expected))?;
+            }
+            "diskMaxUsedSpaceRatio" => {
+                self.max_used_disk_percent = setting.in_range(0..=100, "a percentage")?.clamp(10, 95);
+            }
+            "minFreeDiskBytes" => self.min_free_disk_bytes = setting.parse("a number of bytes")?,
+            "cleanFileForciblyEnable" => self.clean_forcibly = setting.flag()?,
+            "cleanResourceInterval" => self.clean_interval = setting.millis()?,
             "messageIndexEnable" => self.index_messages = setting.flag()?,
             "maxHashSlotNum" => self.index.slots = setting.parse_at_least(1)?,
             "maxIndexNum" => self.index.entries = setting.parse_at_least(2)?,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod assignment;
+mod cleaning;
 mod client;
 mod config;
 pub(crate) mod error;
@@ -119,6 +120,9 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::GET_CONSUMER_RUNNING_INFO => relay::running_info(broker, command),
         request::CONSUME_MESSAGE_DIRECTLY => relay::consume_directly(command),
         request::UPDATE_AND_CREATE_TOPIC_LIST => admin::create_topics(command),
+        request::CLEAN_EXPIRED_CONSUMEQUEUE => cleaning::expired_queues(command),
+        request::CLEAN_UNUSED_TOPIC => cleaning::unused_topics(command),
+        request::DELETE_EXPIRED_COMMITLOG => cleaning::expired_log(command),
         request::UPDATE_AND_CREATE_TOPIC => admin::create_topic(command),
         request::DELETE_TOPIC_IN_BROKER => admin::delete_topic(command),
         request::GET_ALL_TOPIC_CONFIG => admin::all_topics(broker, command),

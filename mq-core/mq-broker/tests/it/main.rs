@@ -16,6 +16,7 @@ mod pulls;
 mod queries;
 mod registration;
 mod replies;
+mod retention;
 mod retries;
 mod sends;
 mod settings;

@@ -142,7 +142,7 @@ impl Checksums {
     }
 
     /// Segments that the log has no more need no sums.
-    fn forget_gone(&self) -> Result<(), DiskError> {
+    pub(crate) fn forget_gone(&self) -> Result<(), DiskError> {
         let min = self.segments.min().0;
         self.files.lock().retain(|base, _| *base >= min);
         let bases = backend::list_bases(&*self.backend, DIRECTORY).at_path(&*self.backend, DIRECTORY)?;

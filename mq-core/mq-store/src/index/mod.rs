@@ -299,6 +299,17 @@ impl Index {
         }
         Ok((files, state.indexed_to()))
     }
+
+    /// Removes the files that speak only of records below `min`, but never the last one.
+    pub(crate) fn remove_below(&self, min: LogOffset) -> Result<(), DiskError> {
+        let mut state = self.state.lock();
+        while state.files.len() > 1 && state.files[0].1.end_offset < min {
+            let path = state.files[0].0.path.clone();
+            self.backend.remove(&path).at_path(&*self.backend, &path)?;
+            state.files.remove(0);
+        }
+        Ok(())
+    }
 }
 
 impl State {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytestring::ByteString;
-use mq_protocol::ids::{QueueId, QueueOffset};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use parking_lot::Mutex;
 
 use super::entry::{self, QueueEntry};
@@ -141,6 +141,29 @@ impl ConsumeQueue {
         }
         self.sync()?;
         Ok(waiting)
+    }
+
+    /// The log begins at `log_min` now: forgets the entries of earlier records, and removes the files that hold nothing
+    /// else. The last file stays, by which a start knows the numbering.
+    pub(crate) fn forget_below(&self, log_min: LogOffset) -> Result<(), DiskError> {
+        let (min, max) = self.bounds();
+        let gone = |index| {
+            let entry = self.entry(QueueOffset(index))?;
+            Ok::<_, DiskError>(entry.is_none_or(|entry| entry.log_offset < log_min))
+        };
+        if min == max || !gone(min.0)? {
+            return Ok(());
+        }
+        let first_left = partition_point(min.0, max.0, gone)?;
+        let needed = {
+            let mut state = self.state.lock();
+            state.min = state.min.max(first_left);
+            let needed = first_left.min(state.written.saturating_sub(1));
+            let first_file = self.files.first_of(needed);
+            state.unsynced.retain(|file| *file >= first_file);
+            needed
+        };
+        self.files.remove_below(&self.directory, needed)
     }
 
     pub(crate) fn entry(&self, offset: QueueOffset) -> Result<Option<QueueEntry>, DiskError> {

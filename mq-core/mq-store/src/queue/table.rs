@@ -70,6 +70,10 @@ impl Queues {
         self.by_topic.read().get(topic).map(|queues| queues.values().cloned().collect()).unwrap_or_default()
     }
 
+    pub(crate) fn topics(&self) -> Vec<ByteString> {
+        self.by_topic.read().keys().cloned().collect()
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<ConsumeQueue>> {
         self.by_topic.read().values().flat_map(|queues| queues.values().cloned()).collect()
     }

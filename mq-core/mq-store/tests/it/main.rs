@@ -13,6 +13,7 @@ mod index;
 mod layout;
 mod life;
 mod pulls;
+mod retention;
 mod support;
 mod timer;
 mod verify;
