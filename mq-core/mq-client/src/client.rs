@@ -9,17 +9,25 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use mq_protocol::ByteString;
-use mq_protocol::body::{self, ConsumerData, HeartbeatData, ProducerData};
+use mq_protocol::body::{
+    self, ConsumedDirectly, ConsumerData, ConsumerPositions, HeartbeatData, MessageQueue, ProducerData, QueueOffsets,
+};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
-use mq_protocol::header::{HeartbeatResponse, NotifyConsumerIdsChanged, UnregisterClient};
+use mq_protocol::header::{
+    ConsumeMessageDirectly, ConsumerRunningInfo, ConsumerStatus, HeartbeatResponse, NotifyConsumerIdsChanged,
+    ResetOffset, UnregisterClient,
+};
+use mq_protocol::record::StoredMessage;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{CallError, ClientError, RequestError};
+use crate::message::ReceivedMessage;
 use crate::names::NameServers;
 use crate::producer::{Checks, Requests};
 use crate::remoting::{Connection, Inbound, Patience, Pool};
@@ -91,9 +99,17 @@ pub(crate) trait GroupMember: Send + Sync {
     fn heartbeat(&self) -> ConsumerData;
     /// Somebody joined or left the group.
     fn members_changed(&self);
+    /// An operator wants it to go on elsewhere: 220.
+    fn reset(self: Arc<Self>, offsets: QueueOffsets);
+    /// How far it is in a topic: 221.
+    fn positions(&self, topic: &str) -> ConsumerPositions;
+    /// Handles one message that an operator picked: 309.
+    fn consume_directly(self: Arc<Self>, message: ReceivedMessage) -> Consuming;
     /// What an operator's tool is told about it: 307.
-    fn running_info(&self) -> String;
+    fn running_info(&self) -> Bytes;
 }
+
+pub(crate) type Consuming = Pin<Box<dyn Future<Output = ConsumedDirectly> + Send>>;
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -330,23 +346,61 @@ impl Inner {
     fn answer(&self, connection: &Connection, command: &Command) {
         let reply = match command.code {
             request::GET_CONSUMER_RUNNING_INFO => self.running_info(command),
-            request::PUSH_REPLY_MESSAGE_TO_CLIENT => crate::producer::on_reply(&self.requests, command),
-            request::CHECK_TRANSACTION_STATE | request::NOTIFY_CONSUMER_IDS_CHANGED => command.response(0),
-            code => command.error(
-                response::REQUEST_CODE_NOT_SUPPORTED,
-                format!("this client does not serve {}", request::name(code).unwrap_or("this request")),
-            ),
+            request::GET_CONSUMER_STATUS_FROM_CLIENT => self.positions(command),
+            request::CONSUME_MESSAGE_DIRECTLY => self.consume_directly(connection, command).map(|()| None),
+            request::PUSH_REPLY_MESSAGE_TO_CLIENT => Ok(Some(crate::producer::on_reply(&self.requests, command))),
+            request::CHECK_TRANSACTION_STATE
+            | request::NOTIFY_CONSUMER_IDS_CHANGED
+            | request::RESET_CONSUMER_CLIENT_OFFSET => Ok(Some(command.response(0))),
+            code => {
+                let reason = format!("this client does not serve {}", request::name(code).unwrap_or("this request"));
+                Ok(Some(command.error(response::REQUEST_CODE_NOT_SUPPORTED, reason)))
+            }
         };
-        connection.reply(&reply);
+        match reply {
+            Ok(None) => {}
+            Ok(Some(reply)) => connection.reply(&reply),
+            Err(reason) => connection.reply(&command.error(response::SYSTEM_ERROR, reason)),
+        }
     }
 
-    fn running_info(&self, command: &Command) -> Command {
-        let group = command.ext.get("consumerGroup").cloned().unwrap_or_default();
-        let member = self.consumers.lock().get(&group).and_then(Weak::upgrade);
-        match member {
-            Some(member) => command.response(0).with_body(member.running_info()),
-            None => command.error(response::SYSTEM_ERROR, format!("group {group} is not consumed here")),
-        }
+    fn member(&self, group: &str) -> Result<Arc<dyn GroupMember>, String> {
+        let member = self.consumers.lock().get(group).and_then(Weak::upgrade);
+        member.ok_or_else(|| format!("group {group} is not consumed here"))
+    }
+
+    fn running_info(&self, command: &Command) -> Result<Option<Command>, String> {
+        let header: ConsumerRunningInfo = command.header().map_err(|error| error.to_string())?;
+        Ok(Some(command.response(0).with_body(self.member(&header.consumer_group)?.running_info())))
+    }
+
+    fn positions(&self, command: &Command) -> Result<Option<Command>, String> {
+        let header: ConsumerStatus = command.header().map_err(|error| error.to_string())?;
+        let positions = self.member(&header.group)?.positions(&header.topic);
+        Ok(Some(command.response(0).with_body(body::to_json_with_object_keys(&positions))))
+    }
+
+    /// The handler may take its time: the answer comes from a task.
+    fn consume_directly(&self, connection: &Connection, command: &Command) -> Result<(), String> {
+        let header: ConsumeMessageDirectly = command.header().map_err(|error| error.to_string())?;
+        let stored = StoredMessage::decode(&command.body).map_err(|error| error.to_string())?;
+        let queue = MessageQueue {
+            topic: stored.message.topic.to_string(),
+            broker_name: header.broker_name.unwrap_or_default().to_string(),
+            queue_id: stored.message.queue_id.0,
+        };
+        let consuming =
+            self.member(&header.consumer_group)?.consume_directly(ReceivedMessage::new(stored, &Arc::new(queue)));
+        let (connection, answer) = (connection.clone(), command.response(0));
+        tokio::spawn(async move { connection.reply(&answer.with_body(body::to_json(&consuming.await))) });
+        Ok(())
+    }
+
+    fn reset(&self, command: &Command) -> Result<(), String> {
+        let header: ResetOffset = command.header().map_err(|error| error.to_string())?;
+        let offsets = body::from_json("table of offsets", &command.body).map_err(|error| error.to_string())?;
+        self.member(&header.group)?.reset(offsets);
+        Ok(())
     }
 }
 
@@ -356,6 +410,11 @@ impl Inbound for Inner {
             request::CHECK_TRANSACTION_STATE => {
                 if let Some(me) = self.me.upgrade() {
                     crate::producer::on_check(&me, connection, &command);
+                }
+            }
+            request::RESET_CONSUMER_CLIENT_OFFSET => {
+                if let Err(reason) = self.reset(&command) {
+                    tracing::warn!(reason, "a reset of offsets that is not followed");
                 }
             }
             request::NOTIFY_CONSUMER_IDS_CHANGED => {

@@ -60,6 +60,10 @@ fn tell_consumers(broker: &Broker, header: &ResetOffset, topic: &TopicConfig) ->
     if members.is_empty() {
         return Err(Refusal::not_online(&header.group));
     }
+    for (queue, offset) in &targets {
+        // What they commit from there must not look like a step back.
+        broker.offsets.reset(&header.group, &header.topic, *queue, *offset);
+    }
     let offsets = as_body(broker, &header.topic, &targets);
     for member in members {
         let body = match member.language {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -196,6 +197,7 @@ impl PushConsumerBuilder {
             leaving: Mutex::default(),
             locks: Mutex::default(),
             plan_changed: Notify::new(),
+            told: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(self.options.concurrency.max(1))),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

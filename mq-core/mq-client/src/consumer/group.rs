@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{ConsumeType, ConsumerData, MessageModel, MessageQueue, Subscription};
+use mq_protocol::body::{MessageQueue, Subscription};
 use mq_protocol::ids::QueueOffset;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -18,7 +19,7 @@ use super::builder::PushOptions;
 use super::calls::{PullRequest, PullStatus, Pulled};
 use super::handler::Handler;
 use super::local_offsets::LocalOffsets;
-use crate::client::{Client, GroupMember, Inner};
+use crate::client::{Client, Inner};
 use crate::error::ClientError;
 use crate::message::ReceivedMessage;
 use crate::producer::Producer;
@@ -53,6 +54,8 @@ pub(super) struct Group {
     /// Orderly: every queue whose lock a broker may hold for this client, also where its answer was lost.
     pub(super) locks: Mutex<BTreeSet<Arc<MessageQueue>>>,
     pub(super) plan_changed: Notify,
+    /// A broker said that something changed: routes from before are not to be trusted.
+    pub(super) told: AtomicBool,
     /// Batches that may be handled at the same time.
     pub(super) places: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
@@ -157,6 +160,11 @@ impl Group {
     async fn position_was_wrong(&self, assigned: &Arc<Assigned>, pulled: &Pulled) {
         let (queue, from, to) = (&assigned.queue, assigned.next(), pulled.next);
         tracing::warn!(group = %self.name, ?queue, %from, %to, "the position is not in the queue, or was reset");
+        self.go_to(assigned, to).await;
+    }
+
+    pub(super) async fn go_to(&self, assigned: &Arc<Assigned>, to: QueueOffset) {
+        let queue = &assigned.queue;
         self.drop_queue(assigned);
         // Whoever still commits for the dropped queue must not bring the wrong position back.
         assigned.restart_at(to);
@@ -236,53 +244,4 @@ impl Group {
             () = sleep(pause) => true,
         }
     }
-}
-
-impl GroupMember for Group {
-    fn heartbeat(&self) -> ConsumerData {
-        ConsumerData {
-            consume_from_where: self.options.consume_from.on_the_wire(),
-            consume_type: ConsumeType::ConsumePassively,
-            group_name: self.name.to_string(),
-            message_model: match self.broadcast {
-                Some(_) => MessageModel::Broadcasting,
-                None => MessageModel::Clustering,
-            },
-            subscription_data_set: self.subscriptions.values().cloned().collect(),
-            unit_mode: false,
-        }
-    }
-
-    fn members_changed(&self) {
-        self.plan_changed.notify_one();
-    }
-
-    fn running_info(&self) -> String {
-        let started = self.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let orderly = (self.mode == Mode::Orderly).to_string();
-        let queues: Vec<String> = self.assigned.lock().values().map(|assigned| queue_info(assigned)).collect();
-        let rest = serde_json::json!({
-            "properties": {
-                "PROP_CONSUME_TYPE": "CONSUME_PASSIVELY",
-                "PROP_CONSUMEORDERLY": orderly,
-                "PROP_CONSUMER_START_TIMESTAMP": started.to_string(),
-                "PROP_CLIENT_VERSION": "V5_3_3",
-            },
-            "statusTable": {},
-            "subscriptionSet": self.subscriptions.values().collect::<Vec<_>>(),
-        });
-        // Java reads maps keyed by a queue only with the object itself as the key, which no JSON library prints.
-        let rest = rest.to_string();
-        format!("{{\"mqTable\":{{{}}},{}", queues.join(","), &rest[1..])
-    }
-}
-
-fn queue_info(assigned: &Assigned) -> String {
-    let queue = serde_json::to_string(&*assigned.queue).expect("a queue is printable");
-    let next = assigned.next();
-    let committable = assigned.committable();
-    let locked = assigned.is_locked();
-    format!(
-        "{queue}:{{\"commitOffset\":{committable},\"cachedMsgMaxOffset\":{next},\"locked\":{locked},\"droped\":false}}"
-    )
 }

@@ -5,6 +5,7 @@ mod assigned;
 mod builder;
 mod calls;
 mod concurrent;
+mod control;
 mod filter;
 mod group;
 mod handler;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{ConsumeType, ConsumerData, MessageModel, MessageQueue};
+use mq_protocol::body::{
+    self, ConsumeType, ConsumedDirectly, ConsumerData, ConsumerPositions, DirectResult, MessageModel, MessageQueue,
+    QueueOffsets,
+};
 use mq_protocol::ids::{QueueOffset, UnixMillis};
 use mq_protocol::topic;
 use parking_lot::Mutex;
@@ -16,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::calls::{PullRequest, PullStatus, Pulled};
 use super::filter::Filter;
 use super::start::ConsumeFrom;
-use crate::client::{Client, ClientOptions, GroupMember};
+use crate::client::{Client, ClientOptions, Consuming, GroupMember};
 use crate::error::{ClientError, RouteError};
 use crate::message::ReceivedMessage;
 use crate::unique_key;
@@ -343,9 +346,24 @@ impl GroupMember for Shared {
 
     fn members_changed(&self) {}
 
-    fn running_info(&self) -> String {
+    /// Whoever assigns the queues decides where they are read from.
+    fn reset(self: Arc<Self>, _: QueueOffsets) {}
+
+    fn positions(&self, _: &str) -> ConsumerPositions {
+        ConsumerPositions::default()
+    }
+
+    fn consume_directly(self: Arc<Self>, _: ReceivedMessage) -> Consuming {
+        let remark = Some("a pull consumer has no handler".to_owned());
+        Box::pin(async {
+            ConsumedDirectly { consume_result: DirectResult::Threw, remark, ..ConsumedDirectly::default() }
+        })
+    }
+
+    fn running_info(&self) -> bytes::Bytes {
         let properties = serde_json::json!({"PROP_CONSUME_TYPE": "CONSUME_ACTIVELY"});
-        serde_json::json!({"mqTable": {}, "properties": properties, "statusTable": {}, "subscriptionSet": []})
-            .to_string()
+        body::to_json(
+            &serde_json::json!({"mqTable": {}, "properties": properties, "statusTable": {}, "subscriptionSet": []}),
+        )
     }
 }

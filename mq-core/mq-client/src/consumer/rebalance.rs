@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
@@ -35,6 +36,12 @@ impl Group {
     /// True when every topic's plan is carried out.
     pub(super) async fn rebalance(self: &Arc<Self>) -> bool {
         let mut settled = true;
+        if self.told.swap(false, Ordering::Relaxed) {
+            for topic in self.subscriptions.keys() {
+                // A topic that is still unknown is looked for below, too.
+                let _ = self.inner().routes.refresh(&topic.as_str().into()).await;
+            }
+        }
         for topic in self.subscriptions.keys() {
             match self.share(topic).await {
                 Ok(Some(share)) => settled &= self.take_share(topic, share).await,

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod consuming;
+mod controlled;
 mod failures;
 mod fake;
 mod producing;
