@@ -100,6 +100,11 @@ fn messages(operator: &Operator, receipts: &[SendReceipt]) {
     let first = operator.json(&format!("message get {}", receipts[0].offset_message_id));
     assert_eq!(value(&first, "body"), Some("order 0".into()));
     assert_eq!(value(&first, "KEYS"), Some("no-0".into()));
+    let found = operator.until("message query orders no-3", |found| !found.as_array().expect("rows").is_empty());
+    assert_eq!(column(&found, "body"), ["order 3"]);
+    let same = operator.json(&format!("message get {} --topic orders", receipts[3].message_id));
+    assert_eq!(value(&same, "body"), Some("order 3".into()));
+    assert!(operator.refused("message query orders nothing").contains("has the key nothing"));
 }
 
 fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
@@ -124,6 +129,10 @@ fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
     let dry = operator.json("offset reset packers orders --to start");
     assert_eq!((total(&dry, "from"), total(&dry, "to"), total(&dry, "messages")), (10, 0, -10));
     assert_eq!(total(&operator.json(progress), "committed"), 10, "a dry run changes nothing");
+    operator.json("offset reset packers orders --to start --apply");
+    operator.until(progress, |answer| total(answer, "lag") == 10);
+    operator.json("offset skip packers orders --apply");
+    operator.until(progress, |answer| total(answer, "lag") == 0);
     assert_eq!(operator.json("group delete packers --yes"), json!({"done": "group packers is deleted"}));
 }
 
@@ -133,6 +142,10 @@ fn brokers(operator: &Operator) {
     let status = operator.json("broker status");
     assert!(column(&status, "figure").contains(&"msgPutTotalTodayNow".into()), "{status}");
     assert!(operator.refused("broker status --broker nobody").contains("there is no broker nobody; there are "));
+    let key = |key: &str| operator.json(&format!("broker config {key}"))[0]["value"].clone();
+    assert_eq!(key("fileReservedTime"), "72");
+    operator.json("broker set fileReservedTime=48");
+    assert_eq!(key("fileReservedTime"), "48");
 }
 
 fn keys(operator: &Operator) {
