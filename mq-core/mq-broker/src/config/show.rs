@@ -66,9 +66,6 @@ impl BrokerConfig {
                 never if never == u64::from(u32::MAX) => "0".into(),
                 seconds => seconds.to_string(),
             },
-            "messageIndexEnable" => self.index_messages.to_string(),
-            "maxHashSlotNum" => self.index.slots.to_string(),
-            "maxIndexNum" => self.index.entries.to_string(),
             _ => return self.pop.show(key),
         })
     }
