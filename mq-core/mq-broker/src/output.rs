@@ -12,6 +12,17 @@ use crate::limits::KEPT_BYTES;
 /// Slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
+/// What can be gathered with other small replies.
+pub(crate) trait Encode {
+    fn encode(&self, out: &mut BytesMut);
+}
+
+impl Encode for Command {
+    fn encode(&self, out: &mut BytesMut) {
+        Command::encode(self, out);
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Output {
     chunks: VecDeque<Bytes>,
@@ -29,9 +40,9 @@ impl Output {
         self.bytes
     }
 
-    pub(crate) fn push(&mut self, command: &Command) {
+    pub(crate) fn push(&mut self, answer: &impl Encode) {
         let before = self.tail.len();
-        command.encode(&mut self.tail);
+        answer.encode(&mut self.tail);
         self.bytes += self.tail.len() - before;
     }
 

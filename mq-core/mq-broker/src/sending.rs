@@ -1,5 +1,6 @@
 //! The sends of one read of a socket: prepared one by one, appended together under one lock, answered one by one.
 
+use bytes::BytesMut;
 use mq_protocol::ByteString;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
@@ -14,6 +15,7 @@ use crate::broker::{Broker, REGION, TRACE_ON};
 use crate::connection::Connection;
 use crate::handlers::error::Refusal;
 use crate::limits::KEPT_ENTRIES;
+use crate::output::Encode;
 
 /// What decides how long the answer waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +81,32 @@ pub(crate) struct Sends {
     pending: Vec<Pending>,
 }
 
+pub(crate) enum SendAnswer {
+    Stored { head: Command, fields: SendMessageResponse },
+    Refused(Command),
+}
+
+impl SendAnswer {
+    pub(crate) fn into_command(self) -> Command {
+        match self {
+            Self::Stored { head, fields } => head.with_header(&fields),
+            Self::Refused(answer) => answer,
+        }
+    }
+}
+
+impl Encode for SendAnswer {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Stored { head, fields } => head.encode_with(fields, out),
+            Self::Refused(answer) => answer.encode(out),
+        }
+    }
+}
+
 /// An answer to a send, and what it waits for.
 pub(crate) struct Sent {
-    pub(crate) answer: Option<Command>,
+    pub(crate) answer: Option<SendAnswer>,
     pub(crate) waits_until: Option<LogOffset>,
     pub(crate) half: Option<StoredHalf>,
 }
@@ -182,19 +207,20 @@ impl Pending {
         self.answer.code = refusal.code;
         self.answer.remark = Some(refusal.remark.as_ref().into());
         broker.mark_send_answer(&mut self.answer);
-        Sent { answer: (!self.oneway).then_some(self.answer), waits_until: None, half: None }
+        let answer = (!self.oneway).then_some(SendAnswer::Refused(self.answer));
+        Sent { answer, waits_until: None, half: None }
     }
 
-    fn answer(self, broker: &Broker, appended: &Appended) -> Command {
-        let mut msg_id = String::new();
-        for (log_offset, _) in &appended.records {
-            if !msg_id.is_empty() {
-                msg_id.push(',');
-            }
-            msg_id.push_str(&offset_id(broker.store_host, *log_offset));
+    fn answer(self, broker: &Broker, appended: &Appended) -> SendAnswer {
+        let mut ids = appended.records.iter().map(|(at, _)| offset_id(broker.store_host, *at));
+        let mut msg_id = ids.next().unwrap_or_default();
+        msg_id.reserve_exact(ids.len() * (msg_id.len() + 1));
+        for id in ids {
+            msg_id.push(',');
+            msg_id.push_str(&id);
         }
         let (_, queue_offset) = appended.records[0];
-        self.answer.with_header(&SendMessageResponse {
+        let fields = SendMessageResponse {
             msg_id: msg_id.into(),
             queue_id: self.queue_id,
             queue_offset,
@@ -203,6 +229,7 @@ impl Pending {
             recall_handle: None,
             region: Some(ByteString::from_static(REGION)),
             trace_on: Some(TRACE_ON),
-        })
+        };
+        SendAnswer::Stored { head: self.answer, fields }
     }
 }

@@ -25,7 +25,7 @@ use crate::handlers::error::Refusal;
 use crate::handlers::transaction::{Judged, Verdicts};
 use crate::handlers::{self, Handled, Reply};
 use crate::limits;
-use crate::output::Output;
+use crate::output::{Encode, Output};
 use crate::sending::Sends;
 use crate::waiting::Waiting;
 
@@ -237,7 +237,9 @@ impl Session {
         let mut sends = std::mem::take(&mut self.sends);
         let broker = self.broker.clone();
         sends.append(&broker, &self.connection.clone(), |sent| match (sent.waits_until, sent.answer) {
-            (Some(at), answer) => self.waiting.push(at, answer.as_ref(), sent.half),
+            (Some(at), answer) => {
+                self.waiting.push(at, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
+            }
             (None, Some(answer)) => self.output.push(&answer),
             (None, None) => {}
         });

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
-use mq_protocol::command::Command;
 use mq_protocol::ids::LogOffset;
 use txn_coordinator::StoredHalf;
+
+use crate::output::Encode;
 
 /// In the order of their marks. Marks of one connection hardly ever go back; an older one then waits with a newer one.
 #[derive(Default)]
@@ -33,7 +34,7 @@ impl Waiting {
     }
 
     /// Keeps the answer, if any, until the log is durable up to `at`.
-    pub(crate) fn push(&mut self, at: LogOffset, answer: Option<&Command>, half: Option<StoredHalf>) {
+    pub(crate) fn push(&mut self, at: LogOffset, answer: Option<&dyn Encode>, half: Option<StoredHalf>) {
         if self.queue.back().is_none_or(|last| last.at < at) {
             self.queue.push_back(Entry { at, encoded: BytesMut::new(), requests: 0, halves: Vec::new() });
         }
@@ -63,6 +64,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use mq_protocol::codes::response;
+    use mq_protocol::command::Command;
 
     use super::*;
 
@@ -72,7 +74,8 @@ mod tests {
         let answer = Command::request(0).response(response::SUCCESS);
         let mut one = BytesMut::new();
         answer.encode(&mut one);
-        for (at, answer) in [(8, Some(&answer)), (8, None), (8, Some(&answer)), (9, None), (5, Some(&answer))] {
+        let answer: &dyn Encode = &answer;
+        for (at, answer) in [(8, Some(answer)), (8, None), (8, Some(answer)), (9, None), (5, Some(answer))] {
             waiting.push(LogOffset(at), answer, None);
         }
         assert_eq!(waiting.requests(), 5);

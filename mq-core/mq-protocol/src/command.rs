@@ -6,12 +6,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde::ser::SerializeMap;
 
 use crate::codes::request;
 use crate::ext::ExtFields;
 use crate::frame::{Frame, FrameError, HeaderFormat};
 use crate::header::{Header, HeaderError};
+use crate::json;
 
 /// The version that we name in our headers: RocketMQ 5.3.3. Clients refuse SQL92 below 4.1 and gate features on it.
 pub const OUR_VERSION: i32 = 479;
@@ -38,7 +38,7 @@ impl Language {
         LANGUAGES.get(usize::from(self.0)).copied().unwrap_or("OTHER")
     }
 
-    fn from_name(name: &str) -> Self {
+    pub(crate) fn from_name(name: &str) -> Self {
         LANGUAGES.iter().zip(0..).find(|(known, _)| **known == name).map_or(Self::OTHER, |(_, index)| Self(index))
     }
 }
@@ -127,6 +127,9 @@ impl Command {
         match frame.format {
             HeaderFormat::Json => {
                 let header = header.map_err(|error| FrameError::Header(error.to_string()))?;
+                if let Some(command) = json::read(&header) {
+                    return Ok(command.with_body(frame.body));
+                }
                 decode_json(&header, frame.body).map_err(|error| FrameError::Header(error.to_string()))
             }
             HeaderFormat::Binary => BinaryReader(frame.header)
@@ -141,19 +144,37 @@ impl Command {
         out.extend_from_slice(&self.body);
     }
 
+    /// The same with the fields of a header, which need not become fields of the command first.
+    pub fn encode_with(&self, header: &impl Header, out: &mut BytesMut) {
+        self.encode_head_with(header, self.body.len(), out);
+        out.extend_from_slice(&self.body);
+    }
+
     /// Appends the frame up to a body of `body_bytes` that the caller writes behind it.
+    pub fn encode_head_with(&self, header: &impl Header, body_bytes: usize, out: &mut BytesMut) {
+        match self.format {
+            HeaderFormat::Json => self.encode_head(body_bytes, out, |out| {
+                json::write(self, |fields| header.encode(fields), out);
+            }),
+            HeaderFormat::Binary => self.clone().with_header(header).encode_without_body(body_bytes, out),
+        }
+    }
+
+    /// The same without a header.
     pub fn encode_without_body(&self, body_bytes: usize, out: &mut BytesMut) {
+        self.encode_head(body_bytes, out, |out| match self.format {
+            HeaderFormat::Json => json::write(self, |_| (), out),
+            HeaderFormat::Binary => self.encode_binary(out),
+        });
+    }
+
+    fn encode_head(&self, body_bytes: usize, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
         let start = out.len();
         out.put_u64(0);
+        write(out);
         let kind = match self.format {
-            HeaderFormat::Json => {
-                serde_json::to_writer((&mut *out).writer(), self).expect("a command is printable and memory takes it");
-                0
-            }
-            HeaderFormat::Binary => {
-                self.encode_binary(out);
-                1u32
-            }
+            HeaderFormat::Json => 0,
+            HeaderFormat::Binary => 1u32,
         };
         let header = out.len() - start - 8;
         let length = u32::try_from(4 + header + body_bytes).expect("frames are limited to 16 MiB");
@@ -180,32 +201,6 @@ impl Command {
         }
         let bytes = (out.len() - at - 4) as u32;
         out[at..at + 4].copy_from_slice(&bytes.to_be_bytes());
-    }
-}
-
-impl serde::Serialize for Command {
-    /// The JSON header, keys in fastjson's order.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Ext<'c>(&'c ExtFields);
-        impl serde::Serialize for Ext<'_> {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_map(self.0.iter().map(|(key, value)| (&**key, &**value)))
-            }
-        }
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("code", &self.code)?;
-        if !self.ext.is_empty() {
-            map.serialize_entry("extFields", &Ext(&self.ext))?;
-        }
-        map.serialize_entry("flag", &self.flag)?;
-        map.serialize_entry("language", self.language.name())?;
-        map.serialize_entry("opaque", &self.opaque)?;
-        if let Some(remark) = &self.remark {
-            map.serialize_entry("remark", &**remark)?;
-        }
-        map.serialize_entry("serializeTypeCurrentRPC", "JSON")?;
-        map.serialize_entry("version", &self.version)?;
-        map.end()
     }
 }
 
@@ -395,6 +390,29 @@ mod tests {
             command.code = request::BATCH_ACK_MESSAGE;
             assert_eq!(round_trip(&command).code, request::BATCH_ACK_MESSAGE);
         }
+    }
+
+    /// Every byte of a header replaced by each of the bytes that mean something.
+    #[test]
+    fn what_the_short_reader_takes_the_lenient_one_reads_alike() {
+        let usual = r#"{"code":310,"extFields":{"a":"g\u0001\n","b":"-7","n":5,"m":-3},"flag":0,"language":"GO","opaque":10,"remark":"x","serializeTypeCurrentRPC":"JSON","version":479}"#;
+        let (mut both, mut neither) = (0, 0);
+        for at in 0..usual.len() {
+            for byte in *b"\"\\{}[],:0-u1 tx\x01" {
+                let mut bytes = usual.as_bytes().to_vec();
+                bytes[at] = byte;
+                let text = ByteString::from(String::from_utf8(bytes).expect("ASCII"));
+                let lenient = decode_json(&text, Bytes::new());
+                match json::read(&text) {
+                    Some(short) => assert_eq!(short, lenient.expect(&text), "{text}"),
+                    None => neither += usize::from(lenient.is_err()),
+                }
+                both += usize::from(json::read(&text).is_some());
+            }
+        }
+        assert!(both > 300 && neither > 1000, "{both} read, {neither} refused");
+        let plain = ByteString::from_static(r#"{"code":10,"extFields":{"a":"g","i":"A\u0001b\u0002"},"opaque":3}"#);
+        assert!(json::read(&plain).is_some());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use bytestring::ByteString;
 
+use crate::header::FieldSink;
+
 /// Text pairs in the order of the wire. Lookups are linear: a header has at most some twenty fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtFields(Vec<(ByteString, ByteString)>);
@@ -10,6 +12,11 @@ impl ExtFields {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&ByteString> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    #[must_use]
+    pub fn with_capacity(fields: usize) -> Self {
+        Self(Vec::with_capacity(fields))
     }
 
     /// Adds a pair; the caller knows that the key is new.
@@ -24,6 +31,16 @@ impl ExtFields {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl FieldSink for ExtFields {
+    fn text(&mut self, name: &'static str, value: &ByteString) {
+        self.push(ByteString::from_static(name), value.clone());
+    }
+
+    fn digits(&mut self, name: &'static str, digits: &str) {
+        self.push(ByteString::from_static(name), digits);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod header;
 pub mod ids;
 pub mod java;
 pub mod java_properties;
+mod json;
 pub mod message_id;
 pub mod pop;
 pub mod properties;

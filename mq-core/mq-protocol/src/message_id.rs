@@ -9,7 +9,8 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 /// Upper-case hex of store address (4 or 16 bytes), port (4) and commit-log offset (8).
 #[must_use]
 pub fn offset_id(store_host: SocketAddr, offset: LogOffset) -> String {
-    let mut id = String::with_capacity(56);
+    // Exact: a text with room to spare is moved when it is shared.
+    let mut id = String::with_capacity(if store_host.is_ipv4() { 32 } else { 56 });
     match store_host.ip() {
         IpAddr::V4(ip) => push_hex(&mut id, &ip.octets()),
         IpAddr::V6(ip) => push_hex(&mut id, &ip.octets()),

@@ -96,7 +96,7 @@ fn outcome(
     if broker.live().store_replies {
         let mut sends = Sends::default();
         sends.push(prepared);
-        sends.append(broker, from, |sent| stored = sent.answer.map(|answer| (answer, sent.waits_until)));
+        sends.append(broker, from, |sent| stored = sent.answer.map(|answer| (answer.into_command(), sent.waits_until)));
     }
     match (pushed, stored) {
         (Err(refusal), _) => {

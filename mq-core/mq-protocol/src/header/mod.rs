@@ -39,14 +39,40 @@ pub enum HeaderError {
 
 pub trait Header: Sized {
     fn decode(ext: &ExtFields) -> Result<Self, HeaderError>;
-    fn encode(&self, ext: &mut ExtFields);
+    fn encode(&self, fields: &mut impl FieldSink);
+}
+
+/// Where a header is written: a list of fields, or a frame.
+pub trait FieldSink {
+    fn text(&mut self, name: &'static str, value: &ByteString);
+    fn digits(&mut self, name: &'static str, digits: &str);
+}
+
+/// Hands over the decimal form without an allocation.
+pub(crate) fn with_digits<R>(number: i128, then: impl FnOnce(&str) -> R) -> R {
+    let mut buffer = [0; 21];
+    let mut at = buffer.len();
+    let mut rest = u64::try_from(number.unsigned_abs()).expect("numbers on the wire have 64 bits");
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        at -= 1;
+        buffer[at] = b'-';
+    }
+    then(std::str::from_utf8(&buffer[at..]).expect("digits are ASCII"))
 }
 
 /// A value that travels as text.
 trait Value: Sized {
     const EXPECTED: &'static str;
     fn read(text: &ByteString) -> Option<Self>;
-    fn write(&self) -> ByteString;
+    fn write(&self, name: &'static str, fields: &mut impl FieldSink);
 }
 
 impl Value for ByteString {
@@ -54,8 +80,8 @@ impl Value for ByteString {
     fn read(text: &ByteString) -> Option<Self> {
         Some(text.clone())
     }
-    fn write(&self) -> ByteString {
-        self.clone()
+    fn write(&self, name: &'static str, fields: &mut impl FieldSink) {
+        fields.text(name, self);
     }
 }
 
@@ -68,53 +94,77 @@ impl Value for bool {
             _ => None,
         }
     }
-    fn write(&self) -> ByteString {
-        ByteString::from_static(if *self { "true" } else { "false" })
+    fn write(&self, name: &'static str, fields: &mut impl FieldSink) {
+        fields.text(name, &ByteString::from_static(if *self { "true" } else { "false" }));
     }
 }
 
 macro_rules! number_values {
-    ($($type:ty),+) => {$(
+    ($($type:ty: |$number:ident| $primitive:expr),+ $(,)?) => {$(
         impl Value for $type {
             const EXPECTED: &'static str = concat!("a number (", stringify!($type), ")");
             fn read(text: &ByteString) -> Option<Self> {
                 text.parse().ok()
             }
-            fn write(&self) -> ByteString {
-                self.to_string().into()
+            fn write(&self, name: &'static str, fields: &mut impl FieldSink) {
+                let $number = self;
+                with_digits(i128::from($primitive), |digits| fields.digits(name, digits));
             }
         }
     )+};
 }
-number_values!(i32, i64, u32, u64, LogOffset, QueueId, QueueOffset, UnixMillis);
+number_values!(
+    i32: |number| *number,
+    i64: |number| *number,
+    u32: |number| *number,
+    u64: |number| *number,
+    LogOffset: |number| number.0,
+    QueueId: |number| number.0,
+    QueueOffset: |number| number.0,
+    UnixMillis: |number| number.0,
+);
 
 /// A field of a header: a required value, or an optional one.
 trait Field: Sized {
-    fn get(ext: &ExtFields, name: &'static str) -> Result<Self, HeaderError>;
-    fn put(&self, ext: &mut ExtFields, name: &'static str);
+    fn get(text: Option<&ByteString>, name: &'static str) -> Result<Self, HeaderError>;
+    fn put(&self, fields: &mut impl FieldSink, name: &'static str);
 }
 
 impl<V: Value> Field for V {
-    fn get(ext: &ExtFields, name: &'static str) -> Result<Self, HeaderError> {
-        <Option<V> as Field>::get(ext, name)?.ok_or(HeaderError::Missing(name))
+    fn get(text: Option<&ByteString>, name: &'static str) -> Result<Self, HeaderError> {
+        <Option<V> as Field>::get(text, name)?.ok_or(HeaderError::Missing(name))
     }
-    fn put(&self, ext: &mut ExtFields, name: &'static str) {
-        ext.push(ByteString::from_static(name), self.write());
+    fn put(&self, fields: &mut impl FieldSink, name: &'static str) {
+        self.write(name, fields);
     }
 }
 
 impl<V: Value> Field for Option<V> {
-    fn get(ext: &ExtFields, name: &'static str) -> Result<Self, HeaderError> {
-        let Some(text) = ext.get(name) else { return Ok(None) };
+    fn get(text: Option<&ByteString>, name: &'static str) -> Result<Self, HeaderError> {
+        let Some(text) = text else { return Ok(None) };
         let malformed = || HeaderError::Malformed { field: name, expected: V::EXPECTED, value: text.clone() };
         V::read(text).map(Some).ok_or_else(malformed)
     }
-    fn put(&self, ext: &mut ExtFields, name: &'static str) {
+    fn put(&self, fields: &mut impl FieldSink, name: &'static str) {
         if let Some(value) = self {
-            value.put(ext, name);
+            value.put(fields, name);
         }
     }
 }
+
+/// Finds the text of each field in one pass; the first of a name counts.
+macro_rules! read_fields {
+    ($ext:expr, $($field:ident: $wire:literal),* $(,)?) => {
+        $(let mut $field: Option<&bytestring::ByteString> = None;)*
+        for (key, value) in $ext.iter() {
+            match &**key {
+                $($wire => $field = $field.or(Some(value)),)*
+                _ => {}
+            }
+        }
+    };
+}
+use read_fields;
 
 /// Declares headers: `field: Type = "wireName"`. `Option` fields may be absent, the others must be there.
 macro_rules! headers {
@@ -126,11 +176,12 @@ macro_rules! headers {
         impl $crate::header::Header for $name {
             #[allow(unused_variables, reason = "a header may have no fields")]
             fn decode(ext: &$crate::ext::ExtFields) -> Result<Self, $crate::header::HeaderError> {
-                Ok(Self { $($field: $crate::header::Field::get(ext, $wire)?),* })
+                $crate::header::read_fields!(ext, $($field: $wire),*);
+                Ok(Self { $($field: $crate::header::Field::get($field, $wire)?),* })
             }
             #[allow(unused_variables, reason = "a header may have no fields")]
-            fn encode(&self, ext: &mut $crate::ext::ExtFields) {
-                $($crate::header::Field::put(&self.$field, ext, $wire);)*
+            fn encode(&self, fields: &mut impl $crate::header::FieldSink) {
+                $($crate::header::Field::put(&self.$field, fields, $wire);)*
             }
         }
     )+};

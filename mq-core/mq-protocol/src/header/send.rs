@@ -2,7 +2,7 @@
 
 use bytestring::ByteString;
 
-use super::{Field, Header, HeaderError, headers};
+use super::{Field, FieldSink, Header, HeaderError, headers, read_fields};
 use crate::ext::ExtFields;
 use crate::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 
@@ -15,19 +15,21 @@ macro_rules! send_message {
 
         impl Header for SendMessage {
             fn decode(ext: &ExtFields) -> Result<Self, HeaderError> {
-                Ok(Self { $($field: Field::get(ext, $long)?),+ })
+                read_fields!(ext, $($field: $long),+);
+                Ok(Self { $($field: Field::get($field, $long)?),+ })
             }
-            fn encode(&self, ext: &mut ExtFields) {
-                $(Field::put(&self.$field, ext, $long);)+
+            fn encode(&self, fields: &mut impl FieldSink) {
+                $(Field::put(&self.$field, fields, $long);)+
             }
         }
 
         impl SendMessage {
             pub fn decode_v2(ext: &ExtFields) -> Result<Self, HeaderError> {
-                Ok(Self { $($field: Field::get(ext, $short)?),+ })
+                read_fields!(ext, $($field: $short),+);
+                Ok(Self { $($field: Field::get($field, $short)?),+ })
             }
-            pub fn encode_v2(&self, ext: &mut ExtFields) {
-                $(Field::put(&self.$field, ext, $short);)+
+            pub fn encode_v2(&self, fields: &mut impl FieldSink) {
+                $(Field::put(&self.$field, fields, $short);)+
             }
         }
     };

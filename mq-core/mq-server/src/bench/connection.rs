@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::frames::{Answer, MAX_FRAME};
 
 const BUFFER_BYTES: usize = 1 << 20;
+const SMALL_BUFFER_BYTES: usize = 1 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Connection {
@@ -21,11 +22,20 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(address: &str) -> Result<Self> {
+        Self::with_buffer(address, BUFFER_BYTES).await
+    }
+
+    /// One of thousands, which is to read little.
+    pub(super) async fn small(address: &str) -> Result<Self> {
+        Self::with_buffer(address, SMALL_BUFFER_BYTES).await
+    }
+
+    async fn with_buffer(address: &str, bytes: usize) -> Result<Self> {
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
         let stream = stream.map_err(anyhow::Error::from).and_then(|stream| Ok(stream?));
         let stream = stream.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], start: 0, end: 0 })
+        Ok(Self { stream, buffer: vec![0; bytes], start: 0, end: 0 })
     }
 
     /// For a thread that writes; it never waits by itself.

@@ -6,6 +6,7 @@
 mod connection;
 mod floor;
 mod frames;
+mod idle;
 mod latency;
 mod options;
 mod pacing;
@@ -46,6 +47,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             Scenario::Txn(options) => txn(options).await?.finish(options.reporting.output),
             Scenario::Pull(options) => pull(options).await?.finish(options.reporting.output),
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
+            Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
             Scenario::Suite(options) => suite::run(options).await,
             Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
         }
@@ -56,7 +58,8 @@ type Workers = JoinSet<Result<()>>;
 
 async fn send(options: &SendOptions) -> Result<Report> {
     let load = &options.load;
-    let work = Work { size: load.size, batch: options.batch, in_flight: load.in_flight, transactions: None };
+    let topics = options.topics;
+    let work = Work { size: load.size, batch: options.batch, in_flight: load.in_flight, transactions: None, topics };
     let to = options.target.resolve().await?;
     let run = Run::new("send", &to, &options.extent, &options.reporting);
     run.produce(work, load.connections).await
@@ -66,7 +69,7 @@ async fn txn(options: &TxnOptions) -> Result<Report> {
     ensure!((0.0..=1.0).contains(&options.rollback), "--rollback is a part between 0 and 1");
     let load = &options.load;
     let transactions = Some(options.rollback);
-    let work = Work { size: load.size, batch: 1, in_flight: load.in_flight, transactions };
+    let work = Work { size: load.size, batch: 1, in_flight: load.in_flight, transactions, topics: 1 };
     let to = options.target.resolve().await?;
     let run = Run::new("txn", &to, &options.extent, &options.reporting);
     run.produce(work, load.connections).await
@@ -128,7 +131,7 @@ async fn measure_latency(options: &LatencyOptions) -> Result<Report> {
 async fn create_topic(to: &Destination) -> Result<()> {
     let tally = Rc::new(Tally::new(Some(1)));
     tally.begin();
-    let work = Work { size: 1, batch: 1, in_flight: 1, transactions: None };
+    let work = Work { size: 1, batch: 1, in_flight: 1, transactions: None, topics: 1 };
     tally.end();
     producing::produce(to.clone(), work, 0, tally.clone()).await?;
     let (failed, why) = tally.failures();

@@ -21,6 +21,8 @@ pub(crate) enum Scenario {
     Pull(PullOptions),
     /// The time from send to delivery at a fixed rate of sends, whatever the broker's answers take.
     Latency(LatencyOptions),
+    /// Connections that say who they are and then nothing: the memory that each of them takes.
+    Idle(IdleOptions),
     /// Starts `mq up` with SYNC_FLUSH and with ASYNC_FLUSH, and the floor, and runs every scenario against them.
     Suite(SuiteOptions),
     /// A server that answers sends without storing anything: what no broker on this machine can beat.
@@ -91,8 +93,25 @@ pub(crate) struct SendOptions {
     /// Messages in one request.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,
+    /// Spread the sends over so many topics, whose names are --topic and a number; one queue each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) topics: u32,
     #[command(flatten)]
     pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct IdleOptions {
+    /// The broker's address.
+    #[arg(long, default_value = "127.0.0.1:10911")]
+    pub(crate) addr: String,
+    #[arg(long, default_value_t = 15_000)]
+    pub(crate) connections: usize,
+    /// Seconds from the last connection to the measurement.
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) rest: f64,
     #[command(flatten)]
     pub(crate) reporting: Reporting,
 }

@@ -28,6 +28,8 @@ pub(super) struct Work {
     pub(super) in_flight: u32,
     /// Half messages that are ended; the part of them that is rolled back.
     pub(super) transactions: Option<f64>,
+    /// More than one: topics of one queue each.
+    pub(super) topics: u32,
 }
 
 /// One request place of a connection.
@@ -73,7 +75,7 @@ impl Producer {
         // Keys of this run and connection, apart from those of any other.
         let run = (unix_ms() as u64) << 16 | connection as u64 & 0xFFFF;
         Self {
-            sends: (0..to.queues).map(|queue| send_template(&to.topic, queue, to.queues, work, run)).collect(),
+            sends: templates(to, work, run),
             topic: to.topic.clone(),
             slots: vec![slot; work.in_flight as usize],
             number: connection as u64,
@@ -141,6 +143,15 @@ impl Producer {
         request_of(request::END_TRANSACTION, &header).put(&mut self.out, slot as u32, 0, 0);
         Ok(())
     }
+}
+
+/// One for each queue.
+fn templates(to: &Destination, work: Work, run: u64) -> Vec<Template> {
+    if work.topics == 1 {
+        return (0..to.queues).map(|queue| send_template(&to.topic, queue, to.queues, work, run)).collect();
+    }
+    let topics = (0..work.topics).map(|number| format!("{}-{number}", to.topic));
+    topics.map(|topic| send_template(&topic, 0, 1, work, run)).collect()
 }
 
 fn send_template(topic: &str, queue: u32, queues: u32, work: Work, run: u64) -> Template {

@@ -73,7 +73,7 @@ impl SuiteOptions {
 
     fn send(&self, server: &Server, batch: u32) -> SendOptions {
         let (target, reporting) = (self.target(server, "bench-send"), self.reporting(server));
-        SendOptions { target, load: self.load.clone(), batch, extent: self.extent(), reporting }
+        SendOptions { target, load: self.load.clone(), batch, topics: 1, extent: self.extent(), reporting }
     }
 
     fn txn(&self, server: &Server) -> TxnOptions {
