@@ -133,9 +133,19 @@ impl Schedule {
                 None => {}
             }
         }
-        if !groups.is_empty() {
-            let appended = self.store.append(&groups)?;
-            self.progress.delivered_up_to(appended.last().expect("not empty").end);
+        while !groups.is_empty() {
+            match self.store.append(&groups) {
+                Ok(appended) => {
+                    self.progress.delivered_up_to(appended.last().expect("not empty").end);
+                    break;
+                }
+                // It never will be possible, and must not hold up those behind it.
+                Err(error) if let Some(group) = error.culprit() => {
+                    let [message] = groups.remove(group);
+                    error!(level, topic = %message.topic, %error, "a delayed message is dropped");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         self.progress.advance(level, next);
         Ok(())

@@ -8,7 +8,7 @@ use mq_protocol::header::SendMessageResponse;
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::message_id::offset_id;
 use mq_protocol::record::Message;
-use mq_store::{AppendError, Appended};
+use mq_store::Appended;
 use txn_coordinator::{ClientId, NewHalf, StoredHalf};
 
 use crate::broker::{Broker, REGION, TRACE_ON};
@@ -135,7 +135,7 @@ impl Sends {
                         each(pending.sent(broker, from, &appended, end));
                     }
                 }
-                Err(error) => match culprit(&error) {
+                Err(error) => match error.culprit() {
                     Some(group) => {
                         self.groups.remove(group);
                         each(self.pending.remove(group).refused(broker, &error.into()));
@@ -167,17 +167,6 @@ impl Sends {
                 each(self.pending.remove(index).refused(broker, &error.into()));
             }
         }
-    }
-}
-
-/// The request that an append failed for; `None` when it is the store's state.
-fn culprit(error: &AppendError) -> Option<usize> {
-    match error {
-        AppendError::Encode { group, .. }
-        | AppendError::RecordTooLarge { group, .. }
-        | AppendError::GroupTooLarge { group, .. }
-        | AppendError::TopicName { group, .. } => Some(*group),
-        AppendError::Disk(_) | AppendError::Poisoned(_) | AppendError::Closed => None,
     }
 }
 

@@ -30,7 +30,6 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
             FlushDiskType::Sync => FlushMode::Sync,
             FlushDiskType::Async => FlushMode::Async { every: config.flush_interval },
         },
-        max_message_bytes: config.max_message_bytes,
         checksums: config.range_checksums,
         index: config.index_messages.then_some(config.index),
         rules: Arc::new(Rules::new(delay_levels.clone())),

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Clock;
 use crate::error::{AppendError, DiskError};
-use crate::options::{Options, RECORD_OVERHEAD_BYTES, RecordRules};
+use crate::options::{Options, RecordRules};
 use crate::queue::{ConsumeQueue, QueueEntry, Queues};
 use crate::record_reader::HEAD_BYTES;
 use crate::segments::Segments;
@@ -38,7 +38,6 @@ pub(crate) struct Pending {
 /// The end of the log. Its lock is the append lock.
 pub(crate) struct Appender {
     segments: Arc<Segments>,
-    max_record_bytes: usize,
     rules: Arc<dyn RecordRules>,
     clock: Arc<dyn Clock>,
     end: Mutex<End>,
@@ -63,7 +62,6 @@ impl Appender {
     ) -> Self {
         Self {
             segments,
-            max_record_bytes: options.max_message_bytes + RECORD_OVERHEAD_BYTES,
             rules: options.rules.clone(),
             clock,
             end: Mutex::new(End { at: end.0, last_timestamp, dirty: end.0 }),
@@ -114,10 +112,6 @@ impl Appender {
             assert!(!messages.as_ref().is_empty(), "a group has a record");
             for (record, message) in messages.as_ref().iter().enumerate() {
                 let size = message.record_bytes();
-                if size > self.max_record_bytes {
-                    let limit = self.max_record_bytes;
-                    return Err(AppendError::RecordTooLarge { group, record, bytes: size, limit });
-                }
                 if !names_a_directory(&message.topic) {
                     return Err(AppendError::TopicName { group, topic: message.topic.to_string() });
                 }

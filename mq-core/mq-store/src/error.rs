@@ -91,14 +91,25 @@ pub enum AppendError {
     Poisoned(#[from] Poisoned),
     #[error("record {record} of group {group}: {source}")]
     Encode { group: usize, record: usize, source: EncodeError },
-    #[error("record {record} of group {group} takes {bytes} bytes, the limit is {limit}")]
-    RecordTooLarge { group: usize, record: usize, bytes: usize, limit: usize },
     #[error("group {group} takes {bytes} bytes, a segment has room for {limit}")]
     GroupTooLarge { group: usize, bytes: u64, limit: u64 },
     #[error("group {group}: {topic:?} cannot name a directory")]
     TopicName { group: usize, topic: String },
     #[error("the store is closed")]
     Closed,
+}
+
+impl AppendError {
+    /// The group that was refused for its own sake, now and whenever it comes again; `None` when it is the store's state.
+    #[must_use]
+    pub fn culprit(&self) -> Option<usize> {
+        match self {
+            Self::Encode { group, .. } | Self::GroupTooLarge { group, .. } | Self::TopicName { group, .. } => {
+                Some(*group)
+            }
+            Self::Disk(_) | Self::Poisoned(_) | Self::Closed => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

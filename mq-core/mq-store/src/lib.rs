@@ -39,7 +39,7 @@ pub use error::{
 };
 pub use failpoints::arm_failpoints;
 pub use index::{IndexOptions, TimeWindow};
-pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RECORD_OVERHEAD_BYTES, RecordRules};
+pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RecordRules};
 pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, Wanted};
 pub use query::{KeyKind, Queried};
 pub use queue::QueueEntry;

@@ -10,8 +10,6 @@ use crate::index::IndexOptions;
 
 /// One entry of a consume-queue file: log offset u64, record size u32, tags code i64.
 pub const QUEUE_ENTRY_BYTES: u64 = 20;
-/// What a record may hold beside its body: Apache's allowance for topic and properties.
-pub const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
 /// Descriptors of queue files that stay open: far below the process's limit, enough for the busy ones.
 pub(crate) const OPEN_QUEUE_FILES: usize = 256;
 /// Queue entries that recovery keeps in memory before it writes them: a few MiB.
@@ -50,8 +48,6 @@ pub struct Options {
     /// Disk space that a new segment leaves to everything else; without it the log takes no more.
     pub min_free_bytes: u64,
     pub flush: FlushMode,
-    /// Limit of a message's body. A record may be [`RECORD_OVERHEAD_BYTES`] longer.
-    pub max_message_bytes: usize,
     /// Keeps checksums of the whole log beside it. Those that there are, are checked in any case.
     pub checksums: bool,
     pub rules: Arc<dyn RecordRules>,
@@ -66,7 +62,6 @@ impl Default for Options {
             queue_file_entries: 300_000,
             min_free_bytes: 0,
             flush: FlushMode::Sync,
-            max_message_bytes: 4 << 20,
             checksums: true,
             rules: Arc::new(PlainRules),
             index: None,

@@ -326,10 +326,9 @@ impl From<ResumeError> for Refusal {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         let code = match &error {
-            AppendError::Encode { .. }
-            | AppendError::RecordTooLarge { .. }
-            | AppendError::GroupTooLarge { .. }
-            | AppendError::TopicName { .. } => response::MESSAGE_ILLEGAL,
+            AppendError::Encode { .. } | AppendError::GroupTooLarge { .. } | AppendError::TopicName { .. } => {
+                response::MESSAGE_ILLEGAL
+            }
             AppendError::Disk(_) | AppendError::Poisoned(_) | AppendError::Closed => response::SERVICE_NOT_AVAILABLE,
         };
         Self::new(code, error.to_string())

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mq_protocol::codes::response;
+use mq_protocol::sys_flag;
 
-use crate::harness::{Pull, Send, World, pulled};
+use crate::harness::{Pull, Send, World, end, pulled};
 
 const LONG: Duration = Duration::from_secs(15);
 
@@ -99,4 +100,27 @@ async fn a_damaged_delayed_message_is_left_out_and_holds_up_nobody() {
         delivered.extend(pulled(&client.call(Pull::of("T", 0, from).waiting(LONG).command()).await).4);
     }
     assert_eq!(delivered, ["behind it", "another level"]);
+}
+
+#[tokio::test]
+async fn stored_messages_are_delivered_and_committed_under_a_lower_limit_of_bodies() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    let long = vec![b'x'; 200 << 10];
+    client.send(Send::to("T").property("DELAY", "1").body(long.clone())).await;
+    client.send(Send::to("T").property("DELAY", "1").body("behind it")).await;
+    let half = client.send(Send::to("T").half("key").body(long.clone())).await;
+    broker.stop().await.expect("a clean end");
+    let broker = world.start_with(|config| config.max_message_bytes = 1000).await;
+    let mut client = broker.connect().await;
+    let refused = client.call(Send::to("T").body(long.clone()).command()).await;
+    assert_eq!(refused.code, response::MESSAGE_ILLEGAL, "{:?}", refused.remark);
+    let ended = client.call(end(&half, "producers", sys_flag::TRANSACTION_COMMIT)).await;
+    assert_eq!(ended.code, response::SUCCESS, "{:?}", ended.remark);
+    world.clock.advance(Duration::from_secs(1));
+    for (offset, body) in [(0, &long[..]), (1, &long[..]), (2, &b"behind it"[..])] {
+        let answer = client.call(Pull::of("T", 0, offset).waiting(LONG).command()).await;
+        assert_eq!(pulled(&answer).4[0], body, "offset {offset}");
+    }
 }
