@@ -150,14 +150,18 @@ impl Core {
         if let Err(error) = self.segments.sync(from.0, to.0) {
             let poisoned = self.poison.get_or_init(|| Poisoned(error)).clone();
             drop(checkpoints);
-            tracing::error!(%poisoned, "the store is fenced");
-            self.marks.announce();
-            self.listeners.read().iter().for_each(|listener| listener.failed(&poisoned));
+            self.tell_poisoned(&poisoned);
             return Err(poisoned);
         }
         self.marks.set_durable(to);
         checkpoints.durable(to);
         Ok(true)
+    }
+
+    fn tell_poisoned(&self, poisoned: &Poisoned) {
+        tracing::error!(%poisoned, "the store is fenced");
+        self.marks.announce();
+        self.listeners.read().iter().for_each(|listener| listener.failed(poisoned));
     }
 
     /// Gives the queues what may be seen, and tells the listeners.
@@ -293,11 +297,13 @@ impl Core {
             *end = at.0;
             self.marks.set_written(at);
             self.marks.set_durable(self.marks.durable().min(at));
-            self.segments.cut(at.0)?;
-            self.marks.set_durable(at);
-            checkpoints.durable(at);
-            Ok(())
+            // What is kept of the file may have been waiting for the sync that failed.
+            let cut = self.segments.cut(at.0);
+            cut.map_err(|error| self.poison.get_or_init(|| Poisoned(error)).clone().into())
         });
+        if let Err(TruncateError::Poisoned(poisoned)) = &truncated {
+            self.tell_poisoned(poisoned);
+        }
         self.publish_written();
         truncated
     }

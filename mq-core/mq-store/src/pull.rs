@@ -136,7 +136,7 @@ impl Core {
                 if full {
                     return;
                 }
-                if entry.log_offset < log_min {
+                if entry.log_offset < log_min || entry.is_filler() {
                     status = PullStatus::MessageWasRemoving;
                 } else if (wanted.entry)(entry.tags_code) {
                     match self.is_wanted(&entry, wanted) {

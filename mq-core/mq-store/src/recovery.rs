@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::StoredMessage;
 
 use crate::append::{has_entry, names_a_directory};
@@ -47,8 +47,7 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
     let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes, options.min_free_bytes)?);
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
     let checksums = Checksums::load(backend.clone(), segments.clone(), options.checksums, last_run.marks.is_some())?;
-    let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));
-    let from = first_to_scan(&segments, &last_run)?;
+    let mut from = first_to_scan(&segments, &last_run)?;
     let durable_mark = last_run.marks.map(|(durable, _)| durable);
     // The mark is written without a sync, and sums only of what is durable.
     let durable = durable_mark.map(|durable| durable.max(checksums.durable_before()));
@@ -56,8 +55,16 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         let (at, reason) = pin(&segments, from, &mismatch)?;
         return Err(damaged(&**backend, &segments, at, checksums.durable_before(), reason));
     }
-    queues.load(from.0, segments.min().0)?;
-    let scan = Scan::run(&segments, &queues, &*options.rules, from, durable)?;
+    let (queues, scan) = loop {
+        let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));
+        queues.load(from.0, segments.min().0)?;
+        let scan = Scan::run(&segments, &queues, &*options.rules, from, durable)?;
+        let Some(damage) = queues.damage().or(scan.gap).filter(|_| from > segments.min()) else {
+            break (queues, Scan { gap: None, ..scan });
+        };
+        tracing::warn!(%damage, "queues are derived again from the whole log");
+        from = segments.min();
+    };
     if let Some(durable) = durable.filter(|durable| scan.end < *durable) {
         return Err(damaged(&**backend, &segments, scan.end, durable, scan.stopped_by));
     }
@@ -138,6 +145,8 @@ struct Scan {
     last_timestamp: UnixMillis,
     stopped_by: String,
     torn_group: Option<LogOffset>,
+    /// A queue that lacks entries of records before the scan; it ended there.
+    gap: Option<String>,
 }
 
 impl Scan {
@@ -149,8 +158,15 @@ impl Scan {
         from: LogOffset,
         durable: Option<LogOffset>,
     ) -> Result<Self, DiskError> {
-        let mut scan =
-            Self { end: from, records: 0, last_timestamp: UnixMillis(0), stopped_by: String::new(), torn_group: None };
+        let mut scan = Self {
+            end: from,
+            records: 0,
+            last_timestamp: UnixMillis(0),
+            stopped_by: String::new(),
+            torn_group: None,
+            gap: None,
+        };
+        let from_start = from == segments.min();
         // The records of the group that is being read, and how many more it needs.
         let (mut group, mut missing) = (Vec::new(), 0);
         loop {
@@ -173,7 +189,13 @@ impl Scan {
                     scan.last_timestamp = scan.last_timestamp.max(record.store_timestamp);
                     group.push(record);
                     if missing == 0 {
-                        group.drain(..).try_for_each(|record| restore(queues, rules, &record))?;
+                        for record in group.drain(..) {
+                            if !from_start && let Some(gap) = gap(queues, &record) {
+                                scan.gap = Some(gap);
+                                return Ok(scan);
+                            }
+                            restore(queues, rules, &record)?;
+                        }
                     }
                 }
             }
@@ -189,6 +211,16 @@ impl Scan {
         }
         Ok(scan)
     }
+}
+
+/// Says that the queue of this record has no entry for the one before it.
+fn gap(queues: &Queues, record: &StoredMessage) -> Option<String> {
+    let StoredMessage { message, queue_offset, .. } = record;
+    let queue = has_entry(message.sys_flag).then(|| queues.get(&message.topic, message.queue_id))?;
+    let next = queue.map_or(QueueOffset::ZERO, |queue| queue.next());
+    let text =
+        || format!("topic {} queue {} ends at {next} instead of {queue_offset}", message.topic, message.queue_id);
+    (*queue_offset > next).then(text)
 }
 
 fn restore(queues: &Queues, rules: &dyn RecordRules, record: &StoredMessage) -> Result<(), DiskError> {

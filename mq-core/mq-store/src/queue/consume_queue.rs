@@ -52,13 +52,20 @@ impl ConsumeQueue {
     /// stale and are derived from the log again. `log_min` is the first offset that the log still has.
     pub(crate) fn load(&self, settled: u64, log_min: u64) -> Result<(), OpenError> {
         let firsts = self.files.list(&self.directory)?;
-        let Some(first) = firsts.first().copied() else { return Ok(()) };
+        let Some(mut first) = firsts.first().copied() else { return Ok(()) };
+        if self.files.after_crash
+            && let Some(deleted) = self.last_with_filler(&firsts)?
+        {
+            // The topic's deletion may have been cut short: nothing before it counts.
+            first = deleted;
+            self.files.remove_below(&self.directory, first)?;
+        }
         let keeps = |index| {
             let entry = self.files.read_one(&self.directory, index)?;
             Ok::<_, DiskError>(entry.is_some_and(|entry| entry.is_filler() || entry.log_offset.0 < settled))
         };
         let mut written = first;
-        for file in firsts.into_iter().rev() {
+        for file in firsts.into_iter().rev().filter(|file| *file >= first) {
             if keeps(file)? {
                 written = partition_point(file, file + self.files.entries_per_file, keeps)?;
                 break;
@@ -72,6 +79,16 @@ impl ConsumeQueue {
         *self.state.lock() = State { min, written, ..State::default() };
         self.next.store(written, Ordering::Release);
         Ok(())
+    }
+
+    /// The last of these files that starts with a filler: a deletion writes them before it removes what stood before.
+    fn last_with_filler(&self, firsts: &[u64]) -> Result<Option<u64>, DiskError> {
+        for file in firsts.iter().rev() {
+            if self.files.read_one(&self.directory, *file)?.is_some_and(|entry| entry.is_filler()) {
+                return Ok(Some(*file));
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn next(&self) -> QueueOffset {
@@ -123,9 +140,16 @@ impl ConsumeQueue {
         let mut state = self.state.lock();
         let first = self.files.first_of(offset.0);
         let fillers = QueueEntry::FILLER.encode().repeat((offset.0 - first) as usize);
-        self.files.cut(&self.directory, first)?;
-        self.files.make(&self.directory, first)?;
-        self.files.write(&self.directory, first, &fillers)?;
+        // Fillers of an earlier time are overwritten by the same, never by zeros: they are all that tells a restart what
+        // was deleted.
+        if offset.0 == first {
+            self.files.cut(&self.directory, first)?;
+            self.files.make(&self.directory, first)?;
+        } else {
+            self.files.make(&self.directory, first)?;
+            self.files.write(&self.directory, first, &fillers)?;
+            self.files.cut(&self.directory, offset.0)?;
+        }
         self.files.remove_below(&self.directory, offset.0)?;
         *state = State { min: offset.0, written: offset.0, tail: VecDeque::new(), unsynced: vec![first] };
         Ok(())

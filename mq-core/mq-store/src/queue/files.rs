@@ -14,7 +14,9 @@ pub(crate) struct QueueFiles {
     backend: Arc<dyn Backend>,
     pub(crate) entries_per_file: u64,
     /// A crash may have left files whose length was not durable yet.
-    after_crash: bool,
+    pub(crate) after_crash: bool,
+    /// A file that no configuration makes.
+    damaged: Mutex<Option<String>>,
     open: Mutex<OpenFiles>,
 }
 
@@ -27,7 +29,7 @@ struct OpenFiles {
 
 impl QueueFiles {
     pub(crate) fn new(backend: Arc<dyn Backend>, entries_per_file: u64, after_crash: bool) -> Self {
-        Self { backend, entries_per_file, after_crash, open: Mutex::default() }
+        Self { backend, entries_per_file, after_crash, damaged: Mutex::default(), open: Mutex::default() }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -47,7 +49,7 @@ impl QueueFiles {
         format!("{directory}/{}", backend::offset_name(self.first_of(index) * QUEUE_ENTRY_BYTES))
     }
 
-    /// The first indexes of a queue's files, ascending. Files that a crash left short are made whole.
+    /// The first indexes of a queue's files, ascending. Files that a crash left short, or something cut, are made whole.
     pub(crate) fn list(&self, directory: &str) -> Result<Vec<u64>, OpenError> {
         let bases = backend::list_bases(&*self.backend, directory).at_path(&*self.backend, directory)?;
         for base in &bases {
@@ -56,15 +58,23 @@ impl QueueFiles {
             let found = file.bytes().at_path(&*self.backend, &path)?;
             let whole = self.file_bytes();
             let short = found < whole && self.after_crash;
-            if base % whole != 0 || (found != whole && !short) {
+            let torn = !found.is_multiple_of(QUEUE_ENTRY_BYTES) && base.is_multiple_of(whole);
+            if torn && !short {
+                *self.damaged.lock() =
+                    Some(format!("{} has {found} bytes instead of {whole}", self.backend.locate(&path)));
+            } else if base % whole != 0 || (found != whole && !short) {
                 let path = self.backend.locate(&path);
                 return Err(OpenError::FileSize { path, found, configured: whole });
             }
-            if short {
+            if short || torn {
                 file.resize(whole, Space::Sparse).at_path(&*self.backend, &path)?;
             }
         }
         Ok(bases.into_iter().map(|base| base / QUEUE_ENTRY_BYTES).collect())
+    }
+
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damaged.lock().clone()
     }
 
     fn open(&self, path: &str) -> Result<Arc<dyn File>, DiskError> {

@@ -50,6 +50,11 @@ impl Queues {
         Ok(())
     }
 
+    /// What [`Queues::load`] found to be damaged.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.files.damage()
+    }
+
     pub(crate) fn get(&self, topic: &str, id: QueueId) -> Option<Arc<ConsumeQueue>> {
         self.by_topic.read().get(topic)?.get(&id).cloned()
     }

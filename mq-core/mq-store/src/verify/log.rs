@@ -292,7 +292,9 @@ impl<'l> LogWalk<'l> {
         let sums = match SumFile::open(&*self.backend, base, segment_bytes).at_path(&*self.backend, &path)? {
             Some(sums) => sums,
             None => {
-                if backend::open_if_there(&*self.backend, &path).at_path(&*self.backend, &path)?.is_some() {
+                // A crash may leave it unfinished.
+                if self.clean && backend::open_if_there(&*self.backend, &path).at_path(&*self.backend, &path)?.is_some()
+                {
                     damaged(None, "its length or its header is not that of the checksums of this segment");
                 }
                 return Ok(());

@@ -246,7 +246,13 @@ impl QueueWalk {
             Some(next) if offset < next => return Ok(None),
             Some(next) => {
                 for offset in next..offset.min(next + super::MAX_FINDINGS as u64) {
-                    missing.push(Entry { offset, entry: self.entry(backend, offset)?, in_front: false });
+                    let entry = self.entry(backend, offset)?;
+                    // Counted, and lost before they were durable, when their topic was deleted.
+                    let deleted = entry.map_or(offset < self.first(), |entry| entry.is_filler());
+                    if self.only_fillers && deleted {
+                        continue;
+                    }
+                    missing.push(Entry { offset, entry, in_front: false });
                 }
             }
         }
@@ -272,12 +278,13 @@ impl QueueWalk {
     /// Entries behind the last record.
     fn rest(&mut self, backend: &dyn Backend, log_min: LogOffset) -> Result<Vec<Entry>, DiskError> {
         let mut strays = Vec::new();
-        let mut in_front = self.next.is_none();
+        let mut in_front = self.next.is_none() || self.only_fillers;
         for offset in self.next.unwrap_or_else(|| self.first())..self.limit() {
             let entry = self.entry(backend, offset)?;
             let gone = entry.is_some_and(|entry| entry.is_filler() || entry.log_offset < log_min);
             in_front &= gone;
-            if entry.is_some() && !in_front && strays.len() < super::MAX_FINDINGS {
+            // Fillers count messages that were lost before they were durable, when their topic was deleted.
+            if entry.is_some_and(|entry| !entry.is_filler()) && !in_front && strays.len() < super::MAX_FINDINGS {
                 strays.push(Entry { offset, entry, in_front: false });
             }
         }

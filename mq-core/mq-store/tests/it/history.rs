@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::record::{Message, StoredMessage};
-use mq_store::{Backend, ManualClock, PullLimits, PullStatus, Store};
+use mq_store::{Backend, ManualClock, PullLimits, PullStatus, Store, verify};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -17,7 +17,15 @@ pub(crate) enum Call {
     Append(Vec<Vec<Message>>),
     Flush,
     Settle,
+    DeleteTopic(&'static str),
+    /// What was appended up to here may be seen; later groups may be taken back.
+    Commit,
+    CommitAll,
+    /// Takes back what is not visible, a part of it or all.
+    Truncate(u64),
 }
+
+const TOPICS: [&str; 3] = ["T", "U", "%RETRY%g"];
 
 /// A seeded sequence of calls. `name` makes its messages unlike those of other traces.
 pub(crate) fn trace(name: &str, seed: u64, calls: usize) -> Vec<Call> {
@@ -26,19 +34,23 @@ pub(crate) fn trace(name: &str, seed: u64, calls: usize) -> Vec<Call> {
     let mut record = |dice: &mut StdRng| {
         count += 1;
         let body = format!("{name}-{seed}-{count}:{}", "x".repeat(dice.random_range(0..700)));
-        message(["T", "U", "%RETRY%g"][dice.random_range(0..3)], dice.random_range(0..2), body)
+        message(TOPICS[dice.random_range(0..3)], dice.random_range(0..2), body)
     };
     let mut group = |dice: &mut StdRng| -> Vec<Message> {
         let records = dice.random_range(1..=3);
         (0..records).map(|_| record(dice)).collect()
     };
-    let mut call = || match dice.random_range(0..10) {
-        0..=5 => {
+    let mut call = || match dice.random_range(0..100) {
+        0..55 => {
             let groups = dice.random_range(1..=3);
             Call::Append((0..groups).map(|_| group(&mut dice)).collect())
         }
-        6..=8 => Call::Flush,
-        _ => Call::Settle,
+        55..80 => Call::Flush,
+        80..88 => Call::Settle,
+        88..91 => Call::DeleteTopic(TOPICS[dice.random_range(0..3)]),
+        91..95 => Call::Commit,
+        95..97 => Call::CommitAll,
+        _ => Call::Truncate(dice.random_range(0..4)),
     };
     (0..calls).map(|_| call()).collect()
 }
@@ -51,6 +63,14 @@ pub(crate) struct History {
     in_flight: Vec<Message>,
     /// Everything below was acknowledged.
     acknowledged: LogOffset,
+    /// Starts of the groups in `written`.
+    groups: Vec<LogOffset>,
+    /// Where queues begin since their topic was deleted.
+    deleted: BTreeMap<(String, u32), u64>,
+    /// Where they may begin, because a deletion failed.
+    half_deleted: BTreeMap<(String, u32), u64>,
+    /// A truncation failed: what the store does next is not followed.
+    lost_track: bool,
 }
 
 impl History {
@@ -59,10 +79,20 @@ impl History {
         for call in calls {
             let was_fenced = store.poisoned().is_some();
             let before = store.durable();
+            if self.lost_track {
+                return;
+            }
             match call {
                 Call::Append(groups) => self.append(store, groups),
                 Call::Flush => drop(store.flush()),
                 Call::Settle => drop(store.settle()),
+                Call::DeleteTopic(topic) => self.delete(store, topic),
+                Call::Commit => store.set_committed(store.end()),
+                Call::CommitAll => store.set_committed(LogOffset(u64::MAX)),
+                Call::Truncate(skipped) => {
+                    self.truncate(store, *skipped as usize);
+                    continue;
+                }
             }
             assert!(!was_fenced || store.durable() == before, "nothing is acknowledged after a failed sync");
             self.acknowledged = store.durable();
@@ -76,10 +106,47 @@ impl History {
             Ok(appended) => {
                 self.in_flight.clear();
                 let places = appended.iter().flat_map(|group| group.records.iter());
+                self.groups.extend(appended.iter().map(|group| group.start));
                 for (message, (log, queue)) in groups.iter().flatten().zip(places) {
                     self.written.push((message.clone(), *log, *queue));
                 }
             }
+        }
+    }
+
+    /// The number of the queue's next message.
+    fn next(&self, topic: &str, queue: u32) -> u64 {
+        let of_queue = |message: &Message| message.topic == topic && message.queue_id.0 == queue;
+        let last = self.written.iter().rev().find(|(message, ..)| of_queue(message));
+        let deleted = self.deleted.get(&(topic.to_owned(), queue)).copied().unwrap_or(0);
+        last.map_or(0, |(.., offset)| offset.0 + 1).max(deleted)
+    }
+
+    fn delete(&mut self, store: &Store, topic: &str) {
+        let done = store.delete_topic(topic).is_ok();
+        for queue in 0..2 {
+            let (place, next) = ((topic.to_owned(), queue), self.next(topic, queue));
+            if done {
+                self.deleted.insert(place, next)
+            } else {
+                self.half_deleted.insert(place, next)
+            };
+        }
+    }
+
+    /// From the time of the call on, what it takes back may be found or not.
+    fn truncate(&mut self, store: &Store, skipped: usize) {
+        let visible = store.visible();
+        let Some(at) = self.groups.iter().copied().filter(|start| *start >= visible).nth(skipped) else { return };
+        self.acknowledged = self.acknowledged.min(at);
+        match store.truncate_to(at) {
+            Ok(()) => {
+                self.written.retain(|(_, log, _)| *log < at);
+                self.groups.retain(|start| *start < at);
+                // What was not written before it cannot be found behind it.
+                self.in_flight.clear();
+            }
+            Err(_) => self.lost_track = true,
         }
     }
 
@@ -90,17 +157,27 @@ impl History {
         let (store, report) = reopen(&backend)?;
         let found = records(&store)?;
         self.compare(&found)?;
-        check_queues(&store, &found)?;
+        self.check_queues(&store, &found)?;
         drop(store);
+        let scrubbed = verify(backend.clone(), &manual()).map_err(|error| error.to_string())?;
+        if scrubbed.has_damage() {
+            return Err(format!("the scrub finds {:?}", scrubbed.findings));
+        }
         let (store, again) = reopen(&backend)?;
         if again.end != report.end || records(&store)? != found {
             return Err(format!("the second recovery ended at {}, the first at {}", again.end, report.end));
         }
-        check_queues(&store, &found)?;
+        self.check_queues(&store, &found)?;
         let placed = |record: StoredMessage| (record.message, record.log_offset, record.queue_offset);
         self.written = found.into_iter().map(placed).collect();
         self.in_flight.clear();
+        self.groups.clear();
         self.acknowledged = store.durable();
+        self.lost_track = false;
+        for ((topic, queue), _) in std::mem::take(&mut self.half_deleted) {
+            let min = store.queue_bounds(&topic, QueueId(queue)).min.0;
+            self.deleted.insert((topic, queue), min);
+        }
         Ok(store)
     }
 
@@ -124,6 +201,28 @@ impl History {
         }
         Ok(())
     }
+
+    /// Each queue holds the log's records of that queue, all of them since its topic was deleted, without a gap.
+    fn check_queues(&self, store: &Store, found: &[StoredMessage]) -> Result<(), String> {
+        let mut queues: BTreeMap<_, Vec<&StoredMessage>> = BTreeMap::new();
+        for record in found {
+            queues.entry((record.message.topic.to_string(), record.message.queue_id.0)).or_default().push(record);
+        }
+        for topic in TOPICS {
+            for queue in 0..2 {
+                let place = (topic.to_owned(), queue);
+                let mut min = self.deleted.get(&place).copied().unwrap_or(0);
+                if let Some(next) = self.half_deleted.get(&place) {
+                    min = store.queue_bounds(topic, QueueId(queue)).min.0.clamp(min, *next);
+                }
+                let mut expected = queues.remove(&place).unwrap_or_default();
+                expected.retain(|record| record.queue_offset.0 >= min);
+                check_queue(store, topic, QueueId(queue), min, &expected)
+                    .map_err(|error| format!("queue {topic}-{queue}: {error}"))?;
+            }
+        }
+        if queues.is_empty() { Ok(()) } else { Err("records of unknown queues".into()) }
+    }
 }
 
 fn reopen(backend: &Arc<dyn Backend>) -> Result<(Store, mq_store::RecoveryReport), String> {
@@ -135,29 +234,20 @@ pub(crate) fn records(store: &Store) -> Result<Vec<StoredMessage>, String> {
     store.scan(LogOffset(0)).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Each queue holds the log's records of that queue, all of them, at offsets 0, 1, 2 …
-fn check_queues(store: &Store, found: &[StoredMessage]) -> Result<(), String> {
-    let mut queues: BTreeMap<_, Vec<&StoredMessage>> = BTreeMap::new();
-    for record in found {
-        queues.entry((record.message.topic.clone(), record.message.queue_id)).or_default().push(record);
-    }
-    for topic in ["T", "U", "%RETRY%g"] {
-        for queue in [QueueId(0), QueueId(1)] {
-            let expected = queues.remove(&(topic.into(), queue)).unwrap_or_default();
-            check_queue(store, topic, queue, &expected).map_err(|error| format!("queue {topic}-{queue}: {error}"))?;
-        }
-    }
-    if queues.is_empty() { Ok(()) } else { Err("records of unknown queues".into()) }
-}
-
-fn check_queue(store: &Store, topic: &str, queue: QueueId, expected: &[&StoredMessage]) -> Result<(), String> {
+fn check_queue(
+    store: &Store,
+    topic: &str,
+    queue: QueueId,
+    min: u64,
+    expected: &[&StoredMessage],
+) -> Result<(), String> {
     let bounds = store.queue_bounds(topic, queue);
-    if (bounds.min.0, bounds.max.0) != (0, expected.len() as u64) {
-        return Err(format!("{bounds:?}, but the log has {} messages", expected.len()));
+    if (bounds.min.0, bounds.max.0) != (min, min + expected.len() as u64) {
+        return Err(format!("{bounds:?}, but the log has {} messages from {min} on", expected.len()));
     }
-    let mut next = QueueOffset(0);
+    let mut next = QueueOffset(min);
     for (index, record) in expected.iter().enumerate() {
-        let offset = QueueOffset(index as u64);
+        let offset = QueueOffset(min + index as u64);
         let entry = store.entry(topic, queue, offset).map_err(|error| error.to_string())?;
         if record.queue_offset != offset || entry.is_none_or(|entry| entry.log_offset != record.log_offset) {
             return Err(format!("offset {index} is {entry:?}, the record says {}", record.queue_offset));
