@@ -5,6 +5,7 @@
 mod apache;
 mod cluster;
 mod dependencies;
+mod fuzz;
 mod java;
 mod kill;
 mod own_client;
