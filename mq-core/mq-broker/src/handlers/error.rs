@@ -249,6 +249,13 @@ impl Refusal {
         Self::illegal(format!("offset {offset} of topic[{topic}] queue {queue_id} was not given out by that pop"))
     }
 
+    pub(crate) fn comes_again(topic: &str, offset: QueueOffset) -> Self {
+        Self::new(
+            response::NO_MESSAGE,
+            format!("the time of offset {offset} of topic[{topic}] is over: it is on its way to come again"),
+        )
+    }
+
     pub(crate) fn no_revive_queue(queue: u32) -> Self {
         Self::new(
             response::INVALID_PARAMETER,

@@ -117,6 +117,7 @@ pub(crate) fn change_invisible_time(broker: &Arc<Broker>, request: &Command) -> 
     };
     let queue = revive_queue(broker, handle.revive_qid)?;
     let at = broker.pops.write_change(&record, &message.ack_record(&handle), queue, now)?;
+    let at = at.ok_or_else(|| Refusal::comes_again(&message.place.topic, message.offset))?;
     let header = ChangeInvisibleTimeResponse { pop_time, invisible_time, revive_qid: handle.revive_qid };
     Ok(settled(broker, Some(at), answer.with_header(&header)))
 }

@@ -4,7 +4,7 @@
 //! A checkpoint stays until each of its messages is acknowledged. A revival is recorded as an acknowledgement too, beside
 //! the message's new copy, so that the records alone say what is open.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -36,7 +36,9 @@ pub(crate) struct RecordAt {
 
 #[derive(Debug)]
 struct Checkpoint {
-    at: RecordAt,
+    /// Where a start has to begin to read so that it knows of this: its record, or that of the checkpoint which its
+    /// message was taken from.
+    needs: RecordAt,
     /// Not acknowledged, ascending.
     open: Vec<QueueOffset>,
     /// When it is looked at next; `None` while its messages are being revived.
@@ -59,7 +61,8 @@ pub(crate) struct Lapsed {
 pub(crate) struct Engine {
     checkpoints: HashMap<CheckpointId, Checkpoint>,
     due: BTreeSet<(UnixMillis, CheckpointId)>,
-    records: BTreeSet<RecordAt>,
+    /// How many checkpoints need a record.
+    needed: BTreeMap<RecordAt, usize>,
     places: HashMap<Arc<Place>, usize>,
     groups: HashMap<ByteString, usize>,
     messages: usize,
@@ -72,8 +75,10 @@ impl Engine {
         let place = self.place(&record.topic, &record.consumer_group, record.queue_id);
         let id = CheckpointId { place, start: record.start_offset, pop_time: record.pop_time };
         let mut open: Vec<QueueOffset> = record.offsets().collect();
+        let mut needs = at;
         if let Some(from) = record.from {
             let old = CheckpointId { place: id.place.clone(), start: from.start_offset, pop_time: from.pop_time };
+            needs = self.checkpoints.get(&old).map_or(at, |old| old.needs);
             open.retain(|offset| self.close(&old, *offset));
         }
         if open.is_empty() || self.checkpoints.contains_key(&id) {
@@ -83,10 +88,10 @@ impl Engine {
         *self.places.entry(id.place.clone()).or_default() += open.len();
         *self.groups.entry(id.place.group.clone()).or_default() += open.len();
         self.messages += open.len();
-        self.records.insert(at);
+        *self.needed.entry(needs).or_default() += 1;
         let due = UnixMillis(record.pop_time.0.saturating_add(record.invisible_time.max(0)));
         self.due.insert((due, id.clone()));
-        self.checkpoints.insert(id, Checkpoint { at, open, due: Some(due), by_consumer: record.from.is_some() });
+        self.checkpoints.insert(id, Checkpoint { needs, open, due: Some(due), by_consumer: record.from.is_some() });
     }
 
     pub(crate) fn ack(&mut self, record: &AckRecord) {
@@ -111,9 +116,14 @@ impl Engine {
             checkpoint.due = None;
             count += checkpoint.open.len();
             let (open, by_consumer) = (checkpoint.open.clone(), checkpoint.by_consumer);
-            lapsed.push(Lapsed { id, open, revive_queue: checkpoint.at.queue_id, by_consumer });
+            lapsed.push(Lapsed { id, open, revive_queue: checkpoint.needs.queue_id, by_consumer });
         }
         lapsed
+    }
+
+    /// Whether a message is on its way to be revived. (Once it is, its checkpoint no longer has it.)
+    pub(crate) fn is_lapsed(&self, id: &CheckpointId) -> bool {
+        self.checkpoints.get(id).is_some_and(|checkpoint| checkpoint.due.is_none())
     }
 
     /// What is still open of a lapsed checkpoint is due again at `until`.
@@ -133,7 +143,8 @@ impl Engine {
     /// The first record of a revive queue that is still needed.
     pub(crate) fn first_open(&self, queue_id: QueueId) -> Option<QueueOffset> {
         let from = RecordAt { queue_id, offset: QueueOffset::ZERO };
-        self.records.range(from..).next().filter(|first| first.queue_id == queue_id).map(|first| first.offset)
+        let first = self.needed.range(from..).next().map(|(first, _)| first);
+        first.filter(|first| first.queue_id == queue_id).map(|first| first.offset)
     }
 
     pub(crate) fn in_flight(&self, place: &Place) -> usize {
@@ -155,7 +166,11 @@ impl Engine {
         checkpoint.open.remove(index);
         if checkpoint.open.is_empty() {
             let checkpoint = self.checkpoints.remove(id).expect("found above");
-            self.records.remove(&checkpoint.at);
+            let count = self.needed.get_mut(&checkpoint.needs).expect("counted when it was opened");
+            *count -= 1;
+            if *count == 0 {
+                self.needed.remove(&checkpoint.needs);
+            }
             if let Some(due) = checkpoint.due {
                 self.due.remove(&(due, id.clone()));
             }

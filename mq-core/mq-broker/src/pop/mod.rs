@@ -31,7 +31,7 @@ use crate::bell::Bell;
 use crate::config::{BrokerConfig, PopConfig};
 use crate::config_file::{ConfigFile, SaveError};
 use crate::offsets::OffsetTable;
-use engine::{CheckpointId, Engine, RecordAt};
+use engine::{CheckpointId, Engine, Lapsed, RecordAt};
 use order::{Orders, OrdersFile};
 use records::{Record, Writer};
 
@@ -73,6 +73,8 @@ struct Journal {
     next: Vec<QueueOffset>,
     /// What the saved offsets know of.
     known_to_offsets: Vec<QueueOffset>,
+    /// The end of the last changed time: nothing is revived before it is read, lest a message come twice.
+    changed_until: LogOffset,
 }
 
 struct Cursor {
@@ -100,6 +102,7 @@ impl Pops {
             next: queues()
                 .map(|queue| saved(topic::REVIVE_GROUP, queue).map_or(QueueOffset::ZERO, |done| done.plus(1)))
                 .collect(),
+            changed_until: LogOffset::ZERO,
             known_to_offsets: queues().map(|queue| saved(TAIL_GROUP, queue).unwrap_or_default()).collect(),
         };
         let pops = Self {
@@ -136,7 +139,10 @@ impl Pops {
 
     /// Takes in what became visible of the revive topic.
     pub(crate) fn catch_up(&self, offsets: &OffsetTable) -> Result<(), ReadError> {
-        let mut journal = self.journal.lock();
+        self.read_on(&mut self.journal.lock(), offsets)
+    }
+
+    fn read_on(&self, journal: &mut Journal, offsets: &OffsetTable) -> Result<(), ReadError> {
         for queue_id in (0..self.revive_queues).map(QueueId) {
             let index = queue_id.0 as usize;
             loop {
@@ -146,7 +152,7 @@ impl Pops {
                     match record::decode_all(slice) {
                         Ok(records) => records.iter().for_each(|stored| {
                             let at = RecordAt { queue_id, offset: stored.queue_offset };
-                            self.learn(&mut journal, &stored.message, at, offsets);
+                            self.learn(journal, &stored.message, at, offsets);
                         }),
                         Err(error) => error!(%error, %queue_id, %from, "records of pops are damaged and passed over"),
                     }
@@ -257,15 +263,43 @@ impl Pops {
     }
 
     /// A consumer wants a message of a checkpoint at another time: the new checkpoint, and the old one's acknowledgement
-    /// for a broker that does not know of `from`.
+    /// for a broker that does not know of `from`. `None`: too late, the message is about to come again.
     pub(crate) fn write_change(
         &self,
         record: &CheckpointRecord,
         old: &AckRecord,
         revive_queue: QueueId,
         now: UnixMillis,
-    ) -> Result<LogOffset, AppendError> {
-        self.append(vec![self.writer.checkpoint(record, revive_queue, now), self.writer.ack(old, revive_queue, now)])
+    ) -> Result<Option<LogOffset>, AppendError> {
+        let place = Place {
+            topic: old.topic.as_str().into(),
+            group: old.consumer_group.as_str().into(),
+            queue_id: old.queue_id,
+        };
+        let id = CheckpointId { place: Arc::new(place), start: old.start_offset, pop_time: old.pop_time };
+        let mut journal = self.journal.lock();
+        if journal.engine.is_lapsed(&id) {
+            return Ok(None);
+        }
+        let records = [self.writer.checkpoint(record, revive_queue, now), self.writer.ack(old, revive_queue, now)];
+        let end = self.append(records.into())?;
+        journal.changed_until = end;
+        Ok(Some(end))
+    }
+
+    /// What lapsed until now; `None`: what consumers changed is not all read yet.
+    fn lapsed(
+        &self,
+        now: UnixMillis,
+        messages: usize,
+        offsets: &OffsetTable,
+    ) -> Result<Option<Vec<Lapsed>>, ReadError> {
+        let mut journal = self.journal.lock();
+        if self.store.visible() < journal.changed_until {
+            return Ok(None);
+        }
+        self.read_on(&mut journal, offsets)?;
+        Ok(Some(journal.engine.lapsed(now, messages)))
     }
 
     /// Writes records as one group; gives the end that has to become durable.

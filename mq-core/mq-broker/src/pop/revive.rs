@@ -72,8 +72,7 @@ fn round(broker: &Broker) -> Result<Option<Duration>, ReviveError> {
         if broker.store.visible() < end && broker.store.poisoned().is_none() {
             return Ok(Some(SOON));
         }
-        pops.catch_up(&broker.offsets)?;
-        let lapsed = pops.journal.lock().engine.lapsed(now, ROUND);
+        let Some(lapsed) = pops.lapsed(now, ROUND, &broker.offsets)? else { return Ok(Some(SOON)) };
         revive_all(broker, &lapsed, now);
         return Ok(Some(Duration::ZERO));
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod assignment;
 mod bad_input;
 mod clients;
 mod consumer_control;
@@ -12,6 +13,7 @@ mod inspection;
 mod load;
 mod metrics;
 mod pop;
+mod pop_simulation;
 mod pulls;
 mod queries;
 mod registration;
