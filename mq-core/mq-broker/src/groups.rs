@@ -27,6 +27,8 @@ const SYSTEM_GROUPS: [&str; 8] = [
     "CID_ONSAPI_PERMISSION",
     "CID_ONSAPI_OWNER",
 ];
+/// Apache's bit of a pair's forbidden reads.
+const FORBIDDEN_READ: i32 = 4;
 const SYSTEM_PREFIX: &str = "CID_RMQ_SYS_";
 
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +49,15 @@ pub(crate) struct GroupTable {
     file: ConfigFile,
     auto_create: AtomicBool,
     groups: RwLock<HashMap<String, Arc<SubscriptionGroup>>>,
+    forbidden: RwLock<Forbidden>,
+    /// Whether there is any such pair: reads need not look otherwise.
+    any_forbidden: AtomicBool,
     /// Held through a change and its write to disk.
-    held: Mutex<Held>,
+    version: Mutex<DataVersion>,
 }
 
-/// What stands beside the groups in their file.
-struct Held {
-    version: DataVersion,
-    forbidden: BTreeMap<String, BTreeMap<String, i32>>,
-}
+/// By group and topic, the permissions that the group does not have there.
+type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
 
 impl GroupTable {
     pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
@@ -71,7 +73,9 @@ impl GroupTable {
             file,
             auto_create: AtomicBool::new(config.auto_create_group),
             groups: RwLock::new(groups),
-            held: Mutex::new(Held { version, forbidden: stored.forbidden_table }),
+            any_forbidden: AtomicBool::new(!stored.forbidden_table.is_empty()),
+            forbidden: RwLock::new(stored.forbidden_table),
+            version: Mutex::new(version),
         })
     }
 
@@ -93,12 +97,12 @@ impl GroupTable {
         if !self.auto_create.load(Ordering::Relaxed) && !group.starts_with(SYSTEM_PREFIX) {
             return Err(GroupError::NotExist(group.to_owned()));
         }
-        let mut held = self.held.lock();
+        let mut version = self.version.lock();
         if let Some(known) = self.get(group) {
             return Ok(known);
         }
         let made = Arc::new(new_group(group));
-        self.change(&mut held, now, |groups| {
+        self.change(&mut version, now, |groups| {
             groups.insert(group.to_owned(), made.clone());
         })?;
         tracing::info!(group, "consumer group created");
@@ -114,30 +118,62 @@ impl GroupTable {
                 return Err(GroupError::RetryQueues { group, queues });
             }
         }
-        let mut held = self.held.lock();
+        let mut version = self.version.lock();
         let is_new = |config: &SubscriptionGroup| self.get(&config.group_name).is_none_or(|known| *known != *config);
         let changed: Vec<_> = configs.into_iter().filter(is_new).collect();
         if changed.is_empty() {
             return Ok(());
         }
-        self.change(&mut held, now, |groups| {
+        self.change(&mut version, now, |groups| {
             groups.extend(changed.into_iter().map(|config| (config.group_name.clone(), Arc::new(config))));
         })
     }
 
     pub(crate) fn delete(&self, group: &str, now: UnixMillis) -> Result<(), GroupError> {
-        let mut held = self.held.lock();
+        let mut version = self.version.lock();
         if self.get(group).is_none() {
             return Ok(());
         }
-        self.change(&mut held, now, |groups| {
+        self.change(&mut version, now, |groups| {
             groups.remove(group);
         })
     }
 
+    /// Whether the group may read the topic.
+    pub(crate) fn may_read(&self, group: &str, topic: &str) -> bool {
+        if !self.any_forbidden.load(Ordering::Acquire) {
+            return true;
+        }
+        let forbidden = self.forbidden.read();
+        forbidden.get(group).and_then(|topics| topics.get(topic)).is_none_or(|bits| bits & FORBIDDEN_READ == 0)
+    }
+
+    /// Lets the group read the topic, or no more.
+    pub(crate) fn set_readable(
+        &self,
+        group: &str,
+        topic: &str,
+        readable: bool,
+        now: UnixMillis,
+    ) -> Result<(), GroupError> {
+        let mut version = self.version.lock();
+        let mut forbidden = self.forbidden.read().clone();
+        let topics = forbidden.entry(group.to_owned()).or_default();
+        let bits = topics.entry(topic.to_owned()).or_default();
+        *bits = if readable { *bits & !FORBIDDEN_READ } else { *bits | FORBIDDEN_READ };
+        topics.retain(|_, bits| *bits != 0);
+        forbidden.retain(|_, topics| !topics.is_empty());
+        let next = next_version(*version, now);
+        self.file.save(&as_body(&self.groups.read(), next, &forbidden))?;
+        *version = next;
+        self.any_forbidden.store(!forbidden.is_empty(), Ordering::Release);
+        *self.forbidden.write() = forbidden;
+        Ok(())
+    }
+
     fn change(
         &self,
-        held: &mut Held,
+        version: &mut DataVersion,
         now: UnixMillis,
         edit: impl FnOnce(&mut HashMap<String, Arc<SubscriptionGroup>>),
     ) -> Result<(), GroupError> {
@@ -146,16 +182,16 @@ impl GroupTable {
         if groups.len() > MAX_GROUPS {
             return Err(GroupError::TooMany);
         }
-        let version = next_version(held.version, now);
-        self.file.save(&as_body(&groups, version, &held.forbidden))?;
-        held.version = version;
+        let next = next_version(*version, now);
+        self.file.save(&as_body(&groups, next, &self.forbidden.read()))?;
+        *version = next;
         *self.groups.write() = groups;
         Ok(())
     }
 
     pub(crate) fn snapshot(&self) -> SubscriptionGroupTable {
-        let held = self.held.lock();
-        as_body(&self.groups.read(), held.version, &held.forbidden)
+        let version = self.version.lock();
+        as_body(&self.groups.read(), *version, &self.forbidden.read())
     }
 }
 
@@ -170,7 +206,7 @@ fn named((name, group): (String, SubscriptionGroup)) -> (String, Arc<Subscriptio
 fn as_body(
     groups: &HashMap<String, Arc<SubscriptionGroup>>,
     data_version: DataVersion,
-    forbidden: &BTreeMap<String, BTreeMap<String, i32>>,
+    forbidden: &Forbidden,
 ) -> SubscriptionGroupTable {
     SubscriptionGroupTable {
         data_version,
@@ -207,6 +243,18 @@ mod tests {
         assert_eq!(again.snapshot().data_version.counter, 2);
         again.delete("g", NOW).expect("deleted");
         assert!(in_directory(&directory, true).get("g").is_none());
+    }
+
+    #[test]
+    fn a_group_may_be_kept_from_a_topic() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let groups = in_directory(&directory, true);
+        for readable in [false, true, false] {
+            groups.set_readable("g", "t", readable, NOW).expect("saved");
+            let seen = [("g", "t"), ("g", "u"), ("h", "t")].map(|(group, topic)| groups.may_read(group, topic));
+            assert_eq!(seen, [readable, true, true]);
+        }
+        assert!(!in_directory(&directory, true).may_read("g", "t"), "after a restart as well");
     }
 
     #[test]

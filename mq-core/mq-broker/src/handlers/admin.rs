@@ -9,8 +9,8 @@ use mq_protocol::body::{
 use mq_protocol::command::Command;
 use mq_protocol::header::{
     ConsumerConnectionList, CreateTopic, DeleteSubscriptionGroup, GetAllSubscriptionGroup,
-    GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GetTopicConfig, GroupName,
-    ProducerConnectionList, TopicName,
+    GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GetTopicConfig, GroupForbidden,
+    GroupName, ProducerConnectionList, TopicName,
 };
 use mq_protocol::pop::Mark;
 use serde_json::json;
@@ -198,6 +198,21 @@ pub(crate) fn group(broker: &Broker, request: &Command) -> Handled {
     let GroupName { group } = request.header()?;
     let config = broker.groups.get(&group).ok_or_else(|| Refusal::no_such_group(&group))?;
     Reply::body(request, body::to_json(&*config))
+}
+
+/// Code 353: whether a group may read a topic; changed first when the request says how.
+pub(crate) fn group_forbidden(request: &Command) -> Handled {
+    let GroupForbidden { group, topic, readable } = request.header()?;
+    let request = request.clone();
+    Ok(Reply::Blocking(Box::new(move |broker| {
+        broker.groups.get(&group).ok_or_else(|| Refusal::no_such_group(&group))?;
+        broker.topics.get(&topic).ok_or_else(|| Refusal::no_such_topic(&topic))?;
+        if let Some(readable) = readable {
+            broker.groups.set_readable(&group, &topic, readable, broker.clock.now())?;
+        }
+        let readable = broker.groups.may_read(&group, &topic);
+        Reply::body(&request, body::to_json(&json!({ "group": &*group, "readable": readable, "topic": &*topic })))
+    })))
 }
 
 /// Code 300: who consumes a topic, connected or not.

@@ -103,6 +103,13 @@ impl Refusal {
         Self::new(response::NO_PERMISSION, format!("subscription group [{group}] may not consume (consumeEnable)"))
     }
 
+    pub(crate) fn group_may_not_read(group: &str, topic: &str) -> Self {
+        Self::new(
+            response::NO_PERMISSION,
+            format!("an operator forbade subscription group [{group}] to read topic[{topic}]"),
+        )
+    }
+
     pub(crate) fn not_subscribed(group: &str, topic: &str) -> Self {
         Self::new(
             response::SUBSCRIPTION_NOT_EXIST,

@@ -132,6 +132,9 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::DELETE_SUBSCRIPTIONGROUP => admin::delete_group(command),
         request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => admin::all_groups(broker, command),
         request::GET_SUBSCRIPTIONGROUP_CONFIG => admin::group(broker, command),
+        request::UPDATE_AND_GET_GROUP_FORBIDDEN => admin::group_forbidden(command),
+        // A slave's master tells it how far it may read; a master, as at Apache, has nothing to set.
+        request::RESET_MASTER_FLUSH_OFFSET => Reply::ok(command),
         request::GET_CONSUMER_CONNECTION_LIST => admin::consumer_connections(broker, command),
         request::QUERY_TOPIC_CONSUME_BY_WHO => admin::groups_of_topic(broker, command),
         request::QUERY_TOPICS_BY_CONSUMER => admin::topics_of_group(broker, command),

@@ -131,6 +131,7 @@ fn admit(broker: &Broker, group: &str, topic: &str, queue_id: i32) -> Result<(),
     match broker.groups.get(group) {
         None => Err(Refusal::no_such_group(group)),
         Some(settings) if !settings.consume_enable => Err(Refusal::group_may_not_consume(group)),
+        Some(_) if !broker.groups.may_read(group, topic) => Err(Refusal::group_may_not_read(group, topic)),
         Some(_) => Ok(()),
     }
 }

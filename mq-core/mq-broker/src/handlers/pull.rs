@@ -91,6 +91,9 @@ fn admit(broker: &Broker, header: &PullMessage) -> Result<Arc<Selection>, Refusa
     if !perm::readable(topic.perm) {
         return Err(Refusal::not_readable(&header.topic));
     }
+    if !broker.groups.may_read(&header.consumer_group, &header.topic) {
+        return Err(Refusal::group_may_not_read(&header.consumer_group, &header.topic));
+    }
     if header.queue_id.0 >= topic.read_queue_nums {
         return Err(Refusal::no_such_queue(&header.topic, header.queue_id.0 as i32, topic.read_queue_nums));
     }

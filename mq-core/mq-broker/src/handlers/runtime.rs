@@ -21,6 +21,9 @@ use crate::limits::{MAX_BLOCKING_PER_CONNECTION, MAX_HELD_PULLS, MAX_WAITING_REQ
 use crate::schedule_progress;
 use crate::stats::Amounts;
 
+/// The version of RocketMQ that [`OUR_VERSION`] stands for, and ours.
+const VERSION: &str = concat!("V5_3_3-checkback-", env!("CARGO_PKG_VERSION"));
+
 type Table = BTreeMap<String, String>;
 
 /// Code 28. Looks at the disk, so it runs on the blocking lane.
@@ -62,7 +65,7 @@ fn double(value: f64) -> String {
 fn identity(broker: &Broker, table: &mut Table) {
     put(table, "brokerActive", true);
     put(table, "brokerVersion", OUR_VERSION);
-    put(table, "brokerVersionDesc", concat!("Checkback ", env!("CARGO_PKG_VERSION")));
+    put(table, "brokerVersionDesc", VERSION);
     put(table, "bootTimestamp", broker.started_at);
     put(table, "runtime", run_time(broker.clock.now().since(broker.started_at)));
     put(table, "startAcceptSendRequestTimeStamp", 0);

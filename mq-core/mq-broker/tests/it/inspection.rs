@@ -11,7 +11,7 @@ use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{
     CheckTransactionState, CloneGroupOffset, CorrectionOffset, GetAllSubscriptionGroup,
-    GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, QueryConsumeQueue,
+    GetAllSubscriptionGroupResponse, GetAllTopicConfig, GetAllTopicConfigResponse, GroupForbidden, QueryConsumeQueue,
     QueryConsumerOffset, QuerySubscription, ResumeCheckHalf, UpdateConsumerOffset,
 };
 use mq_protocol::ids::{QueueId, QueueOffset};
@@ -234,6 +234,31 @@ async fn tables_come_in_pages_to_whoever_asks_for_them() {
 }
 
 #[tokio::test]
+async fn a_group_that_is_kept_from_a_topic_reads_it_no_more() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    client.heartbeat("c", &[], &[("g", "orders", "*")]).await;
+    client.send(Send::to("orders")).await;
+    let set = |group: &str, topic: &str, readable| {
+        let header = GroupForbidden { group: group.into(), topic: topic.into(), readable };
+        Command::request_with(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &header)
+    };
+    for (readable, told, code) in [
+        (Some(false), false, response::NO_PERMISSION),
+        (None, false, response::NO_PERMISSION),
+        (Some(true), true, response::SUCCESS),
+    ] {
+        let answer = client.call(set("g", "orders", readable)).await;
+        assert_eq!(answer.body, format!(r#"{{"group":"g","readable":{told},"topic":"orders"}}"#));
+        assert_eq!(client.call(Pull::of("orders", 0, 0).by("g").command()).await.code, code);
+    }
+    assert_eq!(client.call(set("h", "orders", None)).await.code, response::SUBSCRIPTION_GROUP_NOT_EXIST);
+    assert_eq!(client.call(set("g", "none", Some(false))).await.code, response::TOPIC_NOT_EXIST);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_this_broker_does_not_serve_it_refuses_by_name_and_reason() {
     let world = World::new();
     let broker = world.start().await;
@@ -246,6 +271,7 @@ async fn what_this_broker_does_not_serve_it_refuses_by_name_and_reason() {
         (1007, "GET_BROKER_EPOCH_CACHE (1007) is not supported: this broker is not run by a controller"),
         (2003, "GET_COLD_DATA_FLOW_CTR_INFO (2003) is not supported: reads of old messages"),
         (3005, "AUTH_LIST_USER (3005) is not supported: this broker has no users"),
+        (1005, "CONTROLLER_GET_METADATA_INFO (1005) is not supported: this broker is not run by a controller"),
         (31_999, " request type 31999 not supported"),
     ] {
         let (answered, remark) = refused(&mut tool, Command::request(code)).await;

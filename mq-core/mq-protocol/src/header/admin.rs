@@ -67,6 +67,13 @@ headers! {
         clean_offset: Option<bool> = "cleanOffset",
     }
 
+    /// UPDATE_AND_GET_GROUP_FORBIDDEN (353). Without `readable` it is only read.
+    GroupForbidden {
+        group: ByteString = "group",
+        topic: ByteString = "topic",
+        readable: Option<bool> = "readable",
+    }
+
     /// GET_CONSUMER_CONNECTION_LIST (203).
     ConsumerConnectionList {
         consumer_group: ByteString = "consumerGroup",
