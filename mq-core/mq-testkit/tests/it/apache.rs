@@ -1,121 +1,308 @@
-//! One store directory, two brokers: Apache RocketMQ's own (from Maven Central) and ours, one after the other.
+//! One store directory, two brokers: Apache RocketMQ's own (from Maven Central) and the real `mq`, one after the other,
+//! in both orders, after a clean stop and after SIGKILL. What one stored the other has to go on with.
 
+use std::collections::BTreeMap;
 use std::future::ready;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mq_client::{Action, Client, ClientOptions, ConsumeFrom, Filter, Message, Producer, PushConsumer, TopicSettings};
+use mq_client::{
+    CheckedHalf, Client, ClientOptions, Message, Producer, PullConsumer, QueueOffset, ReceivedMessage, TopicSettings,
+    UnixMillis, Verdict,
+};
 use mq_namesrv::{NameServer, NamesrvConfig};
+use mq_protocol::codes::{request, response};
+use mq_protocol::command::Command;
+use mq_protocol::header::QueryMessage;
+use mq_protocol::record;
 use mq_testkit::apache::{ApacheBroker, ApacheOptions};
-use mq_testkit::cluster::{Cluster, ClusterOptions};
-use parking_lot::Mutex;
+use mq_testkit::process::MqProcess;
+use mq_testkit::wire::Peer;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 const WAIT: Duration = Duration::from_secs(180);
+const POLL: Duration = Duration::from_millis(50);
 /// The same for both brokers: a store's files have the length that its configuration says.
-const FILES: &str = "\
+const CONFIGURATION: &str = "\
+brokerName=broker-a
 mappedFileSizeCommitLog=16777216
 mappedFileSizeConsumeQueue=60000
-mappedFileSizeTimerLog=1048576
 flushDiskType=SYNC_FLUSH
-messageDelayLevel=1s 2s 3s 4s 5s 6s 7s 8s 9s 10s 20s 30s 1m 2m 3m 4m 5m 6m
+flushConsumerOffsetInterval=200
+messageDelayLevel=1s 25s
 transactionTimeOut=1000
 transactionCheckInterval=1000
+transactionOpBatchInterval=50
 ";
+const QUEUES: u32 = 3;
+const MESSAGES: usize = 60;
+/// What group `readers` has read of each queue of `orders`.
+const READ: [u64; QUEUES as usize] = [5, 6, 7];
 
-/// A directory that one broker at a time runs on.
-struct Shared {
-    directory: TempDir,
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Whose {
+    Apaches,
+    Ours,
 }
 
-impl Shared {
-    fn new() -> Self {
-        Self { directory: TempDir::new().unwrap() }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.directory.path().join("store")
-    }
-
-    async fn apache(&self) -> Apache {
-        Apache::start(self.directory.path()).await
-    }
-
-    async fn ours(&self) -> Cluster {
-        let configuration = FILES.to_owned();
-        let options = ClusterOptions { configuration, store: Some(self.store()), ..ClusterOptions::default() };
-        Cluster::start(options).await.unwrap()
-    }
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Clean,
+    Kill,
 }
 
-/// Apache's broker behind a name server of ours.
-struct Apache {
-    broker: ApacheBroker,
+enum Process {
+    /// With the name server that it needs.
+    Apache {
+        broker: ApacheBroker,
+        _names: DropGuard,
+    },
+    Ours(MqProcess),
+}
+
+/// A broker that answers clients.
+struct Broker {
+    process: Process,
     names: String,
-    _names: tokio_util::sync::DropGuard,
+    address: SocketAddr,
 }
 
-impl Apache {
-    async fn start(directory: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let server = NameServer::new(NamesrvConfig::default()).unwrap();
-        let until = shutdown.clone();
-        tokio::spawn(async move { server.run(listener, until).await });
-        let mut options = ApacheOptions::new(directory);
-        options.name_server = Some(address);
-        options.configuration = FILES.to_owned();
-        let broker = tokio::task::spawn_blocking(|| ApacheBroker::start(options)).await.unwrap().unwrap();
-        let apache = Self { broker, names: address.to_string(), _names: shutdown.drop_guard() };
-        apache.registered().await;
-        apache
+impl Broker {
+    async fn start(whose: Whose, directory: &TempDir) -> Self {
+        let broker = match whose {
+            Whose::Apaches => Self::apaches(directory).await,
+            Whose::Ours => Self::ours(directory),
+        };
+        // Its topics can be changed once a name server knows it.
+        let client = Client::new(ClientOptions::new(&broker.names)).unwrap();
+        let deadline = Instant::now() + WAIT;
+        while let Err(error) = client.create_topic("orders", TopicSettings::with_queues(QUEUES)).await {
+            assert!(Instant::now() < deadline, "{error}\n{}", broker.log());
+            tokio::time::sleep(POLL).await;
+        }
+        broker
     }
 
-    async fn registered(&self) {
-        let client = Client::new(ClientOptions::new(&self.names)).unwrap();
-        let deadline = Instant::now() + WAIT;
-        while let Err(error) = client.create_topic("REGISTERED", TopicSettings::with_queues(1)).await {
-            assert!(Instant::now() < deadline, "{error}\n{}", self.broker.log());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    async fn apaches(directory: &TempDir) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let names = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let (server, until) = (NameServer::new(NamesrvConfig::default()).unwrap(), shutdown.clone());
+        tokio::spawn(async move { server.run(listener, until).await });
+        let mut options = ApacheOptions::new(directory.path());
+        options.name_server = Some(names);
+        options.configuration = format!("{CONFIGURATION}mappedFileSizeTimerLog=1048576\n");
+        let broker = tokio::task::spawn_blocking(|| ApacheBroker::start(options)).await.unwrap().unwrap();
+        let address = broker.broker;
+        Self { process: Process::Apache { broker, _names: shutdown.drop_guard() }, names: names.to_string(), address }
+    }
+
+    fn ours(directory: &TempDir) -> Self {
+        let mut mq = MqProcess::new(directory.path(), CONFIGURATION).unwrap();
+        mq.start().unwrap();
+        let (names, address) = (mq.name_server.to_string(), mq.broker);
+        Self { process: Process::Ours(mq), names, address }
+    }
+
+    fn end(self, end: End) {
+        match (self.process, end) {
+            (Process::Apache { mut broker, .. }, End::Clean) => drop(broker.stop().unwrap()),
+            (Process::Apache { mut broker, .. }, End::Kill) => broker.kill().unwrap(),
+            (Process::Ours(mut mq), End::Clean) => assert!(mq.stop().unwrap().success(), "{}", mq.log()),
+            (Process::Ours(mut mq), End::Kill) => mq.kill().unwrap(),
         }
     }
+
+    fn log(&self) -> String {
+        match &self.process {
+            Process::Apache { broker, .. } => broker.log(),
+            Process::Ours(mq) => mq.log(),
+        }
+    }
+
+    /// `pending` is its answer about the half message of that body; about others it knows nothing.
+    async fn producer(&self, pending: Verdict) -> Producer {
+        let checker =
+            move |half: CheckedHalf| ready(if half.message.body == "pending" { pending } else { Verdict::Unknown });
+        Producer::builder(&self.names).group("writers").topics(["bank"]).checker(checker).build().await.unwrap()
+    }
+
+    async fn reader(&self) -> PullConsumer {
+        PullConsumer::builder(&self.names).group("readers").build().await.unwrap()
+    }
+
+    /// All messages of a topic, queue by queue.
+    async fn messages(&self, topic: &str) -> Vec<ReceivedMessage> {
+        let reader = self.reader().await;
+        let mut messages = Vec::new();
+        let Ok(mut queues) = reader.queues(topic).await else { return messages };
+        queues.sort_by_key(|queue| queue.queue_id);
+        for queue in queues {
+            let mut next = reader.min_offset(&queue).await.unwrap();
+            while next < reader.max_offset(&queue).await.unwrap() {
+                let pulled = reader.pull(&queue, next, 32, Duration::ZERO).await.unwrap();
+                assert!(pulled.next > next, "{queue:?} at {next}: {:?}", pulled.status);
+                next = pulled.next;
+                messages.extend(pulled.messages);
+            }
+        }
+        messages
+    }
+
+    /// Bodies of a topic with their numbers, once there are as many as these.
+    async fn bodies(&self, topic: &str, expected: &[&str]) -> BTreeMap<String, usize> {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let mut counts = BTreeMap::new();
+            for message in self.messages(topic).await {
+                *counts.entry(String::from_utf8(message.body.to_vec()).unwrap()).or_default() += 1;
+            }
+            if expected.iter().all(|body| counts.contains_key(*body)) {
+                return counts;
+            }
+            assert!(Instant::now() < deadline, "{topic} has {counts:?}, {expected:?} expected\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn committed(&self) -> Vec<Option<QueueOffset>> {
+        let reader = self.reader().await;
+        let mut queues = reader.queues("orders").await.unwrap();
+        queues.sort_by_key(|queue| queue.queue_id);
+        let mut committed = Vec::new();
+        for queue in &queues {
+            committed.push(reader.committed(queue).await.unwrap());
+        }
+        committed
+    }
+
+    /// The bodies that the broker finds by a key.
+    fn query(&self, key: &str) -> Vec<String> {
+        let header = QueryMessage {
+            topic: "orders".into(),
+            key: key.to_owned().into(),
+            max_num: 32,
+            begin_timestamp: UnixMillis(0),
+            end_timestamp: UnixMillis(i64::MAX),
+            unique_key_query: Some(false),
+            index_type: None,
+        };
+        let asked = Command::request_with(request::QUERY_MESSAGE, &header);
+        let answer = Peer::connect(self.address).unwrap().ask(asked, WAIT).unwrap();
+        if answer.code == response::QUERY_NOT_FOUND {
+            return Vec::new();
+        }
+        assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
+        let stored = record::decode_all(&answer.body).unwrap();
+        stored.into_iter().map(|stored| String::from_utf8(stored.message.body.to_vec()).unwrap()).collect()
+    }
 }
 
-/// Everything that a new group reads of a topic, once it is `count` messages.
-async fn read_all(names: &str, group: &str, topic: &str, count: usize) -> Vec<String> {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let noting = seen.clone();
-    let handler = move |batch: Vec<mq_client::ReceivedMessage>| {
-        noting.lock().extend(batch.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()));
-        ready(Action::Ack)
-    };
-    let builder = PushConsumer::builder(names).group(group.to_owned()).consume_from(ConsumeFrom::First);
-    let _consumer = builder.subscribe(topic, Filter::all()).concurrent(handler).start().await.unwrap();
-    let deadline = Instant::now() + WAIT;
-    while seen.lock().len() < count {
-        assert!(Instant::now() < deadline, "{} of {count} messages of {topic}", seen.lock().len());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+/// Everything that the second broker has to know.
+struct Written {
+    orders: Vec<ReceivedMessage>,
+}
+
+async fn write(broker: &Broker, store: PathBuf) -> Written {
+    let producer = broker.producer(Verdict::Unknown).await;
+    for number in 0..MESSAGES {
+        let body = format!("{number}:{}", "ä".repeat(number * 7));
+        let message = Message::new("orders", body).tags(["red", "blue"][number % 2]).key(format!("k{number}"));
+        producer.send(message.property("color", "grün").flag(number as i32)).await.unwrap();
     }
-    let mut all = seen.lock().clone();
-    all.sort();
-    all
+    let reader = broker.reader().await;
+    for (queue, read) in
+        reader.queues("orders").await.unwrap().iter().map(|queue| (queue, READ[queue.queue_id as usize]))
+    {
+        reader.commit_at(queue, QueueOffset(read)).await.unwrap();
+    }
+    producer.send(Message::new("later", "soon").delay_level(1)).await.unwrap();
+    broker.bodies("later", &["soon"]).await;
+    let half = |body: &str| producer.send_half(Message::new("bank", body.to_owned()));
+    let committed = half("committed").await.unwrap();
+    producer.end(&committed, Verdict::Commit).await.unwrap();
+    let rolled_back = half("rolled back").await.unwrap();
+    producer.end(&rolled_back, Verdict::Rollback).await.unwrap();
+    half("pending").await.unwrap();
+    broker.bodies("bank", &["committed"]).await;
+    // The second broker delivers this one: the first is gone by then.
+    producer.send(Message::new("later", "after the change").delay_level(2)).await.unwrap();
+    let offsets = store.join("config/consumerOffset.json");
+    let saved = format!("orders@readers:{{0:{},1:{},2:{}}}", READ[0], READ[1], READ[2]);
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let text = std::fs::read_to_string(&offsets).unwrap_or_default();
+        if text.replace(['"', '\n', '\t', ' '], "").contains(&saved) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{saved} is not in {text}");
+        tokio::time::sleep(POLL).await;
+    }
+    Written { orders: broker.messages("orders").await }
+}
+
+async fn goes_on_with(first: Whose, end: End) {
+    let second = if first == Whose::Apaches { Whose::Ours } else { Whose::Apaches };
+    let directory = TempDir::new().unwrap();
+    let broker = Broker::start(first, &directory).await;
+    let written = write(&broker, directory.path().join("store")).await;
+    assert_eq!(written.orders.len(), MESSAGES);
+    broker.end(end);
+
+    let broker = Broker::start(second, &directory).await;
+    assert_eq!(broker.messages("orders").await, written.orders, "the same messages at the same places");
+    assert_eq!(broker.committed().await, READ.map(|read| Some(QueueOffset(read))), "the group goes on where it was");
+    let found = broker.query("k7");
+    assert!(found.len() == 1 && found[0].starts_with("7:"), "by key: {found:?}");
+
+    let producer = broker.producer(Verdict::Commit).await;
+    let bank = broker.bodies("bank", &["committed", "pending"]).await;
+    assert_eq!(bank, [("committed".into(), 1), ("pending".into(), 1)].into(), "the pending half was asked about");
+    let later = broker.bodies("later", &["soon", "after the change"]).await;
+    // Apache saves every ten seconds what it delivered, so a kill may repeat a delivery.
+    let at_most = if end == End::Clean { 1 } else { 2 };
+    assert!(later["soon"] <= at_most && later["after the change"] == 1, "delayed: {later:?}");
+
+    let sent = producer.send(Message::new("orders", "one more").key("k7")).await.unwrap();
+    let offsets =
+        written.orders.iter().filter(|message| message.queue == sent.queue).map(|message| message.queue_offset);
+    assert_eq!(sent.queue_offset, offsets.max().unwrap().plus(1), "numbering goes on");
+    broker.end(End::Clean);
+    if end == End::Kill {
+        // The way back is the same as after a clean end.
+        return;
+    }
+
+    let broker = Broker::start(first, &directory).await;
+    let orders = broker.messages("orders").await;
+    assert_eq!(orders.len(), MESSAGES + 1, "and back");
+    assert!(written.orders.iter().all(|message| orders.contains(message)));
+    let mut found = broker.query("k7");
+    found.sort_by_key(String::len);
+    assert!(found.len() == 2 && found[0] == "one more", "by key, back: {found:?}");
+    assert_eq!(broker.bodies("bank", &["committed", "pending"]).await, bank);
+    assert_eq!(broker.bodies("later", &["soon", "after the change"]).await, later);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_apache_stored_is_read_by_ours_after_a_clean_stop() {
-    let shared = Shared::new();
-    let mut apache = shared.apache().await;
-    let producer = Producer::builder(&apache.names).group("writers").build().await.unwrap();
-    for number in 0..100 {
-        producer.send(Message::new("orders", format!("{number:03}")).key(format!("k{number}"))).await.unwrap();
-    }
-    drop(producer);
-    apache.broker.stop().unwrap();
-    let ours = shared.ours().await;
-    let bodies = read_all(&ours.name_servers(), "readers", "orders", 100).await;
-    assert_eq!(bodies, (0..100).map(|number| format!("{number:03}")).collect::<Vec<_>>());
+async fn ours_goes_on_with_a_store_that_apache_closed_and_apache_takes_it_back() {
+    goes_on_with(Whose::Apaches, End::Clean).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ours_goes_on_with_a_store_of_an_apache_that_was_killed() {
+    goes_on_with(Whose::Apaches, End::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apache_goes_on_with_a_store_that_ours_closed_and_ours_takes_it_back() {
+    goes_on_with(Whose::Ours, End::Clean).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apache_goes_on_with_a_store_of_ours_that_was_killed() {
+    goes_on_with(Whose::Ours, End::Kill).await;
 }
