@@ -1,8 +1,10 @@
 //! The broker: its tables, its store, and the way it starts and stops.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use mq_protocol::ByteString;
@@ -10,7 +12,8 @@ use mq_protocol::body::DataVersion;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::topic;
-use mq_store::{Backend, Clock, FileBackend, OpenError, Poisoned, ReadError, Store};
+use mq_store::timer::TimerError;
+use mq_store::{Backend, Clock, DiskError, FileBackend, OpenError, Poisoned, ReadError, Store};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -44,9 +47,12 @@ use crate::schedule::Schedule;
 use crate::schedule_progress::{self, Delivered, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
-use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options, transaction_schedule};
+use crate::settings::{
+    advertised_ip, hot_bytes, store_options, timer_options, timer_window, transaction_options, transaction_schedule,
+};
 use crate::stats::Stats;
 use crate::store_link::Link;
+use crate::timers::{self, TimerRefusal, TimerRules, Timers};
 use crate::topics::{TopicTable, next_version};
 use crate::unique_key::UniqueKeys;
 
@@ -83,6 +89,11 @@ pub struct Broker {
     /// Taken by `run`.
     schedule: Mutex<Option<Schedule>>,
     schedule_bell: Arc<Bell>,
+    /// `None`: switched off.
+    timers: Option<Arc<Timers>>,
+    /// Taken by `run`.
+    timer_driver: Mutex<Option<timers::Driver>>,
+    timer_bell: Arc<Bell>,
     pub(crate) unique_keys: UniqueKeys,
     pub(crate) stamp: Stamp,
     /// The advertised address; message ids carry it.
@@ -111,6 +122,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("a message of the store cannot be read: {0}")]
     Read(#[from] ReadError),
+    #[error("the timers cannot be read: {0}")]
+    Timers(#[from] TimerError),
     #[error("the transactions cannot be read: {0}")]
     Transactions(#[from] txn_coordinator::OpenError),
     #[error("a file of {} cannot be used: {error}", directory.display())]
@@ -181,7 +194,22 @@ impl Broker {
         let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
         let delivered = schedule.delivered();
+        let timer_bell = Arc::new(Bell::default());
+        let (timers, timer_driver) = match config.timer_wheel {
+            true => {
+                let directory = config.config_directory();
+                let (timers, progress, start) = Timers::open(backend, timer_options(&config), &directory, now)?;
+                let found = (progress, start);
+                let (window, bell) = (timer_window(&config), timer_bell.clone());
+                let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, window, found);
+                (Some(timers), Some(driver))
+            }
+            false => (None, None),
+        };
         let broker = Arc::new(Self {
+            timers,
+            timer_driver: Mutex::new(timer_driver),
+            timer_bell,
             store_host,
             delivered,
             cleaning: Mutex::default(),
@@ -232,9 +260,11 @@ impl Broker {
         let (stop, leaving) = (CancellationToken::new(), shutdown.child_token());
         // A caller that drops this future stops the background work too.
         let _stop = (stop.clone().drop_guard(), leaving.clone().drop_guard());
-        let _ring = (RingOnDrop(&self.schedule_bell), RingOnDrop(&self.flush_bell), RingOnDrop(&self.pops.bell));
+        let _ring = [&*self.schedule_bell, &*self.timer_bell, &self.flush_bell, &*self.pops.bell].map(RingOnDrop);
         let schedule = self.schedule.lock().take().expect("a broker runs once");
         let delivering = tokio::task::spawn_blocking(move || schedule.run());
+        let driver = self.timer_driver.lock().take();
+        let timing = tokio::task::spawn_blocking(move || driver.into_iter().for_each(timers::Driver::run));
         let broker = self.clone();
         let flushing = tokio::task::spawn_blocking(move || broker.flush_on_demand());
         let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
@@ -256,10 +286,12 @@ impl Broker {
         leaving.cancel();
         drop((expiring, polling));
         self.schedule_bell.stop();
+        self.timer_bell.stop();
         self.pops.bell.stop();
         self.flush_bell.stop();
         for (what, task) in [
             ("delivery of delayed messages", delivering),
+            ("delivery by time", timing),
             ("revival of popped messages", reviving),
             ("flushing", flushing),
             ("checkback", checking),
@@ -387,6 +419,29 @@ impl Broker {
 
     pub(crate) fn settings_version(&self) -> DataVersion {
         *self.settings_version.lock()
+    }
+
+    /// The waiting messages; an error when they are switched off.
+    pub(crate) fn timers(&self) -> Result<&Arc<Timers>, TimerRefusal> {
+        self.timers.as_ref().ok_or(TimerRefusal::Off)
+    }
+
+    pub(crate) fn timer_rules(&self) -> TimerRules {
+        TimerRules {
+            enabled: self.timers.is_some(),
+            precision_ms: self.config.timer_precision.as_millis() as i64,
+            max_delay: self.config.timer_max_delay,
+        }
+    }
+
+    /// How many messages wait to be due within each of Apache's times (5 s to 24 h) and not within a shorter one; the
+    /// later ones stand at [`Duration::MAX`]. For metrics: reads the wheel's file where it is not empty.
+    pub fn pending_timers(&self) -> Result<BTreeMap<Duration, u64>, DiskError> {
+        self.timers.as_ref().map_or_else(|| Ok(BTreeMap::new()), |timers| timers.pending(self.clock.now()))
+    }
+
+    pub(crate) fn timer_bell(&self) -> &Arc<Bell> {
+        &self.timer_bell
     }
 
     pub(crate) fn schedule_bell(&self) -> &Arc<Bell> {

@@ -3,7 +3,10 @@
 //! Works on the text form: a message costs one scan and one allocation.
 
 use mq_protocol::ByteString;
+use mq_protocol::ids::UnixMillis;
 use mq_protocol::properties::{self, name};
+
+use crate::timers::TimerWish;
 
 /// Names that a client must not store: they would be taken for the broker's or a peer's own.
 const TRANSIENT_PREFIX: &str = "__RMQ.TRANSIENT.";
@@ -17,7 +20,15 @@ pub(crate) struct Wishes<'t> {
     /// 0: none.
     pub(crate) delay_level: u32,
     pub(crate) half: bool,
-    pub(crate) timer: bool,
+    pub(crate) timer: Option<TimerWish<'t>>,
+    /// It takes back a message that waits (`TIMER_DEL_UNIQKEY`).
+    pub(crate) takes_back: bool,
+    /// What it waited by, if it came from the timers: it does not wait again.
+    pub(crate) waited: bool,
+    pub(crate) priority: Option<u32>,
+    /// A delay level, of whatever value, or an order key: a priority does not count beside them.
+    pub(crate) has_level: bool,
+    pub(crate) has_order_key: bool,
     /// `WAIT=false`: the answer need not wait for the disk.
     pub(crate) no_wait: bool,
 }
@@ -28,14 +39,27 @@ impl<'t> Wishes<'t> {
         for (key, value) in properties::pairs(text) {
             match key {
                 name::UNIQ_KEY => wishes.unique_key = Some(value),
-                name::DELAY => wishes.delay_level = value.parse().unwrap_or(0),
+                name::DELAY => (wishes.delay_level, wishes.has_level) = (value.parse().unwrap_or(0), true),
+                name::SHARDING_KEY => wishes.has_order_key = true,
+                name::PRIORITY => wishes.priority = value.parse().ok(),
+                name::TIMER_OUT_MS => wishes.waited = true,
+                name::TIMER_DELETE_KEY => wishes.takes_back = true,
                 name::TRANSACTION_PREPARED => wishes.half = value.eq_ignore_ascii_case("true"),
                 name::WAIT => wishes.no_wait = value.eq_ignore_ascii_case("false"),
-                key if TIMERS.contains(&key) => wishes.timer = true,
-                _ => {}
+                key => {
+                    if let Some(wish) = TimerWish::of(key, value) {
+                        wishes.timer = Some(wishes.timer.map_or(wish, |known| known.min(wish)));
+                    }
+                }
             }
         }
         wishes
+    }
+
+    /// The priority, if no other kind of message is asked for.
+    pub(crate) fn plain_priority(&self) -> Option<u32> {
+        let plain = !self.half && !self.has_level && self.timer.is_none() && !self.has_order_key;
+        self.priority.filter(|_| plain)
     }
 }
 
@@ -62,6 +86,10 @@ pub(crate) struct Changes<'a> {
     pub(crate) drop_timers: bool,
     /// Dead letters are not delayed.
     pub(crate) drop_delay: bool,
+    /// Another kind of message has no priority.
+    pub(crate) drop_priority: bool,
+    /// The slot that the message waits for.
+    pub(crate) slot: Option<UnixMillis>,
 }
 
 impl Stamp {
@@ -83,6 +111,9 @@ impl Stamp {
         if let Some(key) = changes.unique_key {
             push(&mut text, name::UNIQ_KEY, key);
         }
+        if let Some(slot) = changes.slot {
+            push(&mut text, name::TIMER_OUT_MS, &slot.0.to_string());
+        }
         if let Some(place) = changes.real_place {
             push(&mut text, name::REAL_TOPIC, place.topic);
             push(&mut text, name::REAL_QUEUE_ID, &place.queue_id.to_string());
@@ -96,6 +127,7 @@ fn is_dropped(key: &str, changes: Changes<'_>) -> bool {
         name::MSG_REGION | name::TRACE_ON | name::CLUSTER | name::POP_CK | PROPERTY_CRC => true,
         name::REAL_TOPIC | name::REAL_QUEUE_ID => changes.real_place.is_some(),
         name::DELAY => changes.drop_delay,
+        name::PRIORITY => changes.drop_priority,
         key => key.starts_with(TRANSIENT_PREFIX) || (changes.drop_timers && TIMERS.contains(&key)),
     }
 }
@@ -117,14 +149,40 @@ mod tests {
 
     #[test]
     fn wishes_are_read_from_the_text() {
-        let all = Wishes { unique_key: Some("K"), delay_level: 3, half: true, timer: true, no_wait: true };
+        let all = Wishes {
+            unique_key: Some("K"),
+            delay_level: 3,
+            has_level: true,
+            half: true,
+            timer: Some(TimerWish::InMillis("5")),
+            no_wait: true,
+            ..Wishes::default()
+        };
+        let seconds = Wishes { timer: Some(TimerWish::InSeconds("7")), ..Wishes::default() };
         for (sent, expected) in [
             ("", Wishes::default()),
             ("UNIQ_KEY=K;DELAY=3;TRAN_MSG=true;TIMER_DELAY_MS=5;WAIT=false", all),
-            ("DELAY=-1;TRAN_MSG=false;WAIT=true;", Wishes::default()),
-            ("DELAY=x;UNIQ_KEY=;", Wishes::default()),
+            ("TIMER_DELIVER_MS=9;TIMER_DELAY_SEC=7;TIMER_DELAY_MS=5;", seconds),
+            ("DELAY=-1;TRAN_MSG=false;WAIT=true;", Wishes { has_level: true, ..Wishes::default() }),
+            ("DELAY=x;UNIQ_KEY=;", Wishes { has_level: true, ..Wishes::default() }),
         ] {
             assert_eq!(Wishes::of(&text(sent)), expected, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_priority_counts_on_plain_messages_only() {
+        for (sent, expected) in [
+            ("_SYS_MSG_PRIORITY_=3", Some(3)),
+            ("_SYS_MSG_PRIORITY_=-1", None),
+            ("_SYS_MSG_PRIORITY_=high", None),
+            ("_SYS_MSG_PRIORITY_=3;TRAN_MSG=false", Some(3)),
+            ("_SYS_MSG_PRIORITY_=3;TRAN_MSG=true", None),
+            ("_SYS_MSG_PRIORITY_=3;DELAY=0", None),
+            ("_SYS_MSG_PRIORITY_=3;TIMER_DELAY_SEC=1", None),
+            ("_SYS_MSG_PRIORITY_=3;__SHARDINGKEY=k", None),
+        ] {
+            assert_eq!(Wishes::of(&text(sent)).plain_priority(), expected, "{sent}");
         }
     }
 

@@ -40,6 +40,7 @@ mod session;
 mod settings;
 mod stats;
 mod store_link;
+mod timers;
 mod topics;
 mod unique_key;
 mod waiting;

@@ -59,6 +59,8 @@ struct Pending {
     queue_id: QueueId,
     unique_key: Option<ByteString>,
     kind: Kind,
+    /// By which the message can be taken back until it is due.
+    recall_handle: Option<ByteString>,
 }
 
 impl Prepared {
@@ -70,8 +72,13 @@ impl Prepared {
         messages: Group,
     ) -> Self {
         let answer = request.response(response::SUCCESS);
-        let pending = Pending { answer, oneway: request.is_oneway(), queue_id, unique_key, kind };
+        let pending = Pending { answer, oneway: request.is_oneway(), queue_id, unique_key, kind, recall_handle: None };
         Self { messages, pending }
+    }
+
+    pub(crate) fn with_recall_handle(mut self, handle: Option<String>) -> Self {
+        self.pending.recall_handle = handle.map(ByteString::from);
+        self
     }
 }
 
@@ -215,7 +222,7 @@ impl Pending {
             queue_offset,
             transaction_id: self.unique_key,
             batch_uniq_id: None,
-            recall_handle: None,
+            recall_handle: self.recall_handle,
             region: Some(ByteString::from_static(REGION)),
             trace_on: Some(TRACE_ON),
         };

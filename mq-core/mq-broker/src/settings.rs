@@ -2,13 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use mq_store::timer::TimerOptions;
 use mq_store::{FlushMode, Options};
 use txn_coordinator::{Schedule, TransactionOptions};
 
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::delay_levels::DelayLevels;
 use crate::store_link::Rules;
+
+/// Slots between the last that is used and the one that comes round to its place.
+const TIMER_BLANK_SLOTS: u64 = 60;
 
 /// The part of the machine's memory that may be taken to hold the newest messages (`accessMessageInMemoryMaxRatio`).
 pub(crate) fn hot_bytes(config: &BrokerConfig) -> u64 {
@@ -34,6 +39,23 @@ pub(crate) fn store_options(config: &BrokerConfig, delay_levels: &DelayLevels) -
         index: config.index_messages.then_some(config.index),
         rules: Arc::new(Rules::new(delay_levels.clone())),
     }
+}
+
+pub(crate) fn timer_options(config: &BrokerConfig) -> TimerOptions {
+    TimerOptions {
+        precision_ms: config.timer_precision.as_millis() as i64,
+        log_file_bytes: config.timer_log_file_bytes,
+        ..TimerOptions::default()
+    }
+}
+
+/// How long a message waits at most before it is stored anew: RocketMQ's window, but never so long that its record could
+/// be deleted meanwhile.
+pub(crate) fn timer_window(config: &BrokerConfig) -> Duration {
+    let most = timer_options(config).slots / 2 - TIMER_BLANK_SLOTS;
+    let slots = if config.timer_roll_window_slots < 2 { most } else { config.timer_roll_window_slots.min(most) };
+    let window = config.timer_precision * u32::try_from(slots).expect("a wheel's slots are few");
+    window.min(config.file_reserved_time * 2 / 3).max(config.timer_precision)
 }
 
 pub(crate) fn transaction_options(config: &BrokerConfig, store_host: SocketAddr) -> TransactionOptions {

@@ -47,6 +47,7 @@ pub(crate) struct Link {
     revive_topic: ByteString,
     reviving: Arc<Bell>,
     schedule: Arc<Bell>,
+    timers: Arc<Bell>,
     stats: Arc<Stats>,
 }
 
@@ -60,6 +61,7 @@ impl Link {
             revive_topic: broker.pops.revive_topic().clone(),
             reviving: broker.pops.bell.clone(),
             schedule: broker.schedule_bell().clone(),
+            timers: broker.timer_bell().clone(),
             stats: broker.stats.clone(),
         }
     }
@@ -72,15 +74,19 @@ impl Listener for Link {
 
     fn visible(&self, arrivals: &[Arrival]) {
         self.stats.arrived(arrivals);
-        let (mut delayed, mut popped) = (false, false);
+        let (mut delayed, mut timed, mut popped) = (false, false, false);
         for arrival in arrivals {
             delayed |= arrival.topic == topic::SCHEDULE;
+            timed |= arrival.topic == topic::TIMER;
             popped |= arrival.topic == self.revive_topic;
             self.polls.arrived(&arrival.topic, arrival.queue_id, arrival.tags_code);
             self.held.arrived(&arrival.topic, arrival.queue_id, arrival.next, arrival.tags_code);
         }
         if delayed {
             self.schedule.ring();
+        }
+        if timed {
+            self.timers.ring();
         }
         if popped {
             self.reviving.ring();

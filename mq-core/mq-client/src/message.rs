@@ -72,6 +72,25 @@ impl Message {
         self.property(name::DELAY, level)
     }
 
+    /// Delivered at this time: never before it, and at most a second after.
+    #[must_use]
+    pub fn deliver_at(self, time: UnixMillis) -> Self {
+        self.property(name::TIMER_DELIVER_MS, time.0.to_string())
+    }
+
+    /// Delivered when so much time is over, by the broker's clock.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        self.property(name::TIMER_DELAY_MS, delay.as_millis().to_string())
+    }
+
+    /// Goes to the queue of this number, or to the last one, whichever queue the send chose; consumers that pop begin
+    /// with the highest. Not for messages that are delayed, transactional or ordered by a key of Apache's.
+    #[must_use]
+    pub fn priority(self, priority: u16) -> Self {
+        self.property(name::PRIORITY, priority.to_string())
+    }
+
     /// False: acknowledged before it is on disk.
     #[must_use]
     pub fn wait_stored(self, wait: bool) -> Self {

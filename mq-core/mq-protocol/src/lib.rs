@@ -18,6 +18,7 @@ mod json;
 pub mod message_id;
 pub mod pop;
 pub mod properties;
+pub mod recall;
 pub mod record;
 pub mod record_view;
 pub mod sys_flag;

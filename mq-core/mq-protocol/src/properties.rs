@@ -41,6 +41,15 @@ pub mod name {
     /// `reply` on replies to requests.
     pub const MESSAGE_TYPE: &str = "MSG_TYPE";
     pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
+    /// The slot that a message waits for; the next ones say since when it waited, until when, and how often anew.
+    pub const TIMER_OUT_MS: &str = "TIMER_OUT_MS";
+    pub const TIMER_ENQUEUE_MS: &str = "TIMER_ENQUEUE_MS";
+    pub const TIMER_DEQUEUE_MS: &str = "TIMER_DEQUEUE_MS";
+    pub const TIMER_ROLL_TIMES: &str = "TIMER_ROLL_TIMES";
+    /// On a message that takes back another one: that one's unique key.
+    pub const TIMER_DELETE_KEY: &str = "TIMER_DEL_UNIQKEY";
+    /// 0 is the lowest; a priority is a queue.
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
     pub const POP_CK: &str = "POP_CK";
     pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
     pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";

@@ -27,7 +27,7 @@ pub const MAX_RETRY_TOPIC_BYTES: usize = 255;
 pub const MAX_GROUP_BYTES: usize = 120;
 
 /// Topics that a client must not write to directly.
-const NOT_WRITABLE: [&str; 6] = [SCHEDULE, HALF, OP_HALF, CHECK_MAX_TIME, SELF_TEST, OFFSET_MOVED];
+const NOT_WRITABLE: [&str; 7] = [SCHEDULE, TIMER, HALF, OP_HALF, CHECK_MAX_TIME, SELF_TEST, OFFSET_MOVED];
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

@@ -77,6 +77,17 @@ pub struct BrokerConfig {
     pub property_filter: bool,
     /// Eighteen durations like `1s 5s … 2h`, as RocketMQ writes them.
     pub delay_levels: String,
+    /// Whether messages may be sent for an arbitrary time.
+    pub timer_wheel: bool,
+    /// How far ahead that may be.
+    pub timer_max_delay: Duration,
+    /// How exact it is: 100, 200, 500 or 1000 ms.
+    pub timer_precision: Duration,
+    /// So many times the precision ahead a message waits at most; then it is stored anew.
+    pub timer_roll_window_slots: u64,
+    pub timer_log_file_bytes: u64,
+    /// Whether producers may take back messages that wait.
+    pub recall: bool,
     pub transaction_timeout: Duration,
     pub transaction_check_interval: Duration,
     pub transaction_check_max: u32,
@@ -129,6 +140,12 @@ impl Default for BrokerConfig {
             server_side_reset: true,
             store_replies: true,
             delay_levels: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
+            timer_wheel: true,
+            timer_max_delay: Duration::from_secs(3 * 86_400),
+            timer_precision: Duration::from_secs(1),
+            timer_roll_window_slots: 2 * 86_400,
+            timer_log_file_bytes: 100 << 20,
+            recall: false,
             transaction_timeout: Duration::from_secs(6),
             transaction_check_interval: Duration::from_secs(30),
             transaction_check_max: 15,
@@ -257,6 +274,12 @@ impl BrokerConfig {
             "useServerSideResetOffset" => self.server_side_reset = setting.flag()?,
             "enablePropertyFilter" => self.property_filter = setting.flag()?,
             "messageDelayLevel" => self.delay_levels = value.to_owned(),
+            "timerWheelEnable" => self.timer_wheel = setting.flag()?,
+            "timerMaxDelaySec" => self.timer_max_delay = Duration::from_secs(setting.parse("a number of seconds")?),
+            "timerPrecisionMs" => self.timer_precision = timer_precision(setting.millis()?),
+            "timerRollWindowSlot" => self.timer_roll_window_slots = setting.parse("a number of slots")?,
+            "mappedFileSizeTimerLog" => self.timer_log_file_bytes = setting.at_least(4096)?,
+            "recallMessageEnable" => self.recall = setting.flag()?,
             "transactionTimeOut" => self.transaction_timeout = setting.millis()?,
             "transactionCheckInterval" => self.transaction_check_interval = setting.millis()?,
             "transactionCheckMax" => self.transaction_check_max = setting.parse("a number")?,
@@ -304,6 +327,12 @@ pub(crate) const MAX_QUEUES_PER_TOPIC: u32 = 16_384;
 struct Setting<'t> {
     key: &'t str,
     value: &'t str,
+}
+
+/// As RocketMQ takes it: the next smaller one of the four.
+fn timer_precision(asked: Duration) -> Duration {
+    let known = [1000, 500, 200].map(Duration::from_millis);
+    known.into_iter().find(|known| asked >= *known).unwrap_or(Duration::from_millis(100))
 }
 
 impl Setting<'_> {

@@ -8,6 +8,7 @@ use crate::clients::HeartbeatError;
 use crate::config_update::UpdateError;
 use crate::groups::GroupError;
 use crate::selection::FilterError;
+use crate::timers::TimerRefusal;
 use crate::topics::TopicError;
 use mq_protocol::batch::BatchError;
 use mq_protocol::body::BodyError;
@@ -16,6 +17,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::HeaderError;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::pop::{HandleError, MAX_MESSAGES};
+use mq_protocol::recall::NotAHandle;
 use mq_protocol::topic::NameError;
 use mq_store::{AppendError, Bounds, DiskError, ReadError};
 use txn_coordinator::{EndError, HalfError, ResumeError};
@@ -54,11 +56,15 @@ impl Refusal {
         ))
     }
 
-    pub(crate) fn timer_unsupported() -> Self {
+    pub(crate) fn recall_forbidden() -> Self {
         Self::new(
-            response::SYSTEM_ERROR,
-            "delivery at an arbitrary time is not supported by this broker; use a delay level (property DELAY)",
+            response::NO_PERMISSION,
+            "messages cannot be taken back here; set recallMessageEnable=true in the broker's configuration",
         )
+    }
+
+    pub(crate) fn not_recallable(reason: impl std::fmt::Display) -> Self {
+        Self::new(response::ILLEGAL_OPERATION, format!("the message cannot be taken back: {reason}"))
     }
 
     pub(crate) fn no_such_topic(topic: &str) -> Self {
@@ -334,6 +340,24 @@ impl From<HalfError> for Refusal {
 impl From<ResumeError> for Refusal {
     fn from(error: ResumeError) -> Self {
         Self::new(response::SYSTEM_ERROR, error.to_string())
+    }
+}
+
+impl From<TimerRefusal> for Refusal {
+    fn from(error: TimerRefusal) -> Self {
+        let code = match &error {
+            TimerRefusal::Off => response::SYSTEM_ERROR,
+            TimerRefusal::Malformed(_) | TimerRefusal::TooFar { .. } | TimerRefusal::TooLate => {
+                response::MESSAGE_ILLEGAL
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<NotAHandle> for Refusal {
+    fn from(error: NotAHandle) -> Self {
+        Self::new(response::ILLEGAL_OPERATION, error.to_string())
     }
 }
 

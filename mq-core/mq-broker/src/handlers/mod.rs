@@ -15,6 +15,7 @@ mod progress;
 pub(crate) mod pull;
 mod query;
 mod queue;
+mod recall;
 mod refused;
 mod relay;
 mod reply;
@@ -23,6 +24,7 @@ mod resume;
 mod runtime;
 pub(crate) mod send;
 mod send_back;
+mod timer;
 pub(crate) mod transaction;
 
 use std::pin::Pin;
@@ -95,6 +97,7 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
     match command.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
         request::RESUME_CHECK_HALF_MESSAGE => resume::resume(command),
+        request::RECALL_MESSAGE => recall::recall(from, command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),
         request::QUERY_MESSAGE => query::query(broker, command),
@@ -113,6 +116,8 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::UPDATE_CONSUMER_OFFSET => offset::update(broker, from, command),
         request::GET_ALL_CONSUMER_OFFSET => offset::all(broker, command),
         request::GET_ALL_DELAY_OFFSET => offset::delays(command),
+        request::GET_TIMER_CHECK_POINT => timer::checkpoint(command),
+        request::GET_TIMER_METRICS => timer::metrics(command),
         request::CLONE_GROUP_OFFSET => offset::clone_group(broker, command),
         request::QUERY_CORRECTION_OFFSET => offset::correction(broker, command),
         request::INVOKE_BROKER_TO_RESET_OFFSET => reset::reset(command),

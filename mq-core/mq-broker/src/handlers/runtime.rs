@@ -20,6 +20,7 @@ use crate::disk_space::DiskSpace;
 use crate::limits::{MAX_BLOCKING_PER_CONNECTION, MAX_HELD_PULLS, MAX_WAITING_REQUESTS};
 use crate::schedule_progress;
 use crate::stats::Amounts;
+use crate::timers::{self, TimersBehind};
 
 /// The version of RocketMQ that [`OUR_VERSION`] stands for, and ours.
 const VERSION: &str = concat!("V5_3_3-checkback-", env!("CARGO_PKG_VERSION"));
@@ -41,7 +42,7 @@ pub(crate) fn named_stats(broker: &Broker, request: &Command) -> Handled {
     Reply::body(request, to_json(&stats))
 }
 
-fn table(broker: &Broker) -> Result<Table, ReadError> {
+fn table(broker: &Broker) -> Result<Table, Refusal> {
     let mut table = Table::new();
     identity(broker, &mut table);
     counts(broker, &mut table);
@@ -49,7 +50,7 @@ fn table(broker: &Broker) -> Result<Table, ReadError> {
     log(broker, &mut table)?;
     space(broker, &mut table);
     delays(broker, &mut table);
-    timer(&mut table);
+    timer(broker, &mut table)?;
     Ok(table)
 }
 
@@ -159,13 +160,19 @@ fn delays(broker: &Broker, table: &mut Table) {
     }
 }
 
-fn timer(table: &mut Table) {
-    for key in ["timerReadBehind", "timerOffsetBehind", "timerCongestNum"] {
-        put(table, key, 0);
-    }
+fn timer(broker: &Broker, table: &mut Table) -> Result<(), Refusal> {
+    let (behind, waiting) = match broker.timers() {
+        Ok(timers) => (timers.behind(broker.clock.now()), broker.pending_timers()?.values().sum()),
+        Err(_) => (TimersBehind::default(), 0),
+    };
+    let stored = broker.store.queue_bounds(topic::TIMER, timers::QUEUE).max;
+    put(table, "timerReadBehind", behind.seconds);
+    put(table, "timerOffsetBehind", stored.0.saturating_sub(behind.linked.0));
+    put(table, "timerCongestNum", waiting);
     for key in ["timerEnqueueTps", "timerDequeueTps"] {
         put(table, key, double(0.0));
     }
+    Ok(())
 }
 
 /// `227.2 GiB`, in Apache's spelling.

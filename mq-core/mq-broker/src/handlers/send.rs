@@ -11,6 +11,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{Header, HeaderError, SendMessage};
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::MAX_PROPERTIES_BYTES;
+use mq_protocol::recall::RecallHandle;
 use mq_protocol::record::Message;
 use mq_protocol::{batch, sys_flag, topic};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -23,11 +24,14 @@ use crate::delay_levels::queue_of;
 use crate::incoming::{Changes, RealPlace, Wishes};
 use crate::limits::MAX_BATCH_MESSAGES;
 use crate::sending::{Group, Kind, Prepared};
+use crate::timers;
 
 /// Where a send goes after the topic rules.
 struct Target {
     topic: ByteString,
     queue_id: QueueId,
+    /// The last queue for sends.
+    last_queue: u32,
     /// The retries are used up.
     dead_letter: bool,
 }
@@ -83,9 +87,11 @@ fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
     {
         let dead_letters = aside(|| broker.topics.dead_letter(group, broker.clock.now()))?;
         let topic = dead_letters.topic_name.as_str().into();
-        return Ok(Target { topic, queue_id: QueueId(0), dead_letter: true });
+        return Ok(Target { topic, queue_id: QueueId(0), last_queue: 0, dead_letter: true });
     }
-    Ok(Target { topic: header.topic.clone(), queue_id: pick_queue(header.queue_id, &config), dead_letter: false })
+    let queue_id = pick_queue(header.queue_id, &config);
+    let last_queue = config.write_queue_nums.saturating_sub(1);
+    Ok(Target { topic: header.topic.clone(), queue_id, last_queue, dead_letter: false })
 }
 
 fn create_topic(broker: &Broker, header: &SendMessage) -> Result<Arc<TopicConfig>, Refusal> {
@@ -130,10 +136,14 @@ fn prepare_one(
     from: &Connection,
     request: &Command,
     header: &SendMessage,
-    target: Target,
+    mut target: Target,
 ) -> Result<Prepared, Refusal> {
     let sent = header.properties.as_deref().unwrap_or_default();
     let wishes = Wishes::of(sent);
+    let priority = wishes.plain_priority();
+    if let Some(priority) = priority {
+        target.queue_id = QueueId(priority.min(target.last_queue));
+    }
     let delay = if target.dead_letter { None } else { broker.delay_levels.clamp(wishes.delay_level) };
     // A committed message that is tried again still says that it was transactional.
     let is_retry = header.reconsume_times.unwrap_or(0) > 0 && (wishes.delay_level > 0 || target.dead_letter);
@@ -144,20 +154,26 @@ fn prepare_one(
             "transactional messages are switched off here (rejectTransactionMessage=true); send an ordinary message",
         ));
     }
-    if wishes.timer && delay.is_none() && !target.dead_letter {
-        return Err(Refusal::timer_unsupported());
-    }
+    let wish = wishes.timer.filter(|_| !half && delay.is_none() && !wishes.waited && !target.dead_letter);
+    let slot = match wish {
+        Some(wish) => broker.timer_rules().slot(wish, wishes.takes_back, broker.clock.now())?,
+        None => None,
+    };
     let made = wishes.unique_key.is_none().then(|| broker.unique_keys.next(broker.clock.now()));
     let delay = delay.filter(|_| !half);
     let changes = Changes {
         unique_key: made.as_deref(),
-        real_place: delay.map(|_| RealPlace { topic: &target.topic, queue_id: target.queue_id.0 }),
+        real_place: (delay.is_some() || slot.is_some())
+            .then(|| RealPlace { topic: &target.topic, queue_id: target.queue_id.0 }),
+        slot,
         drop_timers: wishes.delay_level > 0,
         drop_delay: target.dead_letter,
+        drop_priority: wishes.priority.is_some() && priority.is_none(),
     };
-    let (topic, queue_id) = match delay {
-        Some(level) => (ByteString::from_static(topic::SCHEDULE), queue_of(level)),
-        None => (target.topic.clone(), target.queue_id),
+    let (topic, queue_id) = match (delay, slot) {
+        (Some(level), _) => (ByteString::from_static(topic::SCHEDULE), queue_of(level)),
+        (None, Some(_)) => (ByteString::from_static(topic::TIMER), timers::QUEUE),
+        (None, None) => (target.topic.clone(), target.queue_id),
     };
     let message = Message {
         topic,
@@ -172,17 +188,22 @@ fn prepare_one(
         properties: checked(broker.stamp.apply(sent, changes))?,
         body: request.body.clone(),
     };
-    let unique_key = match (&header.properties, wishes.unique_key) {
+    let unique_key: ByteString = match (&header.properties, wishes.unique_key) {
         (Some(sent), Some(key)) => sent.slice_ref(key),
         _ => made.unwrap_or_default().into(),
     };
+    let handle = slot.filter(|_| !topic::is_retry(&target.topic)).map(|slot| {
+        let (topic, broker_name) = (target.topic.clone(), broker.config.broker_name.as_str().into());
+        RecallHandle { topic, broker_name, deliver_ms: slot.0 + 1, unique_key: unique_key.clone() }.encode()
+    });
     let (message, kind) = if half {
         let (message, half) = half_of(message)?;
         (message, Kind::Half { group: header.producer_group.clone(), half })
     } else {
         (message, Kind::Plain { wait: !wishes.no_wait })
     };
-    Ok(Prepared::new(request, target.queue_id, Some(unique_key), kind, Group::One(message)))
+    let prepared = Prepared::new(request, target.queue_id, Some(unique_key), kind, Group::One(message));
+    Ok(prepared.with_recall_handle(handle))
 }
 
 fn prepare_batch(
@@ -209,7 +230,7 @@ fn prepare_batch(
     let mut messages = Vec::with_capacity(items.len());
     for item in items {
         let wishes = Wishes::of(&item.properties);
-        if outer.half || outer.delay_level > 0 || wishes.half || wishes.delay_level > 0 || wishes.timer {
+        if outer.half || outer.delay_level > 0 || wishes.half || wishes.delay_level > 0 || wishes.timer.is_some() {
             return Err(Refusal::illegal(
                 "a batch cannot hold transactional or delayed messages; send them one by one",
             ));

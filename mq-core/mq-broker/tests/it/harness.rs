@@ -127,12 +127,14 @@ impl TestBroker {
 
     /// Ends it without an orderly stop. Its threads let go of the store a moment later.
     pub(crate) async fn abandon(self) {
+        drop(self.broker);
         self.running.abort();
         let _ = self.running.await;
     }
 
     /// Waits for it to end by itself.
     pub(crate) async fn ended(self) -> Result<(), RunError> {
+        drop(self.broker);
         tokio::time::timeout(PATIENCE, self.running).await.expect("the broker ends").expect("no panic")
     }
 

@@ -25,5 +25,6 @@ mod settings;
 mod sql_filters;
 mod statistics;
 mod stops;
+mod timers;
 mod topics_and_groups;
 mod transactions;

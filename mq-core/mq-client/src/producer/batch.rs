@@ -22,6 +22,7 @@ impl Producer {
         let receipts = ids.into_iter().enumerate().map(|(index, message_id)| SendReceipt {
             message_id,
             offset_message_id: offset_ids.get(index).copied().unwrap_or_default().into(),
+            recall_handle: None,
             queue_offset: first.queue_offset.plus(index as u64),
             ..first.clone()
         });

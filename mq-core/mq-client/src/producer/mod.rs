@@ -5,6 +5,7 @@ mod batch;
 mod builder;
 mod check;
 mod fault;
+mod recall;
 mod receipt;
 
 mod select;
@@ -379,6 +380,7 @@ impl Outgoing {
             offset_message_id: header.msg_id,
             queue,
             queue_offset: header.queue_offset,
+            recall_handle: header.recall_handle,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct SendReceipt {
     pub offset_message_id: ByteString,
     pub queue: Arc<MessageQueue>,
     pub queue_offset: QueueOffset,
+    /// By which [`Producer::recall`](super::Producer::recall) takes a delayed message back; not for delay levels.
+    pub recall_handle: Option<ByteString>,
 }
 
 /// A stored half message: invisible until its transaction is ended.

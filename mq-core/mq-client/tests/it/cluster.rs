@@ -75,6 +75,8 @@ pub(crate) async fn broker(port: u16, name_servers: &str, store: &Path) -> Runni
         store_root: store.to_owned(),
         commit_log_segment_bytes: 16 << 20,
         delay_levels: ["1s"; 18].join(" "),
+        timer_precision: Duration::from_millis(100),
+        recall: true,
         transaction_timeout: Duration::from_millis(500),
         transaction_check_interval: Duration::from_millis(500),
         ..BrokerConfig::default()

@@ -1,6 +1,10 @@
 //! Every way of sending, read back.
 
-use mq_client::{Message, Producer, SendFailure, SendStatus};
+use std::time::Duration;
+
+use mq_client::{ClientError, Message, Producer, SendFailure, SendStatus};
+use mq_protocol::codes::response;
+use mq_store::{Clock, SystemClock};
 
 use crate::cluster::{Cluster, body, eventually, unique};
 
@@ -105,4 +109,49 @@ async fn many_tasks_share_one_producer() {
     let bodies = cluster.bodies(&topic).await;
     assert_eq!(bodies.len(), 16 * 50 + 1);
     assert!(bodies.windows(2).all(|pair| pair[0] != pair[1]), "nothing is stored twice");
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_when_its_time_has_come_unless_it_is_taken_back() {
+    let cluster = Cluster::start().await;
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("delayed", &producer).await;
+    let message = |body: &str| Message::new(topic.clone(), body.to_owned());
+    let far = Duration::from_secs(86_400);
+    let taken_back = producer.send(message("taken back").delay(far)).await.expect("stored");
+    let handle = taken_back.recall_handle.expect("a handle");
+    assert_eq!(producer.recall(&handle).await.expect("in time"), taken_back.message_id);
+
+    let at = SystemClock.now().plus(Duration::from_secs(2));
+    let receipt = producer.send(message("late").deliver_at(at)).await.expect("stored");
+    producer.send(message("soon").delay(Duration::from_millis(150))).await.expect("stored");
+    producer.send(message("now")).await.expect("stored");
+    let all = eventually("all of them", || async {
+        let all = cluster.read_all(&topic).await;
+        (all.len() == 4).then_some(all)
+    })
+    .await;
+    let late = all.iter().find(|message| body(message) == "late").expect("it is there");
+    assert!(late.store_timestamp >= at, "{} is before {at}", late.store_timestamp);
+    assert_eq!(late.message_id, receipt.message_id);
+
+    // A machine that took two seconds for the send delivered it at once, and gave no handle.
+    if let Some(handle) = receipt.recall_handle {
+        let refused = producer.recall(&handle).await.expect_err("too late");
+        let ClientError::Call(refused) = &refused else { panic!("{refused}") };
+        assert_eq!(refused.code(), Some(response::ILLEGAL_OPERATION));
+    }
+    assert!(matches!(producer.recall("rubbish").await, Err(ClientError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_priority_is_a_queue() {
+    let cluster = Cluster::start().await;
+    let producer = cluster.producer().await;
+    let topic = cluster.topic("priority", &producer).await;
+    let last = producer.queues(&topic).await.expect("a route").len() as u32 - 1;
+    for (priority, queue) in [(0, 0), (1, 1), (500, last)] {
+        let receipt = producer.send(Message::new(topic.clone(), "x").priority(priority)).await.expect("stored");
+        assert_eq!(receipt.queue.queue_id, queue);
+    }
 }

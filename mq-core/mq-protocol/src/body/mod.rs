@@ -8,6 +8,7 @@ mod object_keys;
 mod pop;
 mod route;
 mod stats;
+mod timer;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -21,6 +22,7 @@ pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use pop::*;
 pub use route::*;
 pub use stats::*;
+pub use timer::*;
 
 use crate::java;
 

@@ -10,6 +10,7 @@ mod namesrv;
 mod offset;
 mod pop;
 mod pull;
+mod recall;
 mod send;
 mod transaction;
 
@@ -26,6 +27,7 @@ pub use namesrv::*;
 pub use offset::*;
 pub use pop::*;
 pub use pull::*;
+pub use recall::*;
 pub use send::*;
 pub use transaction::*;
 

@@ -1,0 +1,96 @@
+//! Messages for an arbitrary time: they wait in the topic `rmq_sys_wheel_timer`, indexed by the store's timer wheel, and
+//! are appended to their real place when their slot is over. What a send asks for is `plan`'s matter, who waits and who
+//! is due `driver`'s.
+
+mod copies;
+mod counts;
+mod driver;
+mod message;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_protocol::body::TimerMetrics;
+use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_store::timer::{TimerCheckpoint, TimerError, TimerIndex, TimerOptions, TimerProgress, TimerStart};
+use mq_store::{Backend, DiskError};
+use parking_lot::Mutex;
+
+use counts::TopicCounts;
+
+pub(crate) use driver::Driver;
+pub(crate) use message::{QUEUE, recall};
+pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
+
+/// Up to when messages are counted together, as Apache's broker does it.
+const DUE_WITHIN_SECONDS: [u64; 8] = [5, 60, 300, 900, 3600, 14_400, 28_800, 86_400];
+
+/// What others may know of the waiting messages.
+pub(crate) struct Timers {
+    index: Mutex<TimerIndex>,
+    counts: Mutex<TopicCounts>,
+    progress: Mutex<TimerProgress>,
+}
+
+/// How far linking and delivering are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TimersBehind {
+    /// The oldest slot that is not fired yet ended so long ago.
+    pub(crate) seconds: u64,
+    /// Messages of the timer topic below it are linked.
+    pub(crate) linked: QueueOffset,
+}
+
+impl Timers {
+    pub(crate) fn open(
+        backend: Arc<dyn Backend>,
+        options: TimerOptions,
+        config_directory: &Path,
+        now: UnixMillis,
+    ) -> Result<(Arc<Self>, TimerProgress, TimerStart), TimerError> {
+        let (index, progress, start) = TimerIndex::open(backend, options, now)?;
+        let mut counts = TopicCounts::open(config_directory.join("timermetrics"));
+        if start == TimerStart::Lost {
+            counts.clear();
+        }
+        let shared = Self { index: Mutex::new(index), counts: Mutex::new(counts), progress: Mutex::new(progress) };
+        Ok((Arc::new(shared), progress, start))
+    }
+
+    pub(crate) fn checkpoint(&self) -> TimerCheckpoint {
+        self.index.lock().checkpoint()
+    }
+
+    pub(crate) fn metrics(&self) -> TimerMetrics {
+        self.counts.lock().metrics().clone()
+    }
+
+    pub(crate) fn behind(&self, now: UnixMillis) -> TimersBehind {
+        let progress = *self.progress.lock();
+        let index = self.index.lock();
+        // Without a message that is due nothing is behind, however long ago the last one was.
+        let due = index.next_slot(progress.read_time).map(|slot| UnixMillis(slot.0 + index.precision_ms()));
+        let seconds = due.map_or(0, |due| now.since(due).as_secs());
+        TimersBehind { seconds, linked: progress.queue_offset }
+    }
+
+    /// How many messages are due within each time and not within a shorter one; those later than all count by
+    /// `Duration::MAX`.
+    pub(crate) fn pending(&self, now: UnixMillis) -> Result<BTreeMap<Duration, u64>, DiskError> {
+        let index = self.index.lock();
+        let bounds = DUE_WITHIN_SECONDS.map(Duration::from_secs).into_iter().chain([Duration::MAX]);
+        let mut pending: BTreeMap<Duration, u64> = bounds.map(|bound| (bound, 0)).collect();
+        index.counts(|count| {
+            let due = UnixMillis(count.slot.0 + index.precision_ms());
+            let ahead = due.since(now);
+            let (_, messages) = pending.range_mut(ahead..).next().expect("nothing is later than the last bound");
+            *messages += count.messages;
+        })?;
+        Ok(pending)
+    }
+}
