@@ -22,9 +22,9 @@ pub(crate) fn recall(from: &Connection, request: &Command) -> Handled {
     Ok(Reply::Blocking(Box::new(move |broker| {
         let (handle, message) = prepare(broker, &header, peer)?;
         let appended = broker.store.append(&[[message]])?;
-        let mut answer =
-            request.response(response::SUCCESS).with_header(&RecallMessageResponse { msg_id: handle.unique_key });
-        answer.ext.push(ByteString::from_static("MSG_REGION"), ByteString::from_static(REGION));
+        let region = Some(ByteString::from_static(REGION));
+        let header = RecallMessageResponse { msg_id: handle.unique_key, region };
+        let answer = request.response(response::SUCCESS).with_header(&header);
         let at = appended[0].end;
         Ok(if broker.answers_wait { Reply::Durable { at, answer } } else { Reply::Now(answer) })
     })))

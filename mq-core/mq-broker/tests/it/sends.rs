@@ -112,7 +112,7 @@ async fn what_breaks_a_rule_is_refused_with_its_code_and_the_limit_in_words() {
         ("queue", queue(4), response::INVALID_PARAMETER, "4 queues"),
         ("body", Send::to("known").body(vec![0; (4 << 20) + 1]), response::MESSAGE_ILLEGAL, "4194304"),
         ("properties", Send::to("known").property("p", long), response::MESSAGE_ILLEGAL, "32767"),
-        ("timer", Send::to("known").property("TIMER_DELAY_MS", "5"), response::SYSTEM_ERROR, "delay level"),
+        ("timer", Send::to("known").property("TIMER_DELAY_MS", "x"), response::MESSAGE_ILLEGAL, "no number"),
         ("retry of nobody", Send::to("%RETRY%nobody"), response::SUBSCRIPTION_GROUP_NOT_EXIST, "nobody"),
         ("torn batch", batch("known", Bytes::from_static(b"torn")), response::MESSAGE_ILLEGAL, "cut short"),
         ("empty batch", batch("known", Bytes::new()), response::MESSAGE_ILLEGAL, "empty"),

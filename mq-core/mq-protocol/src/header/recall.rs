@@ -18,5 +18,6 @@ headers! {
     RecallMessageResponse {
         /// The unique key of the message that was taken back.
         msg_id: ByteString = "msgId",
+        region: Option<ByteString> = "MSG_REGION",
     }
 }
