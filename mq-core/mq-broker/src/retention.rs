@@ -180,7 +180,8 @@ fn needed_from(broker: &Broker) -> Result<LogOffset, ReadError> {
     let pops = topic::revive_topic(&broker.config.cluster_name);
     let popped = broker.offsets.of(topic::REVIVE_GROUP, &pops);
     let popped = popped.into_iter().map(|(queue, done)| (&*pops, queue, done.plus(1)));
-    let mut first = LogOffset(u64::MAX);
+    let timed = broker.timers().ok().map(|timers| timers.needed_from(&broker.store)).transpose()?.flatten();
+    let mut first = timed.unwrap_or(LogOffset(u64::MAX));
     for (topic, queue, offset) in half.into_iter().chain(delayed).chain(popped) {
         if let Some(entry) = broker.store.entry(topic, queue, offset)? {
             first = first.min(entry.log_offset);

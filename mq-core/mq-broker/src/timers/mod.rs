@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::body::TimerMetrics;
-use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
+use mq_protocol::topic;
 use mq_store::timer::{TimerCheckpoint, TimerError, TimerIndex, TimerOptions, TimerProgress, TimerStart};
-use mq_store::{Backend, DiskError};
+use mq_store::{Backend, DiskError, ReadError, Store};
 use parking_lot::Mutex;
 
 use counts::TopicCounts;
@@ -77,6 +78,18 @@ impl Timers {
         let due = index.next_slot(progress.read_time).map(|slot| UnixMillis(slot.0 + index.precision_ms()));
         let seconds = due.map_or(0, |due| now.since(due).as_secs());
         TimersBehind { seconds, linked: progress.queue_offset }
+    }
+
+    /// The first record of the log that waits in the wheel or for it. Where the timer log is unreadable nothing is known
+    /// to wait in the wheel: it is made anew from the topic, and holds what is left there.
+    pub(crate) fn needed_from(&self, store: &Store) -> Result<Option<LogOffset>, ReadError> {
+        let unlinked = store.entry(topic::TIMER, QUEUE, self.progress.lock().queue_offset)?;
+        let oldest = match self.index.lock().oldest() {
+            Err(TimerError::Disk(error)) => return Err(error.into()),
+            Err(TimerError::Damaged { .. }) => None,
+            Ok(oldest) => oldest,
+        };
+        Ok(oldest.into_iter().chain(unlinked.map(|entry| entry.log_offset)).min())
     }
 
     /// How many messages are due within each time and not within a shorter one; those later than all count by

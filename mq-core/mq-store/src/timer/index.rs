@@ -115,6 +115,13 @@ impl TimerIndex {
         })
     }
 
+    /// The first message of the commit log that waits. Entries stand in the order of their messages.
+    pub fn oldest(&self) -> Result<Option<LogOffset>, TimerError> {
+        let mut first: Option<u64> = None;
+        self.wheel.for_each(|slot| first = Some(first.map_or(slot.first, |first| first.min(slot.first))))?;
+        first.map(|at| Ok(self.log.read(at, &mut Window::default())?.entry.log_offset)).transpose()
+    }
+
     /// Too much in memory for another second without a save.
     #[must_use]
     pub fn wants_save(&self) -> bool {

@@ -386,6 +386,9 @@ fn files_of_the_log_go_with_the_messages_that_they_point_to() {
     let backend = MemoryBackend::new();
     saved(&backend);
     let (mut index, ..) = open(&backend).unwrap();
+    assert_eq!(index.oldest().unwrap(), Some(LogOffset(0)));
+    index.clear(NOW);
+    assert_eq!(index.oldest().unwrap(), Some(LogOffset(1)));
     index.remove_below(LogOffset(9)).unwrap();
     assert_eq!(backend.list("timerlog").unwrap()[0].name, format!("{:020}", OPTIONS.log_file_bytes));
     index.remove_below(LogOffset(1000)).unwrap();
