@@ -8,8 +8,10 @@ MAKEFLAGS += --no-print-directory
 # Words behind a target, e.g. make replay ARGS=--json.
 ARGS ?=
 
-java_clients := mq-core/mq-testkit/clients/java
-java_jar := target/java-clients/java-clients.jar
+clients := mq-core/mq-testkit/clients
+java_jars := target/java-clients/java-clients.jar target/java-clients-4/java-clients.jar
+mqadmin_jar := target/mqadmin/mqadmin.jar
+go_program := target/go-clients/go-clients
 apache := mq-core/mq-testkit/clients/apache
 sudo := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -26,7 +28,7 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 	cargo build --release --workspace --bins
 
 .PHONY: test
-test: redis java-clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
+test: redis clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
@@ -53,14 +55,31 @@ replay: redis ## "Paid but no red packet", replayed under kill -9: naive and tra
 bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
 	target/release/mq bench suite $(ARGS)
 
-.PHONY: java-clients
-java-clients: $(java_jar) ## The programs that run the official Java client against our broker
+.PHONY: clients
+clients: $(java_jars) $(mqadmin_jar) $(go_program) ## The programs that run official clients and mqadmin against our broker
 
-$(java_jar): $(java_clients)/pom.xml $(shell find $(java_clients)/src -name '*.java')
+# $(call jar,POM,MORE): builds one with Maven.
+define jar
 	@$(call need,javac,openjdk-17-jdk-headless)
 	@$(call need,mvn,maven)
-	mvn --quiet --batch-mode --file $(java_clients)/pom.xml package
+	mvn --quiet --batch-mode --file $(1) $(2) package
 	@touch $@
+endef
+
+java_sources := $(clients)/java/pom.xml $(shell find $(clients)/java/src -name '*.java')
+
+target/java-clients/java-clients.jar: $(java_sources)
+	$(call jar,$<)
+
+target/java-clients-4/java-clients.jar: $(java_sources)
+	$(call jar,$<,--activate-profiles client-4)
+
+$(mqadmin_jar): $(clients)/mqadmin/pom.xml $(shell find $(clients)/mqadmin/src -name '*.java')
+	$(call jar,$<)
+
+$(go_program): $(wildcard $(clients)/go/*)
+	@$(call need,go,golang-go)
+	cd $(clients)/go && go build -o $(abspath $@) .
 
 .PHONY: apache
 apache: target/apache/fetched ## Apache RocketMQ's own broker, to compare with

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::java;
 
@@ -83,7 +84,8 @@ pub enum MessageModel {
 #[serde(rename_all = "camelCase", default)]
 pub struct Subscription {
     pub class_filter_mode: bool,
-    /// Java hashes of the tags; empty: all.
+    /// Java hashes of the tags; empty: all. Java writes numbers, Go texts.
+    #[serde(deserialize_with = "numbers_or_texts")]
     pub code_set: BTreeSet<i32>,
     pub expression_type: String,
     pub sub_string: String,
@@ -91,6 +93,21 @@ pub struct Subscription {
     pub sub_version: i64,
     pub tags_set: BTreeSet<String>,
     pub topic: String,
+}
+
+fn numbers_or_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<i32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(i32),
+        Text(String),
+    }
+    let codes = Vec::<Code>::deserialize(deserializer)?.into_iter();
+    let numbers = codes.map(|code| match code {
+        Code::Number(number) => Ok(number),
+        Code::Text(text) => text.parse().map_err(D::Error::custom),
+    });
+    numbers.collect()
 }
 
 impl Default for Subscription {
@@ -179,6 +196,17 @@ pub struct CheckClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_tags_are_numbers_or_texts() {
+        for (json, codes) in
+            [("[]", Some(&[][..])), ("[-3,7]", Some(&[-3, 7])), (r#"["7","-3"]"#, Some(&[-3, 7])), (r#"["x"]"#, None)]
+        {
+            let read = serde_json::from_str::<Subscription>(&format!(r#"{{"topic":"t","codeSet":{json}}}"#));
+            let read = read.ok().map(|subscription| subscription.code_set.into_iter().collect::<Vec<_>>());
+            assert_eq!(read.as_deref(), codes, "{json}");
+        }
+    }
 
     #[test]
     fn tag_expressions_match_by_hash() {

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is test code; reports go to who runs it")]
 
 mod apache;
+mod clients;
 mod cluster;
 mod dependencies;
 mod fuzz;
-mod java;
 mod kill;
+mod mqadmin;
 mod own_client;
 mod power;
 

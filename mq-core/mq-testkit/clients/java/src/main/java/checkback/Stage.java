@@ -25,7 +25,7 @@ import org.apache.rocketmq.common.message.MessageExt;
 
 /** What a scenario stands on: names of its own, clients that are stopped at its end, and waiting without guessing. */
 final class Stage implements AutoCloseable {
-    private static final int WAIT_SECONDS = 40;
+    private static final int WAIT_SECONDS = 120;
 
     private final String nameServer;
     private final String name;
