@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 use txn_coordinator::{Coordinator, StoredHalf};
 
+use crate::announcing::{self, Announcements};
 use crate::assignment::RequestModes;
 use crate::bell::Bell;
 use crate::checkback;
@@ -74,6 +75,7 @@ pub struct Broker {
     pub(crate) groups: GroupTable,
     pub(crate) offsets: OffsetTable,
     pub(crate) clients: Clients,
+    pub(crate) announcements: Announcements,
     pub(crate) filters: Filters,
     pub(crate) locks: QueueLocks,
     pub(crate) stats: Arc<Stats>,
@@ -229,6 +231,7 @@ impl Broker {
             routes: Routes::new(&config.name_servers),
             half_learned: Notify::new(),
             clients: Clients::default(),
+            announcements: Announcements::default(),
             filters: Filters::default(),
             locks: QueueLocks::default(),
             stats: Arc::new(Stats::new(&config.cluster_name, now)),
@@ -275,10 +278,12 @@ impl Broker {
         let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
         let cleaning = tokio::spawn(retention::run(self.clone(), stop.clone()));
+        let routed = watch::Sender::new(0);
+        let announcing = tokio::spawn(announcing::run(self.clone(), routed.subscribe(), stop.clone()));
         let registering = tokio::spawn(registration::run(
             Registrant::new(&self.config, self.store_host),
             self.topics.clone(),
-            self.registered.clone(),
+            registration::Progress { registered: self.registered.clone(), routed },
             leaving.clone(),
         ));
         let served = serve::serve(self, listeners, &shutdown).await;
@@ -298,6 +303,7 @@ impl Broker {
             ("housekeeping", keeping),
             ("removal of old files", cleaning),
             ("registration", registering),
+            ("announcement of topics", announcing),
         ] {
             if let Err(error) = task.await {
                 error!(%error, "the {what} ended early");

@@ -3,6 +3,7 @@
 //! `Broker` owns the tables and the store; `serve` moves bytes between sockets and `handlers`, which translate requests
 //! into calls on them. Nothing here parses arguments or knows gRPC.
 
+mod announcing;
 mod assignment;
 mod bell;
 mod broker;

@@ -69,17 +69,26 @@ enum RegisterError {
     Refused { code: i32, remark: String },
 }
 
-/// Keeps the broker registered until `shutdown`, then unregisters. `registered` counts the name servers that know it.
+/// What the rest of the broker learns from its registrations.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    /// How many name servers know the broker.
+    pub(crate) registered: watch::Sender<usize>,
+    /// The newest version of the topics that one of them knows.
+    pub(crate) routed: watch::Sender<u64>,
+}
+
+/// Keeps the broker registered until `shutdown`, then unregisters.
 pub(crate) async fn run(
     registrant: Registrant,
     topics: Arc<TopicTable>,
-    registered: watch::Sender<usize>,
+    progress: Progress,
     shutdown: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
     for addr in &registrant.name_servers {
         let link = Link { addr: addr.clone(), registrant: registrant.clone(), topics: topics.clone() };
-        tasks.spawn(link.keep(registered.clone(), shutdown.clone()));
+        tasks.spawn(link.keep(progress.clone(), shutdown.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -92,13 +101,13 @@ struct Link {
 }
 
 impl Link {
-    async fn keep(self, registered: watch::Sender<usize>, shutdown: CancellationToken) {
+    async fn keep(self, progress: Progress, shutdown: CancellationToken) {
         let mut rest = RETRY_FIRST;
         loop {
             let mut known = false;
-            let stayed = self.stay_registered(&registered, &mut known, &shutdown).await;
+            let stayed = self.stay_registered(&progress, &mut known, &shutdown).await;
             if known {
-                registered.send_modify(|count| *count -= 1);
+                progress.registered.send_modify(|count| *count -= 1);
                 rest = RETRY_FIRST;
             }
             let Err(error) = stayed else { return };
@@ -113,7 +122,7 @@ impl Link {
     /// Ends well only by `shutdown`.
     async fn stay_registered(
         &self,
-        registered: &watch::Sender<usize>,
+        progress: &Progress,
         known: &mut bool,
         shutdown: &CancellationToken,
     ) -> Result<(), RegisterError> {
@@ -123,11 +132,12 @@ impl Link {
             () = shutdown.cancelled() => return Ok(()),
         };
         loop {
-            changes.mark_unchanged();
+            let version = *changes.borrow_and_update();
             wire.call(self.registration()).await?;
+            progress.routed.send_if_modified(|routed| std::mem::replace(routed, version.max(*routed)) < version);
             if !*known {
                 *known = true;
-                registered.send_modify(|count| *count += 1);
+                progress.registered.send_modify(|count| *count += 1);
                 info!(name_server = self.addr, broker = %self.registrant.identity.broker_name, "registered");
             }
             tokio::select! {

@@ -125,6 +125,11 @@ impl TopicTable {
         self.changes.subscribe()
     }
 
+    /// How many queues each topic is read from.
+    pub(crate) fn read_queues(&self) -> HashMap<String, u32> {
+        self.topics.read().iter().map(|(name, config)| (name.clone(), config.read_queue_nums)).collect()
+    }
+
     /// The topic of a send, made from the seed topic that the sender names if that one passes its settings on.
     pub(crate) fn for_send(
         &self,

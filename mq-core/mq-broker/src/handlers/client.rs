@@ -58,6 +58,7 @@ fn register(broker: &Arc<Broker>, from: &Connection, request: &Command, mut data
         return Ok(Reply::None);
     }
     broker.tell(&changed);
+    broker.announcements.again(changed);
     if let (Some(error), true) = (unknown, data.consumer_data_set.is_empty() && data.producer_data_set.is_empty()) {
         return Err(error.into());
     }

@@ -117,3 +117,26 @@ async fn a_broker_whose_run_is_dropped_does_not_stay_registered() {
     broker.abandon().await;
     assert_eq!(visitor.next(response::SUCCESS).await.code, request::UNREGISTER_BROKER);
 }
+
+#[tokio::test]
+async fn waiting_consumers_hear_of_a_topic_once_its_route_is_there_and_once_more() {
+    let (desk, address) = Desk::open().await;
+    let world = World::new();
+    let broker = world.start_with(|config| config.name_servers = vec![address]).await;
+    let mut visitor = desk.visitor().await;
+    visitor.registration(response::SUCCESS).await;
+    let (mut consumer, mut producer) = (broker.connect().await, broker.connect().await);
+    consumer.heartbeat("c@1", &[], &[("g", "later", "*")]).await;
+    let told = async |consumer: &mut crate::harness::Client| {
+        for _ in 0..2 {
+            consumer.request(request::NOTIFY_CONSUMER_IDS_CHANGED).await;
+        }
+    };
+    // It joined. The retry topic that came with it is not routed before the name server answers.
+    told(&mut consumer).await;
+    visitor.registration(response::SUCCESS).await;
+    told(&mut consumer).await;
+    producer.send(Send::to("later")).await;
+    visitor.registration(response::SUCCESS).await;
+    told(&mut consumer).await;
+}
