@@ -15,6 +15,9 @@ pub const MAX_POSTED: usize = 4096;
 pub const MAX_ASKED: usize = 4096;
 /// Requests of one connection on the blocking lane; the socket is not read while all are taken.
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;
+/// How long the bytes of one frame may take to arrive; less where `serverChannelMaxIdleTimeSeconds` is. A full frame needs
+/// half a megabyte a second.
+pub const FRAME_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of the smallest read, and so about what an idle connection costs.
 pub const MIN_READ_BYTES: usize = 4 << 10;
 /// Bytes of a buffer, and entries of a list, that a connection keeps from one use to the next.

@@ -46,6 +46,8 @@ pub(crate) struct Session {
     /// Requests that wait for another client.
     later: usize,
     heard: Instant,
+    /// When the first bytes of a frame came that is not whole yet.
+    half_since: Option<Instant>,
 }
 
 /// Why a session ended.
@@ -57,6 +59,8 @@ enum End {
     Closed,
     #[error("nothing was heard for {:?}", .0)]
     Idle(Duration),
+    #[error("a frame is not whole after {:?}", .0)]
+    HalfFrame(Duration),
     #[error("stopping")]
     Stopping,
     #[error("the stream cannot be trusted: {0}")]
@@ -86,6 +90,7 @@ impl Session {
             lane: 0,
             later: 0,
             heard: Instant::now(),
+            half_since: None,
         }
     }
 
@@ -101,6 +106,7 @@ impl Session {
         let mut durable = self.broker.durable.subscribe();
         let stop = self.shutdown.clone();
         let idle = self.broker.live().max_idle;
+        let frame_within = limits::FRAME_WITHIN.min(idle);
         let timer = sleep_until(self.heard + idle);
         tokio::pin!(timer);
         let mut stopping = false;
@@ -118,6 +124,12 @@ impl Session {
             if stopping && self.is_settled() {
                 return End::Stopping;
             }
+            if let Some(since) = self.half_since
+                && !stopping
+                && timer.deadline() > since + frame_within
+            {
+                timer.as_mut().reset(since + frame_within);
+            }
             let outcome = tokio::select! {
                 ready = self.socket.readable(), if !stopping && self.may_read() => {
                     ready.map_err(End::from).and_then(|()| self.read())
@@ -134,13 +146,20 @@ impl Session {
                     Ok(())
                 }
                 () = &mut timer => {
-                    let quiet_until = self.heard + idle;
+                    let (now, quiet_until) = (Instant::now(), self.heard + idle);
+                    if !self.may_read() {
+                        // It is this side that keeps the rest of the frame waiting.
+                        self.half_since = self.half_since.map(|_| now);
+                    }
+                    let whole_until = self.half_since.map_or(quiet_until, |since| since + frame_within);
                     if stopping {
                         Err(End::Stopping)
-                    } else if Instant::now() >= quiet_until {
+                    } else if now >= quiet_until {
                         Err(End::Idle(idle))
+                    } else if now >= whole_until {
+                        Err(End::HalfFrame(frame_within))
                     } else {
-                        timer.as_mut().reset(quiet_until);
+                        timer.as_mut().reset(quiet_until.min(whole_until));
                         Ok(())
                     }
                 }
@@ -174,6 +193,8 @@ impl Session {
         }
         self.heard = Instant::now();
         let taken = self.take_frames();
+        let goes_on = matches!(taken, Ok(0));
+        self.half_since = self.half_since.filter(|_| goes_on).or(Some(self.heard)).filter(|_| !self.input.is_empty());
         // Also when a malformed frame came behind them: what was read before it is done.
         self.append_sends();
         self.end_transactions();
@@ -188,11 +209,14 @@ impl Session {
         Ok(())
     }
 
-    fn take_frames(&mut self) -> Result<(), FrameError> {
+    /// Says how many.
+    fn take_frames(&mut self) -> Result<usize, FrameError> {
+        let mut taken = 0;
         while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
             self.take(Command::decode(frame)?);
+            taken += 1;
         }
-        Ok(())
+        Ok(taken)
     }
 
     fn adapt_read_size(&mut self, read: usize) {

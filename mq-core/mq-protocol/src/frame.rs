@@ -12,6 +12,8 @@ use bytes::{Buf, Bytes, BytesMut};
 /// The largest frame that Apache's peers accept, its length word included.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const PREFIX_BYTES: usize = 8;
+/// What the length of a frame alone may make a buffer grow by.
+const RESERVED_BYTES: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderFormat {
@@ -44,7 +46,8 @@ pub enum FrameError {
 pub fn split(input: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameError> {
     let Some((total, header_bytes, format)) = prefix(input, limit)? else { return Ok(None) };
     if input.len() < total {
-        input.reserve(total - input.len());
+        // Not all at once: a length costs its sender nothing.
+        input.reserve((total - input.len()).min(RESERVED_BYTES));
         return Ok(None);
     }
     let mut frame = input.split_to(total).freeze();

@@ -1,10 +1,13 @@
 //! Bytes that no client of good will sends: the error goes to that client, its connection closes where the stream
 //! cannot be trusted, and everyone else is unaffected.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::harness::{Pull, Send, World};
 
@@ -85,4 +88,25 @@ async fn answers_that_nobody_asked_for_are_ignored() {
     let stray = Command::request(request::HEART_BEAT).response(response::SUCCESS);
     client.post(stray).await;
     assert_eq!(client.send(Send::to("T")).await.queue_offset.0, 0);
+}
+
+#[tokio::test]
+async fn a_frame_that_arrives_byte_by_byte_is_cut_off() {
+    let broker = World::new().start_with(|config| config.max_idle = Duration::from_secs(1)).await;
+    let mut slow = TcpStream::connect(broker.address).await.expect("accepted");
+    let mut good = broker.connect().await;
+    let (_, frame) = good.frame(Send::to("T").body(vec![b'x'; 100_000]).command());
+    let begun = Instant::now();
+    let dripping = async {
+        for byte in frame {
+            slow.write_all(&[byte]).await?;
+            // What the broker has to say, and its goodbye.
+            if let Ok(read) = timeout(Duration::from_millis(20), slow.read_u8()).await {
+                return read.map(drop);
+            }
+        }
+        Ok(())
+    };
+    let cut = timeout(Duration::from_secs(120), dripping).await.expect("it is cut off");
+    assert!(cut.is_err() && begun.elapsed() >= Duration::from_secs(1), "{cut:?} after {:?}", begun.elapsed());
 }

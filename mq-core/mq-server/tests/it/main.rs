@@ -1,6 +1,7 @@
 //! The binary `mq` as its users run it: started, asked over its socket, signalled, restarted.
 
 mod admin;
+mod bad_input;
 mod bench;
 mod doctor;
 mod metrics;

@@ -22,7 +22,11 @@ pub(crate) struct Mq {
 impl Mq {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let started = Instant::now();
-        let mut child = command(arguments).stderr(Stdio::inherit()).spawn().expect("mq starts");
+        Self::start_saying(arguments, Stdio::inherit(), started)
+    }
+
+    fn start_saying(arguments: &[&str], stderr: Stdio, started: Instant) -> Self {
+        let mut child = command(arguments).stderr(stderr).spawn().expect("mq starts");
         let out = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -33,6 +37,16 @@ impl Mq {
     pub(crate) fn up(store: &Path, more: &[&str]) -> Self {
         let store = store.to_str().expect("a plain path");
         let mut mq = Self::start(&[&["up", "--store", store, "--port", "0", "--namesrv-port", "0"], more].concat());
+        mq.until_ready();
+        mq
+    }
+
+    /// The same, with its stderr in a file.
+    pub(crate) fn up_with_stderr(store: &Path, errors: &Path) -> Self {
+        let store = store.to_str().expect("a plain path");
+        let errors = std::fs::File::create(errors).expect("a file");
+        let arguments = ["up", "--store", store, "--port", "0", "--namesrv-port", "0"];
+        let mut mq = Self::start_saying(&arguments, errors.into(), Instant::now());
         mq.until_ready();
         mq
     }
