@@ -25,8 +25,9 @@ mod unique_key;
 pub use admin::{Admin, GroupProgress, Master, QueueProgress, QueueReset, ResetTo, TopicSettings};
 pub use client::{Client, ClientOptions};
 pub use consumer::{
-    Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PullConsumer, PullConsumerBuilder, PullStatus,
-    Pulled, PushConsumer, PushConsumerBuilder, PushOptions, Rooms,
+    Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PopConsumer, PopConsumerBuilder,
+    PoppedMessage, PullConsumer, PullConsumerBuilder, PullStatus, Pulled, PushConsumer, PushConsumerBuilder,
+    PushOptions, Rooms,
 };
 pub use error::{CallError, ClientError, Refused, RequestError, RouteError, SendError, SendFailure};
 pub use message::{Message, ReceivedMessage};

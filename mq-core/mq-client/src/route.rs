@@ -91,6 +91,11 @@ impl Route {
         self.brokers.values().filter_map(|members| members.get(&MASTER))
     }
 
+    /// The brokers that have a master, by name.
+    pub(crate) fn named_masters(&self) -> impl Iterator<Item = (&str, &ByteString)> {
+        self.brokers.iter().filter_map(|(name, members)| Some((name.as_ref(), members.get(&MASTER)?)))
+    }
+
     /// Whether a send that fails on this broker can go to another.
     pub(crate) fn has_other_writable(&self, broker: &str) -> bool {
         self.writable.iter().any(|queue| queue.broker_name != broker)

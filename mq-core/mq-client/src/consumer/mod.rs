@@ -1,4 +1,5 @@
-//! Consuming: groups that share queues ([`PushConsumer`]), and reading by hand ([`PullConsumer`]).
+//! Consuming: groups that share queues ([`PushConsumer`]), reading by hand ([`PullConsumer`]),
+//! and messages for a time ([`PopConsumer`]).
 
 mod allocate;
 mod assigned;
@@ -12,6 +13,7 @@ mod handler;
 mod in_flight;
 mod local_offsets;
 mod orderly;
+mod pop_consumer;
 mod pull_consumer;
 mod rebalance;
 mod send_back;
@@ -23,5 +25,6 @@ pub use calls::{PullStatus, Pulled};
 pub use filter::Filter;
 pub use handler::{Action, MessageHandler};
 pub use in_flight::FlowLimits;
+pub use pop_consumer::{PopConsumer, PopConsumerBuilder, PoppedMessage};
 pub use pull_consumer::{PullConsumer, PullConsumerBuilder};
 pub use start::ConsumeFrom;

@@ -5,6 +5,7 @@ mod consuming;
 mod controlled;
 mod failures;
 mod fake;
+mod popping;
 mod producing;
 mod requests;
 mod transactions;
