@@ -340,7 +340,11 @@ impl Pops {
 
     /// How far the revive topic is read and done with goes into the table of offsets, to be saved with them.
     pub(crate) fn note_progress(&self, offsets: &OffsetTable) {
-        let journal = self.journal.lock();
+        let mut journal = self.journal.lock();
+        // What it has yet to read would move offsets at the next start, also those that were set back meanwhile.
+        if let Err(error) = self.read_on(&mut journal, offsets) {
+            warn!(%error, "the records of pops are saved as far as they were read");
+        }
         for queue_id in (0..self.revive_queues).map(QueueId) {
             let next = journal.next[queue_id.0 as usize];
             let done = journal.engine.first_open(queue_id).unwrap_or(next);
