@@ -5,9 +5,12 @@
 //!  0 flushed until, store time       0 magic "CBMARK01"       40 abort file before
 //!  8 queues until, store time        8 durable u64            48 checkpoint now
 //! 16 index until, store time        16 queues settled u64     56 checkpoint before
-//! 24 flushed at the master          24 (reserved)             64 CRC-32 of the bytes above u32
+//! 24 flushed at the master          24 clean end, see below    64 CRC-32 of the bytes above u32
 //! 32 confirmed offset               32 abort file now
 //! ```
+//!
+//! A clean end is 1 u32 and the CRC-32 of the log's last bytes u32; while the store is open it is zero. It spares the
+//! next start the reading of the last segment.
 //!
 //! The mark says how far the log was durable, so that recovery can tell a torn tail from damage. It is written without
 //! a sync, in one sector, after the log's sync: an old or lost mark only protects less. It is believed only if `abort`
@@ -73,6 +76,7 @@ impl Checkpoint {
 struct Mark {
     durable: u64,
     settled: u64,
+    tail: Option<u32>,
     abort_now: i64,
     abort_before: i64,
     checkpoint_now: i64,
@@ -85,6 +89,8 @@ impl Mark {
         bytes[..8].copy_from_slice(MARK_MAGIC);
         bytes[8..16].copy_from_slice(&self.durable.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.settled.to_be_bytes());
+        let tail = self.tail.map_or(0, |crc| 1 << 32 | u64::from(crc));
+        bytes[24..32].copy_from_slice(&tail.to_be_bytes());
         let rest = [self.abort_now, self.abort_before, self.checkpoint_now, self.checkpoint_before];
         for (index, number) in rest.into_iter().enumerate() {
             bytes[32 + 8 * index..][..8].copy_from_slice(&number.to_be_bytes());
@@ -101,6 +107,7 @@ impl Mark {
         whole.then(|| Self {
             durable: number(1),
             settled: number(2),
+            tail: (number(3) >> 32 == 1).then_some(number(3) as u32),
             abort_now: number(4).cast_signed(),
             abort_before: number(5).cast_signed(),
             checkpoint_now: number(6).cast_signed(),
@@ -129,6 +136,8 @@ pub(crate) struct LastRun {
     pub(crate) mark: MarkState,
     /// (durable, queues settled), if the mark can be believed.
     pub(crate) marks: Option<(LogOffset, LogOffset)>,
+    /// The log ended whole where the mark says, and this is the checksum of its last bytes.
+    pub(crate) tail: Option<u32>,
 }
 
 /// Keeps the three files of a running store.
@@ -160,7 +169,8 @@ impl Checkpoints {
         let believed = mark.filter(|_| state == MarkState::Believed);
         let marks = believed.map(|mark| (LogOffset(mark.durable), LogOffset(mark.settled)));
         let now = Mark { abort_now: abort, checkpoint_now: stamp, ..Mark::default() };
-        let last = LastRun { clean: abort == 0, checkpoint, mark: state, marks };
+        let last =
+            LastRun { clean: abort == 0, checkpoint, mark: state, marks, tail: believed.and_then(|mark| mark.tail) };
         let indexed_until = checkpoint.indexed_until();
         Ok((Self { backend, checkpoint, mark: now, indexed_until, mark_file: None }, last))
     }
@@ -225,8 +235,9 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The store ends whole: removes `abort`.
-    pub(crate) fn finish(&mut self) -> Result<(), DiskError> {
+    /// The store ends whole, with these last bytes: removes `abort`.
+    pub(crate) fn finish(&mut self, tail: u32) -> Result<(), DiskError> {
+        self.mark.tail = Some(tail);
         self.mark.abort_before = self.mark.abort_now;
         self.mark.abort_now = 0;
         self.sync_mark()?;

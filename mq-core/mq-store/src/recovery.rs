@@ -21,7 +21,7 @@ use crate::segments::{self, Segments};
 pub struct RecoveryReport {
     /// The last run ended with [`crate::Store::close`] (or Apache's clean shutdown).
     pub clean: bool,
-    /// Where reading began: at the start of a segment, so that it covers the last one.
+    /// Where reading began: at the start of a segment, so that it covers the last one; at the end after a clean end.
     pub scanned_from: LogOffset,
     pub scanned_records: u64,
     pub end: LogOffset,
@@ -47,7 +47,10 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
     let segments = Arc::new(Segments::load(backend.clone(), options.segment_bytes, options.min_free_bytes)?);
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
     let checksums = Checksums::load(backend.clone(), segments.clone(), options.checksums, last_run.marks.is_some())?;
-    let mut from = first_to_scan(&segments, &last_run)?;
+    let mut from = match clean_end(&segments, &last_run)? {
+        Some(end) => end,
+        None => first_to_scan(&segments, &last_run)?,
+    };
     let durable_mark = last_run.marks.map(|(durable, _)| durable);
     // The mark is written without a sync, and sums only of what is durable.
     let durable = durable_mark.map(|durable| durable.max(checksums.durable_before()));
@@ -121,6 +124,19 @@ fn refuse_unsupported(backend: &dyn Backend) -> Result<(), OpenError> {
         return unsupported(queue::DIRECTORY, "consume queues in RocksDB cannot be read");
     }
     Ok(())
+}
+
+/// Where the last run ended whole, if the log still ends there with the same bytes: nothing of it has to be read.
+fn clean_end(segments: &Segments, last_run: &LastRun) -> Result<Option<LogOffset>, DiskError> {
+    let (Some((durable, settled)), Some(tail), true) = (last_run.marks, last_run.tail, last_run.clean) else {
+        return Ok(None);
+    };
+    let whole = durable == settled && durable >= segments.min() && durable.0 <= segments.limit();
+    if !whole || segments.tail(durable.0)? != tail {
+        return Ok(None);
+    }
+    let ends = matches!(step(segments, durable, u64::MAX)?, Step::Nothing(_));
+    Ok(ends.then_some(durable))
 }
 
 /// The start of a segment such that the queue files hold the entries of all records before it.

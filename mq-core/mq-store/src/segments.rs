@@ -10,6 +10,8 @@ use crate::backend::{self, Backend, File, Space, Usage};
 use crate::error::{AtPath, DiskError, DiskFull, OpenError};
 
 pub(crate) const DIRECTORY: &str = "commitlog";
+/// Enough to tell one log's end from another's.
+const TAIL_BYTES: u64 = 64 << 10;
 
 pub(crate) struct Segment {
     pub(crate) base: u64,
@@ -107,6 +109,13 @@ impl Segments {
             return Ok(None);
         }
         segment.bytes(at, bytes).map(Some).at_path(&*self.backend, &segment.path)
+    }
+
+    /// The checksum of the last bytes before `end`, of one segment.
+    pub(crate) fn tail(&self, end: u64) -> Result<u32, DiskError> {
+        let from = self.base_of(end.saturating_sub(1)).max(end.saturating_sub(TAIL_BYTES));
+        let bytes = self.bytes(from, (end - from) as usize)?;
+        Ok(bytes.map_or(0, |bytes| crc32fast::hash(&bytes)))
     }
 
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {

@@ -283,7 +283,8 @@ impl Store {
         }
         core.segments.drop_spare()?;
         if settled && indexed && core.marks.visible() == core.marks.written() {
-            core.checkpoints.lock().finish()?;
+            let tail = core.segments.tail(core.marks.written().0)?;
+            core.checkpoints.lock().finish(tail)?;
         }
         self.0.lock.lock().take();
         Ok(())

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod checksums;
+mod clean_end;
 mod conformance;
 mod crash;
 mod damage;

@@ -6,6 +6,7 @@ mod apache;
 mod clients;
 mod cluster;
 mod dependencies;
+mod disk_full;
 mod fuzz;
 mod kill;
 mod mqadmin;

@@ -1,0 +1,85 @@
+//! After a clean end nothing of the log is read again, unless somebody else was there.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Instant;
+
+use mq_protocol::ids::LogOffset;
+use mq_protocol::record::MAGIC_BLANK;
+use mq_store::{FileBackend, Options};
+
+use crate::support::*;
+
+fn write_at(root: &Path, path: &str, at: u64, bytes: &[u8]) {
+    let file = std::fs::File::options().write(true).open(root.join(path)).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
+
+#[test]
+fn a_clean_end_spares_the_reading_and_anything_strange_does_not() {
+    type Change = fn(&Path, u64);
+    let untouched: Change = |_, _| {};
+    let mark_of_before: Change = |root, _| {
+        std::fs::copy(root.join("mark.before"), root.join("checkback/durable-mark")).unwrap();
+    };
+    let other_checkpoint: Change = |root, _| write_at(root, "checkpoint", 0, &1i64.to_be_bytes());
+    let other_last_byte: Change = |root, end| write_at(root, "commitlog/00000000000000000000", end - 1, b"!");
+    let abort: Change = |root, _| std::fs::write(root.join("abort"), "77").unwrap();
+    for (what, change, spares) in [
+        ("untouched", untouched, true),
+        ("the mark of an open store", mark_of_before, false),
+        ("Apache's checkpoint", other_checkpoint, false),
+        ("other last bytes", other_last_byte, false),
+        ("a crash of somebody else's", abort, false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let backend = FileBackend::new(root).unwrap();
+        // Without sums, so that only the mark can notice.
+        let options = Options { checksums: false, ..manual() };
+        let (store, _) = open(&backend, options.clone());
+        let end = (0..9).map(|_| append(&store, vec![tagged("T", 0, "x", "same")])).last().unwrap().end;
+        store.flush().unwrap();
+        std::fs::copy(root.join("checkback/durable-mark"), root.join("mark.before")).unwrap();
+        store.close().unwrap();
+        drop(store);
+        change(root, end.0);
+        let (store, report) = open(&backend, options.clone());
+        let (from, records) = if spares { (end, 0) } else { (LogOffset(0), 9) };
+        assert_eq!((report.scanned_from, report.scanned_records, report.end), (from, records, end), "{what}");
+        assert_eq!(bodies(&store, "T", 0), ["same"; 9], "{what}");
+        append(&store, vec![tagged("T", 0, "x", "one more")]);
+        store.flush().unwrap();
+        drop(store);
+        let (store, report) = open(&backend, options);
+        assert!(!report.clean && report.scanned_records == 10, "{what}: a crash after it is noticed");
+        assert_eq!(drain(&store, "T", 0).len(), 10, "{what}");
+    }
+}
+
+#[test]
+fn ten_gibibytes_that_were_closed_cleanly_open_at_once() {
+    const SEGMENT: u64 = 1 << 30;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("commitlog")).unwrap();
+    for segment in 0..10 {
+        // Nothing but a blank record: as long as any file, and as empty as the disk likes it.
+        let path = format!("commitlog/{:020}", segment * SEGMENT);
+        std::fs::File::create(directory.path().join(&path)).unwrap().set_len(SEGMENT).unwrap();
+        let blank = [(SEGMENT as u32).to_be_bytes(), MAGIC_BLANK.to_be_bytes()].concat();
+        write_at(directory.path(), &path, 0, &blank);
+    }
+    let options = Options { segment_bytes: SEGMENT, checksums: false, ..manual() };
+    let backend = FileBackend::new(directory.path()).unwrap();
+    let (store, _) = open(&backend, options.clone());
+    let appended = append(&store, vec![message("T", 0, "the first")]);
+    assert_eq!(appended.start, LogOffset(10 * SEGMENT));
+    store.close().unwrap();
+    drop(store);
+    let begun = Instant::now();
+    let (store, report) = open(&backend, options);
+    let took = begun.elapsed();
+    assert_eq!((report.scanned_from, report.end), (appended.end, appended.end));
+    println!("11 segments of 1 GiB opened in {took:?}");
+    assert_eq!(bodies(&store, "T", 0), ["the first"]);
+}
