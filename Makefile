@@ -55,6 +55,10 @@ replay: redis ## "Paid but no red packet", replayed under kill -9: naive and tra
 bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
 	target/release/mq bench suite $(ARGS)
 
+.PHONY: bench-apache
+bench-apache: apache build ## The table of goals: Apache RocketMQ 5.5 and ours, driven in turn by `mq bench`
+	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin bench-apache -- $(ARGS)
+
 .PHONY: clients
 clients: $(java_jars) $(mqadmin_jar) $(go_program) ## The programs that run official clients and mqadmin against our broker
 

@@ -115,7 +115,11 @@ mod tests {
             ("flushDiskType=ASYNC_FLUSH\nbrokerPermission=4", Ok(Some(format!("{waits}flushDiskType")))),
             (
                 "sendMessageThreadPoolNums=4",
-                Ok(Some("sendMessageThreadPoolNums has no effect on this broker".to_owned())),
+                Ok(Some(
+                    "sendMessageThreadPoolNums has no effect on this broker: a connection's requests run on its task, on \
+                     a thread for each core"
+                        .to_owned(),
+                )),
             ),
             ("brokerPermission=9", Err("brokerPermission=9: 2 (write), 4 (read) or 6 (both) is expected".to_owned())),
             (

@@ -3,6 +3,7 @@
 //! An arrival that a held pull may want, or the end of its time, hands it back to its connection, which asks the store
 //! again. Nothing here reads the store.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -13,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, Mail};
-use crate::limits::MAX_HELD_PULLS;
+use crate::connection::{Connection, ConnectionId, Mail};
+use crate::limits::{MAX_HELD_PER_CONNECTION, MAX_HELD_PULLS};
 use crate::pulling::Pull;
 
 pub(crate) type QueueKey = (ByteString, QueueId);
@@ -50,22 +51,24 @@ pub(crate) struct HeldPulls {
 struct Table {
     queues: HashMap<QueueKey, BTreeMap<HoldId, (Instant, HeldPull)>>,
     deadlines: BTreeMap<(Instant, HoldId), QueueKey>,
+    by_connection: HashMap<ConnectionId, BTreeMap<HoldId, QueueKey>>,
     next: u64,
 }
 
 impl HeldPulls {
-    /// Holds until `deadline`; gives the pull back when too many are held already. The caller then looks at the queue
-    /// once more, because a message may have come before the pull was held.
+    /// Holds until `deadline`; gives the pull back when too many are held already, of its connection or at all. The
+    /// caller then looks at the queue once more, because a message may have come before the pull was held.
     pub(crate) fn hold(&self, held: HeldPull, deadline: Instant) -> Result<HoldId, HeldPull> {
         let key = held.pull.key();
         let mut table = self.table.lock();
-        if table.deadlines.len() >= MAX_HELD_PULLS {
+        if table.deadlines.len() >= MAX_HELD_PULLS || !table.has_room_for(&held.connection) {
             return Err(held);
         }
         let id = HoldId(table.next);
         table.next += 1;
         let is_first = table.deadlines.first_key_value().is_none_or(|((first, _), _)| deadline < *first);
         table.deadlines.insert((deadline, id), key.clone());
+        table.by_connection.entry(held.connection.id()).or_default().insert(id, key.clone());
         table.queues.entry(key).or_default().insert(id, (deadline, held));
         self.count.store(table.deadlines.len(), Ordering::SeqCst);
         drop(table);
@@ -84,6 +87,15 @@ impl HeldPulls {
         let held = table.remove(key, id);
         self.count.store(table.deadlines.len(), Ordering::SeqCst);
         held
+    }
+
+    /// Nobody is there to be answered any more.
+    pub(crate) fn forget(&self, connection: ConnectionId) {
+        let mut table = self.table.lock();
+        for (id, key) in table.by_connection.remove(&connection).unwrap_or_default() {
+            table.remove(&key, id);
+        }
+        self.count.store(table.deadlines.len(), Ordering::SeqCst);
     }
 
     /// Ends the waits at a queue, for a reason that is no message.
@@ -142,6 +154,12 @@ impl HeldPulls {
 }
 
 impl Table {
+    /// None for one that has gone: it is forgotten already.
+    fn has_room_for(&self, connection: &Connection) -> bool {
+        let held = self.by_connection.get(&connection.id()).map_or(0, BTreeMap::len);
+        held < MAX_HELD_PER_CONNECTION && !connection.is_closed()
+    }
+
     fn remove(&mut self, key: &QueueKey, id: HoldId) -> Option<HeldPull> {
         let waiting = self.queues.get_mut(key)?;
         let (deadline, held) = waiting.remove(&id)?;
@@ -149,6 +167,56 @@ impl Table {
             self.queues.remove(key);
         }
         self.deadlines.remove(&(deadline, id)).expect("every pull has its deadline");
+        if let Entry::Occupied(mut of_connection) = self.by_connection.entry(held.connection.id()) {
+            of_connection.get_mut().remove(&id);
+            if of_connection.get().is_empty() {
+                of_connection.remove();
+            }
+        }
         Some(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mq_protocol::body::Subscription;
+    use mq_protocol::command::Command;
+    use mq_store::PullLimits;
+
+    use super::*;
+    use crate::selection::Selection;
+
+    fn hold(pulls: &HeldPulls, connection: &Connection, queue: u32) -> bool {
+        let pull = Pull {
+            answer: Command::request(0),
+            topic: "T".into(),
+            queue_id: QueueId(queue),
+            from: QueueOffset::ZERO,
+            limits: PullLimits { messages: 1, bytes: 1 },
+            selection: Arc::new(Selection::new(Subscription::tags("T", "*", 0))),
+            hold: Duration::from_secs(20),
+            until: None,
+            reader: None,
+        };
+        let held = HeldPull { connection: connection.clone(), pull: Box::new(pull) };
+        pulls.hold(held, Instant::now() + Duration::from_secs(20)).is_ok()
+    }
+
+    #[test]
+    fn a_connection_holds_so_many_pulls_and_takes_them_along() {
+        let connection = |id| Connection::new(ConnectionId(id), ([127, 0, 0, 1], 1).into());
+        let (greedy, other, pulls) = (connection(1), connection(2), HeldPulls::default());
+        assert!((0..MAX_HELD_PER_CONNECTION as u32).all(|queue| hold(&pulls, &greedy, queue)));
+        assert!(!hold(&pulls, &greedy, 0), "one more than the limit");
+        assert!(hold(&pulls, &other, 0), "the others are not concerned");
+        pulls.arrived(&"T".into(), QueueId(0), QueueOffset(1), 0);
+        assert!((greedy.take_posted().len(), other.take_posted().len()) == (1, 1) && hold(&pulls, &greedy, 0));
+        greedy.close();
+        pulls.forget(greedy.id());
+        assert!(!hold(&pulls, &greedy, 0), "nobody is there to be answered");
+        let table = pulls.table.lock();
+        assert!(table.queues.is_empty() && table.deadlines.is_empty() && table.by_connection.is_empty());
     }
 }

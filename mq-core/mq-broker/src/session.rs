@@ -236,7 +236,8 @@ impl Session {
             return;
         }
         if handlers::send::is_send(command.code) {
-            match handlers::send::prepare(&self.broker, &self.connection, &command) {
+            let ready = self.refuse_if_behind();
+            match ready.and_then(|()| handlers::send::prepare(&self.broker, &self.connection, &command)) {
                 Ok(prepared) => self.sends.push(prepared),
                 Err(refusal) if command.is_oneway() => debug!(connection = ?self.connection, "{}", refusal.remark),
                 Err(refusal) => self.output.push(&handlers::send::refuse(&self.broker, refusal, &command)),
@@ -253,6 +254,12 @@ impl Session {
         self.reply(command, handled);
     }
 
+    /// Answers wait for the disk too long: a client does better with another broker, or later.
+    fn refuse_if_behind(&self) -> Result<(), Refusal> {
+        let (behind, limit) = (self.waiting.longest(self.heard), self.broker.config.disk_busy_after);
+        if behind > limit { Err(Refusal::disk_busy(behind, limit)) } else { Ok(()) }
+    }
+
     /// One append, under one lock, for all sends of a read.
     fn append_sends(&mut self) {
         if self.sends.is_empty() {
@@ -262,7 +269,7 @@ impl Session {
         let broker = self.broker.clone();
         sends.append(&broker, &self.connection.clone(), |sent| match (sent.waits_until, sent.answer) {
             (Some(at), answer) => {
-                self.waiting.push(at, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
+                self.waiting.push(at, self.heard, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
             }
             (None, Some(answer)) => self.output.push(&answer),
             (None, None) => {}
@@ -278,7 +285,7 @@ impl Session {
         let mut verdicts = std::mem::take(&mut self.verdicts);
         let broker = self.broker.clone();
         verdicts.end(&broker, |Judged { answer, waits_until }| match waits_until {
-            Some(at) => self.waiting.push(at, Some(&answer), None),
+            Some(at) => self.waiting.push(at, self.heard, Some(&answer), None),
             None => self.output.push(&answer),
         });
         self.verdicts = verdicts;
@@ -298,7 +305,7 @@ impl Session {
         match reply {
             Reply::None | Reply::Blocking(_) | Reply::Later(_) => {}
             Reply::Now(answer) => self.output.push(&answer),
-            Reply::Durable { at, answer } => self.waiting.push(at, Some(&answer), None),
+            Reply::Durable { at, answer } => self.waiting.push(at, self.heard, Some(&answer), None),
             Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
         }
     }

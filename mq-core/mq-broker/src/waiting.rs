@@ -2,9 +2,11 @@
 //! learned then.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mq_protocol::ids::LogOffset;
+use tokio::time::Instant;
 use txn_coordinator::StoredHalf;
 
 use crate::output::Encode;
@@ -18,6 +20,7 @@ pub(crate) struct Waiting {
 
 struct Entry {
     at: LogOffset,
+    since: Instant,
     encoded: BytesMut,
     requests: usize,
     halves: Vec<StoredHalf>,
@@ -33,10 +36,15 @@ impl Waiting {
         self.requests
     }
 
+    /// How long the oldest of them waits.
+    pub(crate) fn longest(&self, now: Instant) -> Duration {
+        self.queue.front().map_or(Duration::ZERO, |first| now.saturating_duration_since(first.since))
+    }
+
     /// Keeps the answer, if any, until the log is durable up to `at`.
-    pub(crate) fn push(&mut self, at: LogOffset, answer: Option<&dyn Encode>, half: Option<StoredHalf>) {
+    pub(crate) fn push(&mut self, at: LogOffset, now: Instant, answer: Option<&dyn Encode>, half: Option<StoredHalf>) {
         if self.queue.back().is_none_or(|last| last.at < at) {
-            self.queue.push_back(Entry { at, encoded: BytesMut::new(), requests: 0, halves: Vec::new() });
+            self.queue.push_back(Entry { at, since: now, encoded: BytesMut::new(), requests: 0, halves: Vec::new() });
         }
         let last = self.queue.back_mut().expect("pushed above if there was none");
         last.halves.extend(half);
@@ -70,15 +78,17 @@ mod tests {
 
     #[test]
     fn every_waiting_request_counts_and_the_replies_of_one_mark_leave_together() {
-        let mut waiting = Waiting::default();
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        assert_eq!(waiting.longest(now), Duration::ZERO);
         let answer = Command::request(0).response(response::SUCCESS);
         let mut one = BytesMut::new();
         answer.encode(&mut one);
         let answer: &dyn Encode = &answer;
         for (at, answer) in [(8, Some(answer)), (8, None), (8, Some(answer)), (9, None), (5, Some(answer))] {
-            waiting.push(LogOffset(at), answer, None);
+            waiting.push(LogOffset(at), now, answer, None);
         }
         assert_eq!(waiting.requests(), 5);
+        assert_eq!(waiting.longest(now + Duration::from_millis(70)), Duration::from_millis(70));
         assert!(waiting.take_one(LogOffset(7)).is_none());
         for (durable, left, replies) in [(8, 2, 2), (9, 0, 1)] {
             let (encoded, _) = waiting.take_one(LogOffset(durable)).expect("durable");

@@ -149,6 +149,12 @@ impl MqProcess {
         }
     }
 
+    /// For who measures it.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.join("mq.log")
     }

@@ -47,6 +47,7 @@ pub(super) const EFFECTIVE: &[&str] = &[
     "metricsPromExporterPort",
     "minFreeDiskBytes",
     "namesrvAddr",
+    "osPageCacheBusyTimeOutMills",
     "popFromRetryProbability",
     "popInflightMessageThreshold",
     "popPollingSize",
@@ -170,7 +171,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "maxTransferCountOnMessageInMemory",
     "messageIndexSafe",
     "minInSyncReplicas",
-    "osPageCacheBusyTimeOutMills",
     "popConsumerKVServiceEnable",
     "processReplyMessageThreadPoolNums",
     "pullMessageThreadPoolNums",
@@ -209,10 +209,33 @@ const WITHOUT_EFFECT: &[&str] = &[
     "warmMapedFileEnable",
 ];
 
+/// What this broker does where RocketMQ has these settings.
+fn instead_of(key: &str) -> Option<&'static str> {
+    let threads = "a connection's requests run on its task, on a thread for each core";
+    Some(match key {
+        "serverSelectorThreads" | "serverWorkerThreads" | "serverCallbackExecutorThreads" => threads,
+        "warmMapedFileEnable" => "files are allocated before they are used and written without a map: nothing to warm",
+        "transientStorePoolEnable" | "transientStorePoolSize" | "fastFailIfNoBufferInStorePool" => {
+            "each read of a socket is one write to the page cache, without buffers in between"
+        }
+        "commitIntervalCommitLog" | "commitCommitLogThoroughInterval" => "nothing waits to be committed",
+        "useReentrantLockWhenPutMessage" => "one short lock for all messages of a read",
+        "transferMsgByHeap" => "pulls are answered from the mapped log, without a copy",
+        "serverPooledByteBufAllocatorEnable" => "idle connections keep no buffer",
+        "useEpollNativeSelector" => "epoll is always used",
+        "syncFlushTimeout" => "an answer waits as long as the disk takes; see osPageCacheBusyTimeOutMills",
+        "waitTimeMillsInSendQueue" | "waitTimeMillsInPullQueue" | "waitTimeMillsInTransactionQueue" => {
+            "requests do not queue: a connection is read when its requests can be done"
+        }
+        key if key.ends_with("ThreadPoolNums") || key.ends_with("ThreadPoolQueueCapacity") => threads,
+        _ => return None,
+    })
+}
+
 /// Why a key that nothing was set by is passed over.
 pub(super) fn explain(key: &str) -> ConfigWarning {
     if WITHOUT_EFFECT.contains(&key) {
-        return ConfigWarning::NoEffect { key: key.into() };
+        return ConfigWarning::NoEffect { key: key.into(), instead: instead_of(key) };
     }
     let known = EFFECTIVE.iter().chain(WITHOUT_EFFECT);
     let nearest = known.map(|name| (distance(key, name), *name)).min();

@@ -69,6 +69,9 @@ pub struct BrokerConfig {
     pub permission: u32,
     pub trace_topic: bool,
     pub long_polling: bool,
+    /// Sends are refused while earlier ones of their connection wait longer than this for the disk: clients have given up
+    /// by then.
+    pub disk_busy_after: Duration,
     /// Whether replies to requests are stored besides being pushed to the requester.
     pub store_replies: bool,
     /// Whether a reset of offsets happens here, or in the connected consumers.
@@ -136,6 +139,7 @@ impl Default for BrokerConfig {
             permission: perm::READ_WRITE,
             trace_topic: false,
             long_polling: true,
+            disk_busy_after: Duration::from_secs(10),
             property_filter: false,
             server_side_reset: true,
             store_replies: true,
@@ -184,7 +188,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigWarning {
     Unknown { key: String, nearest: Option<&'static str> },
-    NoEffect { key: String },
+    NoEffect { key: String, instead: Option<&'static str> },
 }
 
 impl std::fmt::Display for ConfigWarning {
@@ -192,7 +196,10 @@ impl std::fmt::Display for ConfigWarning {
         match self {
             Self::Unknown { key, nearest: Some(nearest) } => write!(f, "unknown key {key}; did you mean {nearest}?"),
             Self::Unknown { key, nearest: None } => write!(f, "unknown key {key}"),
-            Self::NoEffect { key } => write!(f, "{key} has no effect on this broker"),
+            Self::NoEffect { key, instead: None } => write!(f, "{key} has no effect on this broker"),
+            Self::NoEffect { key, instead: Some(instead) } => {
+                write!(f, "{key} has no effect on this broker: {instead}")
+            }
         }
     }
 }
@@ -270,6 +277,7 @@ impl BrokerConfig {
             "brokerPermission" => self.permission = setting.permission()?,
             "traceTopicEnable" => self.trace_topic = setting.flag()?,
             "longPollingEnable" => self.long_polling = setting.flag()?,
+            "osPageCacheBusyTimeOutMills" => self.disk_busy_after = setting.millis()?,
             "storeReplyMessageEnable" => self.store_replies = setting.flag()?,
             "useServerSideResetOffset" => self.server_side_reset = setting.flag()?,
             "enablePropertyFilter" => self.property_filter = setting.flag()?,
@@ -486,7 +494,8 @@ mod tests {
             [
                 "unknown key flushDiskTyp; did you mean flushDiskType?",
                 "unknown key zzzzzz",
-                "sendMessageThreadPoolNums has no effect on this broker",
+                "sendMessageThreadPoolNums has no effect on this broker: a connection's requests run on its task, on a thread \
+                 for each core",
             ]
         );
         assert_eq!(config, BrokerConfig::default());

@@ -49,6 +49,7 @@ impl BrokerConfig {
             "brokerPermission" => self.permission.to_string(),
             "traceTopicEnable" => self.trace_topic.to_string(),
             "longPollingEnable" => self.long_polling.to_string(),
+            "osPageCacheBusyTimeOutMills" => millis(self.disk_busy_after),
             "useServerSideResetOffset" => self.server_side_reset.to_string(),
             "storeReplyMessageEnable" => self.store_replies.to_string(),
             "enablePropertyFilter" => self.property_filter.to_string(),

@@ -46,6 +46,17 @@ impl Refusal {
         Self::new(response::SYSTEM_ERROR, "the broker failed at this request, see its log; other requests go on")
     }
 
+    pub(crate) fn disk_busy(behind: Duration, limit: Duration) -> Self {
+        let (behind, limit) = (behind.as_millis(), limit.as_millis());
+        Self::new(
+            response::SYSTEM_BUSY,
+            format!(
+                "[BUSY] earlier messages of this connection wait for the disk since {behind} ms, the limit is {limit} \
+                 (osPageCacheBusyTimeOutMills); retry after {behind} ms"
+            ),
+        )
+    }
+
     pub(crate) fn illegal(remark: impl Into<Cow<'static, str>>) -> Self {
         Self::new(response::MESSAGE_ILLEGAL, remark)
     }
