@@ -19,12 +19,15 @@ const SEEDED_QUEUES: u32 = 4;
 /// A guessed route is asked for again soon: the topic exists once something was sent.
 const SEEDED_FOR: Duration = Duration::from_secs(1);
 const MASTER: u64 = 0;
+/// Queues that a static order may name of one broker; a broker does not serve more.
+const MAX_ORDER_QUEUES: u32 = 65_536;
 
 /// One topic's queues and brokers.
 #[derive(Debug)]
 pub(crate) struct Route {
     topic: ByteString,
-    /// Queues that take sends, by broker name and queue id, on brokers that have a master.
+    /// Queues that take sends, by broker name and queue id, on brokers that have a master; with a static order, its
+    /// queues, wherever their brokers are: a message of an order goes to its queue or nowhere.
     pub(crate) writable: Vec<Arc<MessageQueue>>,
     /// Queues to read, in the order that allocation needs.
     pub(crate) readable: Vec<Arc<MessageQueue>>,
@@ -57,6 +60,11 @@ impl Route {
             if perm::readable(data.perm) && brokers.contains_key(name) && !seeded {
                 readable.extend((0..data.read_queue_nums).map(|id| queue(name, id)));
             }
+        }
+        if let Some(order) = source.order_topic_conf.as_deref().map(static_order).filter(|_| !seeded)
+            && !order.is_empty()
+        {
+            writable = order.iter().flat_map(|(broker, queues)| (0..*queues).map(|id| queue(broker, id))).collect();
         }
         writable.sort();
         readable.sort();
@@ -100,6 +108,15 @@ impl Route {
     pub(crate) fn has_other_writable(&self, broker: &str) -> bool {
         self.writable.iter().any(|queue| queue.broker_name != broker)
     }
+}
+
+/// `broker:queues;broker:queues`, as an operator wrote it. What is not of that form is passed over.
+fn static_order(text: &str) -> BTreeMap<&str, u32> {
+    let read = |part| {
+        let (broker, queues) = str::split_once(part, ':')?;
+        Some((broker.trim(), queues.trim().parse::<u32>().ok()?.min(MAX_ORDER_QUEUES)))
+    };
+    text.split(';').filter_map(read).filter(|(_, queues)| *queues > 0).collect()
 }
 
 /// All routes that this client asked for.
@@ -268,5 +285,29 @@ mod tests {
         assert_eq!(route.master("s"), None);
         assert_eq!(route.member("s", 0).map(|address| &**address), Some("10.0.0.1:1"));
         assert!(!route.has_other_writable("a"));
+    }
+    #[test]
+    fn a_static_order_says_where_to_send_and_all_queues_are_read() {
+        let names = |order: &str, seeded| {
+            let source =
+                TopicRoute { order_topic_conf: Some(order.into()), ..source(&[("a", 6, true), ("b", 4, true)]) };
+            let route = Route::new("T", source, seeded);
+            assert_eq!(route.readable.len(), if seeded { 0 } else { 4 }, "{order:?}");
+            let writable = route.writable.iter().map(|queue| format!("{}{}", queue.broker_name, queue.queue_id));
+            writable.collect::<Vec<_>>().join(" ")
+        };
+        for (order, writable) in [
+            ("a:2;b:1", "a0 a1 b0"),
+            ("gone:2", "gone0 gone1"),
+            (" b : 1 ;", "b0"),
+            ("b:1;a:x;c", "b0"),
+            ("", "a0 a1 a2 a3 a4 a5 a6 a7"),
+            ("nonsense", "a0 a1 a2 a3 a4 a5 a6 a7"),
+            ("a:0", "a0 a1 a2 a3 a4 a5 a6 a7"),
+        ] {
+            assert_eq!(names(order, false), writable, "{order:?}");
+        }
+        assert_eq!(names("b:1", true), "a0 a1 a2 a3", "a topic that does not exist yet has no order");
+        assert_eq!(static_order("a:4000000000")["a"], MAX_ORDER_QUEUES);
     }
 }

@@ -207,7 +207,8 @@ fn register(state: &State, connection: ConnectionId, command: &Command) -> Answe
             master_addr: registered.master_addr.map(ByteString::from),
         },
     )?;
-    let order_topics = state.kv.lock().namespace(ORDER_TOPICS).cloned();
+    let told = state.settings.lock().flags().order_to_brokers;
+    let order_topics = state.kv.lock().namespace(ORDER_TOPICS).filter(|_| told).cloned();
     Ok(match order_topics {
         Some(table) => answer.with_body(body::to_json(&KvTable { table })),
         None => answer,

@@ -16,14 +16,13 @@ const MAX_BYTES: usize = 64 << 10;
 /// Refused with a permission error, as Apache does: they say where this server keeps what it is told.
 const FORBIDDEN: [&str; 5] = ["configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome", "listenPort"];
 /// Settings of Apache's name server that tune what this one does not have.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 11] = [
     "clientRequestThreadPoolNums",
     "clusterTest",
     "deleteTopicWithBrokerRegistration",
     "defaultThreadPoolNums",
     "needWaitForService",
     "notifyMinBrokerIdChanged",
-    "returnOrderTopicConfigToBroker",
     "serverSelectorThreads",
     "serverWorkerThreads",
     "supportActingMaster",
@@ -55,11 +54,13 @@ pub(crate) struct Flags {
     pub(crate) list_topics: bool,
     /// Whether routes carry the order configuration of their topic.
     pub(crate) order_messages: bool,
+    /// Whether a broker that registers is told the order configuration of all topics.
+    pub(crate) order_to_brokers: bool,
 }
 
 impl Default for Flags {
     fn default() -> Self {
-        Self { list_all_topics: true, list_topics: true, order_messages: true }
+        Self { list_all_topics: true, list_topics: true, order_messages: false, order_to_brokers: true }
     }
 }
 
@@ -70,6 +71,7 @@ impl Flags {
             "enableAllTopicList" => &mut self.list_all_topics,
             "enableTopicList" => &mut self.list_topics,
             "orderMessageEnable" => &mut self.order_messages,
+            "returnOrderTopicConfigToBroker" => &mut self.order_to_brokers,
             _ => return Ok(false),
         };
         let wrong = || SettingsError::Value { key: key.into(), value: value.into() };
@@ -143,12 +145,13 @@ impl Settings {
 
     /// All settings as properties text.
     pub(crate) fn print(&self) -> String {
-        let Flags { list_all_topics, list_topics, order_messages } = &self.flags;
+        let Flags { list_all_topics, list_topics, order_messages, order_to_brokers } = &self.flags;
         let mut all = self.fixed.clone();
         all.insert("configBlackList", FORBIDDEN.join(";"));
         all.insert("enableAllTopicList", list_all_topics.to_string());
         all.insert("enableTopicList", list_topics.to_string());
         all.insert("orderMessageEnable", order_messages.to_string());
+        all.insert("returnOrderTopicConfigToBroker", order_to_brokers.to_string());
         java_properties::print(all)
     }
 }

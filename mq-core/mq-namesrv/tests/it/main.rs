@@ -326,8 +326,6 @@ async fn key_value_configuration_survives_a_restart_and_a_torn_file() {
     assert_eq!(value.ext.get("value").map(|value| &**value), Some("a:4"));
     let registered = tool.call(register("a", false, json_registration())).await;
     assert_eq!(&registered.body[..], br#"{"table":{"T":"a:4"}}"#);
-    let route: TopicRoute = body::from_json("route", &tool.call(route_of("T")).await.body).expect("a route");
-    assert_eq!(route.order_topic_conf.as_deref(), Some("a:4"));
     assert_eq!(tool.call(with_fields(request::DELETE_KV_CONFIG, &key)).await.code, 0);
     assert_eq!(tool.call(with_fields(request::GET_KV_CONFIG, &key)).await.code, 22);
     server.stop().await;

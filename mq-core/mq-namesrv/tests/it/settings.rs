@@ -28,15 +28,9 @@ async fn a_changed_setting_works_at_once_and_outlives_the_server() {
     let mut client = server.client().await;
     let list = || Command::request(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER);
     assert_eq!(client.call(list()).await.code, response::SUCCESS);
-    assert_eq!(client.call(update("enableAllTopicList=false\norderMessageEnable=false")).await.code, response::SUCCESS);
+    assert_eq!(client.call(update("enableAllTopicList=false")).await.code, response::SUCCESS);
     let said = client.call(update("serverWorkerThreads=8")).await.remark;
     assert_eq!(said.as_deref(), Some("serverWorkerThreads has no effect on this name server"));
-
-    let order = [("namespace", "ORDER_TOPIC_CONFIG"), ("key", "T"), ("value", "a:4")];
-    assert_eq!(client.call(with_fields(request::PUT_KV_CONFIG, &order)).await.code, response::SUCCESS);
-    client.call(register("a", false, json_registration())).await;
-    let route: TopicRoute = body::from_json("route", &client.call(route_of("T")).await.body).expect("a route");
-    assert_eq!(route.order_topic_conf, None);
     server.stop().await;
 
     let server = Running::start(config()).await;
@@ -79,5 +73,28 @@ async fn topics_can_be_added_to_known_brokers_and_listed_by_their_flags() {
         assert_eq!(list.topic_list, names, "{code}");
     }
     assert_eq!(client.call(route_of("lost")).await.code, response::TOPIC_NOT_EXIST);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_static_order_is_told_to_clients_and_brokers_as_far_as_it_is_enabled() {
+    let server = Running::start(NamesrvConfig::default()).await;
+    let mut client = server.client().await;
+    let order = [("namespace", "ORDER_TOPIC_CONFIG"), ("key", "T"), ("value", "a:4")];
+    assert_eq!(client.call(with_fields(request::PUT_KV_CONFIG, &order)).await.code, response::SUCCESS);
+    for (change, to_clients, to_brokers) in [
+        ("", false, true),
+        ("orderMessageEnable=true", true, true),
+        ("returnOrderTopicConfigToBroker=false", true, false),
+        ("orderMessageEnable=false\nreturnOrderTopicConfigToBroker=true", false, true),
+    ] {
+        assert_eq!(client.call(update(change)).await.code, response::SUCCESS);
+        let registered = client.call(register("a", false, json_registration())).await;
+        let table: &[u8] = if to_brokers { br#"{"table":{"T":"a:4"}}"# } else { b"" };
+        assert_eq!(&registered.body[..], table, "{change}");
+        let route: TopicRoute = body::from_json("route", &client.call(route_of("T")).await.body).expect("a route");
+        assert_eq!(route.order_topic_conf.as_deref(), to_clients.then_some("a:4"), "{change}");
+        assert_eq!(setting(&mut client, "orderMessageEnable").await, Some(to_clients.to_string()), "{change}");
+    }
     server.stop().await;
 }
