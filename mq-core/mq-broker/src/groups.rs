@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
 use crate::config_file::{ConfigFile, SaveError};
+use crate::start::{self, AttributeError, Start};
 use crate::topics::next_version;
 
 /// Groups of one broker; each is a line of the file that is written on every change.
@@ -39,6 +40,8 @@ pub(crate) enum GroupError {
     NotExist(String),
     #[error("group {group}: retryQueueNums={queues} is over {MAX_QUEUES_PER_TOPIC}")]
     RetryQueues { group: String, queues: u32 },
+    #[error("group {group}: {error}")]
+    Attribute { group: String, error: AttributeError },
     #[error("the broker holds {MAX_GROUPS} groups, its limit")]
     TooMany,
     #[error(transparent)]
@@ -88,6 +91,11 @@ impl GroupTable {
         self.groups.read().get(group).cloned()
     }
 
+    /// Where the group's settings say that it begins.
+    pub(crate) fn start_of(&self, group: &str) -> Option<Start> {
+        self.groups.read().get(group).and_then(|group| Start::of(group))
+    }
+
     /// The group of a consumer that shows up; made if groups may come into being that way.
     pub(crate) fn for_consumer(&self, group: &str, now: UnixMillis) -> Result<Arc<SubscriptionGroup>, GroupError> {
         if let Some(known) = self.get(group) {
@@ -119,8 +127,16 @@ impl GroupTable {
             }
         }
         let mut version = self.version.lock();
-        let is_new = |config: &SubscriptionGroup| self.get(&config.group_name).is_none_or(|known| *known != *config);
-        let changed: Vec<_> = configs.into_iter().filter(is_new).collect();
+        let mut changed = Vec::new();
+        for mut config in configs {
+            let known = self.get(&config.group_name);
+            let held = known.as_ref().map(|known| known.attributes.clone()).unwrap_or_default();
+            config.attributes = start::altered(&held, &config.attributes, now)
+                .map_err(|error| GroupError::Attribute { group: config.group_name.clone(), error })?;
+            if known.is_none_or(|known| *known != config) {
+                changed.push(config);
+            }
+        }
         if changed.is_empty() {
             return Ok(());
         }

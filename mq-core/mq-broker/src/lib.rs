@@ -39,6 +39,7 @@ mod sending;
 mod serve;
 mod session;
 mod settings;
+mod start;
 mod stats;
 mod store_link;
 mod timers;

@@ -83,6 +83,17 @@ impl OffsetTable {
         table.dirty = true;
     }
 
+    /// Where the group is in this queue: at `start` for good, if it was nowhere.
+    pub(crate) fn begin(&self, group: &str, topic: &str, queue: QueueId, start: QueueOffset) -> QueueOffset {
+        let mut table = self.table.lock();
+        let held = table.offsets.get(group).and_then(|topics| topics.get(topic)?.get(&queue).copied());
+        held.unwrap_or_else(|| {
+            table.queues(group, topic).insert(queue, start);
+            table.dirty = true;
+            start
+        })
+    }
+
     /// Sets an offset wherever an operator wants it.
     pub(crate) fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
         let mut table = self.table.lock();

@@ -425,7 +425,9 @@ impl From<GroupError> for Refusal {
         let code = match &error {
             GroupError::NotExist(_) => response::SUBSCRIPTION_GROUP_NOT_EXIST,
             GroupError::TooMany | GroupError::Save(_) => response::SERVICE_NOT_AVAILABLE,
-            GroupError::Name(_) | GroupError::RetryQueues { .. } => response::INVALID_PARAMETER,
+            GroupError::Name(_) | GroupError::RetryQueues { .. } | GroupError::Attribute { .. } => {
+                response::INVALID_PARAMETER
+            }
         };
         Self::new(code, error.to_string())
     }

@@ -16,18 +16,40 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::schedule_progress;
+use crate::start::{self, Start};
 
-/// Code 14. A group that has no offset yet starts at 0 on a queue whose first message is still young, wherever the consumer
-/// says it wants to start: nothing that was sent while it was being set up is passed over.
+/// Code 14. A group that has no offset yet starts where its settings say. Without such, it starts at 0 on a queue whose
+/// first message is still young, wherever the consumer says it wants to start: nothing that was sent while it was being
+/// set up is passed over.
 pub(crate) fn query(broker: &Broker, request: &Command) -> Handled {
     let header: QueryConsumerOffset = request.header()?;
     let QueryConsumerOffset { consumer_group, topic, queue_id, set_zero_if_not_found, .. } = &header;
-    let offset = match broker.offsets.get(consumer_group, topic, *queue_id) {
-        Some(offset) => offset,
-        None if *set_zero_if_not_found != Some(false) && starts_young(broker, topic, *queue_id)? => QueueOffset::ZERO,
-        None => return Err(Refusal::no_offset(consumer_group, topic)),
-    };
-    Ok(Reply::Now(request.response(response::SUCCESS).with_header(&OffsetResponse { offset })))
+    let answer = |offset| Ok(Reply::Now(request.response(response::SUCCESS).with_header(&OffsetResponse { offset })));
+    if let Some(offset) = broker.offsets.get(consumer_group, topic, *queue_id) {
+        return answer(offset);
+    }
+    if *set_zero_if_not_found == Some(false) {
+        return Err(Refusal::no_offset(consumer_group, topic));
+    }
+    if let Some(start) = broker.groups.start_of(consumer_group).filter(|_| has_queue(broker, topic, *queue_id)) {
+        return Ok(begin(request, header, start));
+    }
+    if starts_young(broker, topic, *queue_id)? {
+        return answer(QueueOffset::ZERO);
+    }
+    Err(Refusal::no_offset(consumer_group, topic))
+}
+
+fn begin(request: &Command, header: QueryConsumerOffset, start: Start) -> Reply {
+    let answer = request.response(response::SUCCESS);
+    Reply::Blocking(Box::new(move |broker| {
+        let offset = start::begin(broker, start, &header.consumer_group, &header.topic, header.queue_id)?;
+        Ok(Reply::Now(answer.with_header(&OffsetResponse { offset })))
+    }))
+}
+
+fn has_queue(broker: &Broker, topic: &str, queue: QueueId) -> bool {
+    broker.topics.get(topic).is_some_and(|config| queue.0 < config.read_queue_nums)
 }
 
 /// Whether offset 0 is there and among the bytes that the machine's memory may still hold.

@@ -15,6 +15,7 @@ use crate::handlers::error::Refusal;
 use crate::handlers::offset::starts_young;
 use crate::handlers::pull::{is_cold, touch};
 use crate::limits::MAX_PULL_BYTES;
+use crate::start;
 
 /// What a pop took.
 pub(crate) struct Taken {
@@ -217,6 +218,9 @@ impl Visit<'_> {
     /// The first pop of a group decides where it starts, for good.
     fn start_here(&self) -> Result<QueueOffset, Refusal> {
         let Self { broker, place, .. } = *self;
+        if let Some(start) = broker.groups.start_of(&place.group) {
+            return start::begin(broker, start, &place.group, &place.topic, place.queue_id);
+        }
         let bounds = broker.store.queue_bounds(&place.topic, place.queue_id);
         let young = || {
             Ok::<_, Refusal>(

@@ -107,11 +107,29 @@ impl Inner {
         group: &ByteString,
         queue: &MessageQueue,
     ) -> Result<Option<QueueOffset>, ClientError> {
+        self.consumer_offset(group, queue, Some(false)).await
+    }
+
+    /// Where the group goes on in this queue. A broker may place a group here that was nowhere yet, for good.
+    pub(super) async fn goes_on_at(
+        &self,
+        group: &ByteString,
+        queue: &MessageQueue,
+    ) -> Result<Option<QueueOffset>, ClientError> {
+        self.consumer_offset(group, queue, None).await
+    }
+
+    async fn consumer_offset(
+        &self,
+        group: &ByteString,
+        queue: &MessageQueue,
+        set_zero_if_not_found: Option<bool>,
+    ) -> Result<Option<QueueOffset>, ClientError> {
         let header = QueryConsumerOffset {
             consumer_group: group.clone(),
             topic: queue.topic.as_str().into(),
             queue_id: QueueId(queue.queue_id),
-            set_zero_if_not_found: None,
+            set_zero_if_not_found,
             bname: Some(queue.broker_name.as_str().into()),
         };
         match self.offset(queue, Command::request_with(request::QUERY_CONSUMER_OFFSET, &header)).await {

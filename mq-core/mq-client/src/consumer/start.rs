@@ -44,7 +44,7 @@ impl ConsumeFrom {
         group: &ByteString,
         queue: &MessageQueue,
     ) -> Result<QueueOffset, ClientError> {
-        match client.committed(group, queue).await? {
+        match client.goes_on_at(group, queue).await? {
             Some(committed) => Ok(committed),
             None => self.first_position(client, queue).await,
         }

@@ -24,6 +24,10 @@ pub(super) enum GroupVerb {
         /// One message of a queue after the other, for consumers that pop.
         #[arg(long)]
         orderly: bool,
+        /// Where it begins each queue that it has not read yet: start, end (what is sent from now on), 30m (ago),
+        /// milliseconds, or 2026-11-21T12:00:00+08:00. Without it each consumer decides for itself. Stays once set.
+        #[arg(long)]
+        from: Option<Moment>,
     },
     /// Deletes a group with what it committed.
     Delete {
@@ -71,11 +75,12 @@ pub(super) enum ProducerVerb {
 pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
     match verb {
         GroupVerb::List => list(admin).await,
-        GroupVerb::Create { group, retry_max_times, orderly } => {
+        GroupVerb::Create { group, retry_max_times, orderly, from } => {
             let settings = SubscriptionGroup {
                 group_name: group.clone(),
                 retry_max_times: *retry_max_times,
                 consume_message_orderly: *orderly,
+                attributes: from.iter().map(|from| ("+consume.from".into(), from.attribute(now()))).collect(),
                 ..SubscriptionGroup::default()
             };
             admin.put_group(&settings).await?;
@@ -92,7 +97,8 @@ pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
 }
 
 async fn list(admin: &Admin) -> Result<Sheet> {
-    let mut sheet = Sheet::new(&["group", "may consume", "broadcast", "orderly", "retries", "retry queues"]);
+    let mut sheet =
+        Sheet::new(&["group", "may consume", "broadcast", "orderly", "retries", "retry queues", "starts from"]);
     for (name, group) in admin.groups().await? {
         sheet.row([
             name.into(),
@@ -101,6 +107,7 @@ async fn list(admin: &Admin) -> Result<Sheet> {
             group.consume_message_orderly.into(),
             group.retry_max_times.into(),
             group.retry_queue_nums.into(),
+            group.attributes.get("consume.from").map_or(Value::Null, |from| from.as_str().into()),
         ]);
     }
     Ok(sheet)

@@ -26,6 +26,15 @@ impl Moment {
             Self::Ago(ago) => ResetTo::Time(UnixMillis(now.0.saturating_sub_unsigned(ago.as_millis() as u64))),
         }
     }
+
+    /// As the group attribute `consume.from` writes it.
+    pub(super) fn attribute(self, now: UnixMillis) -> String {
+        match (self, self.reset(now)) {
+            (Self::Start, _) => "first".into(),
+            (_, ResetTo::End) => "last".into(),
+            (_, ResetTo::Time(time)) => format!("timestamp:{}", time.0),
+        }
+    }
 }
 
 impl FromStr for Moment {
@@ -87,6 +96,14 @@ mod tests {
         ] {
             let read = text.parse::<Moment>().ok().map(|moment| moment.reset(now));
             assert_eq!(read, means, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_written_as_a_groups_start() {
+        let now = UnixMillis(10_000);
+        for (text, means) in [("start", "first"), ("end", "last"), ("5", "timestamp:5"), ("2s", "timestamp:8000")] {
+            assert_eq!(text.parse::<Moment>().map(|moment| moment.attribute(now)), Ok(means.into()));
         }
     }
 
