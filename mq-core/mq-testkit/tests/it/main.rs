@@ -12,6 +12,7 @@ mod kill;
 mod mqadmin;
 mod own_client;
 mod power;
+mod request_codes;
 
 /// What the scenarios of clients count on: short delays, and transactions that are asked about after a second.
 const SHORT_TIMES: &str = "\
