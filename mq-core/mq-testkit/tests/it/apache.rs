@@ -37,6 +37,8 @@ transactionTimeOut=1000
 transactionCheckInterval=1000
 transactionOpBatchInterval=50
 ";
+/// One Java machine at a time: they take long enough alone.
+static IN_TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const QUEUES: u32 = 3;
 const MESSAGES: usize = 60;
 /// What group `readers` has read of each queue of `orders`.
@@ -245,6 +247,7 @@ async fn write(broker: &Broker, store: PathBuf) -> Written {
 }
 
 async fn goes_on_with(first: Whose, end: End) {
+    let _turn = IN_TURN.lock().await;
     let second = if first == Whose::Apaches { Whose::Ours } else { Whose::Apaches };
     let directory = TempDir::new().unwrap();
     let broker = Broker::start(first, &directory).await;
