@@ -1,5 +1,7 @@
 //! The binary `mq` as its users run it: started, asked over its socket, signalled, restarted.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 mod admin;
 mod bad_input;
 mod bench;
