@@ -271,8 +271,16 @@ impl Producer {
         let unrouted = |error: RouteError| (None, Failed::Final(error.into()));
         let route = self.inner().routes.for_sending(&outgoing.header.topic).await.map_err(unrouted)?;
         let queue = self.choose(&route, target, avoid).map_err(unrouted)?;
-        let address = address_of(&route, &queue).map_err(unrouted)?;
         let elsewhere = matches!(target, Target::Any) && route.has_other_writable(&queue.broker_name);
+        let address = match address_of(&route, &queue) {
+            Ok(address) => address,
+            // A static order names a broker that is away: only what belongs there waits for it.
+            Err(error) if elsewhere => {
+                self.0.faults.failed(&queue.broker_name, Instant::now());
+                return Err((Some(queue), Failed::Again(error.into())));
+            }
+            Err(error) => return Err(unrouted(error)),
+        };
         let connection = match self.connect(address, elsewhere, deadline).await {
             Ok(connection) => connection,
             Err(error) => {

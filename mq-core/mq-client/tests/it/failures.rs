@@ -47,6 +47,23 @@ async fn a_refusal_that_may_pass_is_retried_on_another_broker_and_the_first_is_a
 }
 
 #[tokio::test]
+async fn a_static_order_keeps_its_queues_and_only_what_belongs_to_an_absent_broker_fails() {
+    let here = Fake::broker(|command| Some(stored(command))).await;
+    let names = Fake::ordered_name_server(&[("here", &here)], Some("away:2;here:1")).await;
+    let builder = Producer::builder(&names.address).group("g").send_timeout(PATIENCE);
+    let producer = builder.build().await.expect("valid");
+    let queues = producer.queues("T").await.expect("a route");
+    let named: Vec<_> = queues.iter().map(|queue| (queue.broker_name.as_str(), queue.queue_id)).collect();
+    assert_eq!(named, [("away", 0), ("away", 1), ("here", 0)]);
+    for _ in 0..6 {
+        let receipt = producer.send(Message::new("T", "x")).await.expect("any queue will do");
+        assert_eq!(receipt.queue.broker_name, "here");
+    }
+    let error = producer.send_to_queue(Message::new("T", "x"), &queues[0]).await.expect_err("its broker is away");
+    assert!(!error.may_be_stored(), "{error}");
+}
+
+#[tokio::test]
 async fn a_final_refusal_is_not_retried() {
     let broker = Fake::broker(|command| Some(command.error(response::MESSAGE_ILLEGAL, "no"))).await;
     let names = Fake::name_server(&[("b", &broker)]).await;

@@ -46,7 +46,12 @@ impl Fake {
 
     /// A name server that knows every topic on these brokers, one queue on each.
     pub(crate) async fn name_server(brokers: &[(&str, &Fake)]) -> Self {
-        let mut route = TopicRoute::default();
+        Self::ordered_name_server(brokers, None).await
+    }
+
+    /// The same, with a static order of every topic.
+    pub(crate) async fn ordered_name_server(brokers: &[(&str, &Fake)], order: Option<&str>) -> Self {
+        let mut route = TopicRoute { order_topic_conf: order.map(Into::into), ..TopicRoute::default() };
         for (name, broker) in brokers {
             route.broker_datas.push(BrokerData {
                 broker_addrs: BTreeMap::from([(0, broker.address.clone())]),
