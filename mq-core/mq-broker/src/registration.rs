@@ -24,8 +24,9 @@ use tracing::{debug, info, warn};
 use crate::config::BrokerConfig;
 use crate::topics::TopicTable;
 
-/// A name server answers within milliseconds; this long means that it is not there.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// A name server answers within milliseconds; this long, on a busy machine too, means that it is not there. To give up
+/// early costs more than to wait: the name server forgets a broker whose connection ends.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Rest between attempts at a name server that is away.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(5);

@@ -15,8 +15,10 @@ use crate::arguments::{BrokerOptions, Exposure, NamesrvOptions, StoreOptions, Up
 use crate::listen::{Reserved, reserve};
 use crate::{banner, metrics, settings, signals};
 
-/// How long `ready` waits for a name server. A broker without one still serves those who know its address.
+/// How long `ready` waits for name servers elsewhere. A broker without one still serves those who know its address.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(3);
+/// The same for the name server of this process: it answers, if late on a busy machine.
+const OWN_REGISTRATION_PATIENCE: Duration = Duration::from_secs(60);
 /// How far below the broker's port clients look for its VIP port.
 const VIP_DISTANCE: u16 = 2;
 
@@ -39,7 +41,7 @@ pub(crate) async fn broker(options: &BrokerOptions) -> Result<()> {
             addresses.split(';').map(str::trim).filter(|one| !one.is_empty()).map(Into::into).collect();
     }
     let ports = Ports::reserve(&mut config, &options.store, options.exposure)?;
-    serve(config, ports, shutdown).await
+    serve(config, ports, REGISTRATION_PATIENCE, shutdown).await
 }
 
 pub(crate) async fn up(options: &UpOptions) -> Result<()> {
@@ -58,7 +60,7 @@ pub(crate) async fn up(options: &UpOptions) -> Result<()> {
     // It outlives the broker, which says goodbye to it.
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(name_server.listen()?, stop.clone()));
-    let served = serve(config, ports, shutdown).await;
+    let served = serve(config, ports, OWN_REGISTRATION_PATIENCE, shutdown).await;
     stop.cancel();
     let ended = running.await.context("the name server failed")?;
     served.and(ended.context("the name server failed"))
@@ -98,7 +100,7 @@ impl Ports {
 }
 
 /// Runs a broker until `shutdown`, or until it fails.
-async fn serve(config: BrokerConfig, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+async fn serve(config: BrokerConfig, ports: Ports, registration: Duration, shutdown: CancellationToken) -> Result<()> {
     banner::broker(&config, dialable(&config, ports.main.address));
     if let Some(metrics) = &ports.metrics {
         banner::metrics(metrics.address);
@@ -107,7 +109,7 @@ async fn serve(config: BrokerConfig, ports: Ports, shutdown: CancellationToken) 
     let opened = tokio::task::spawn_blocking(move || Broker::open(config, Arc::new(SystemClock))).await;
     let broker = opened.context("opening the store panicked")?.with_context(|| format!("cannot start on {store}"))?;
     let (listeners, metrics_listener) = ports.listen()?;
-    let announcing = tokio::spawn(announce(Arc::clone(&broker)));
+    let announcing = tokio::spawn(announce(Arc::clone(&broker), registration));
     let stop_metrics = CancellationToken::new();
     let scraped = metrics_listener
         .map(|listener| tokio::spawn(metrics::serve(Arc::clone(&broker), listener, stop_metrics.clone())));
@@ -122,8 +124,8 @@ async fn serve(config: BrokerConfig, ports: Ports, shutdown: CancellationToken) 
     served.with_context(|| format!("the broker on {store} ended"))
 }
 
-async fn announce(broker: Arc<Broker>) {
-    if tokio::time::timeout(REGISTRATION_PATIENCE, broker.registered()).await.is_err() {
+async fn announce(broker: Arc<Broker>, patience: Duration) {
+    if tokio::time::timeout(patience, broker.registered()).await.is_err() {
         tracing::warn!("no name server answers yet; clients cannot find this broker until one does");
     }
     banner::say("ready");
