@@ -111,7 +111,7 @@ fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
     operator.json("group create packers --retry-max-times 3 --from start");
     let groups = operator.json("group list");
     let ours = groups.as_array().expect("rows").iter().find(|row| row["group"] == "packers").expect("listed");
-    assert_eq!((&ours["retries"], &ours["starts from"]), (&json!(3), &json!("first")));
+    assert_eq!((&ours["retries"], &ours["starts_from"]), (&json!(3), &json!("first")));
     let consumer = runtime.block_on(async {
         let builder = PushConsumer::builder(&operator.name_server).group("packers");
         let builder = builder.subscribe("orders", Filter::all()).consume_from(ConsumeFrom::First);
