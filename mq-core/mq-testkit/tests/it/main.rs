@@ -5,6 +5,7 @@
 mod apache;
 mod clients;
 mod cluster;
+mod dashboard;
 mod dependencies;
 mod disk_full;
 mod fuzz;
@@ -20,6 +21,7 @@ messageDelayLevel=1s 2s 3s 4s 5s 6s 7s 8s 9s 10s 20s 30s 1m 2m 3m 4m 5m 6m
 transactionTimeOut=1000
 transactionCheckInterval=1000
 enablePropertyFilter=true
+recallMessageEnable=true
 ";
 
 /// What a seeded test runs with: `$CHECKBACK_SEED`, or a new one each time.

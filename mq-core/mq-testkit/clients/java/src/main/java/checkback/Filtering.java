@@ -1,6 +1,7 @@
 package checkback;
 
 import static checkback.Stage.bodies;
+import static checkback.Stage.eventually;
 import static checkback.Stage.eventuallySame;
 import static checkback.Stage.holds;
 import static checkback.Stage.isOk;
@@ -86,7 +87,10 @@ final class Filtering {
     }
 
     private static void refused(Stage stage) throws Exception {
-        send(stage, "first", "t", 1);
+        var producer = stage.producer();
+        send(producer, stage, "first", "t", 1);
+        // A client that finds no broker of the topic starts unchecked, and a route takes a moment to the name server.
+        eventually("a route", () -> isRouted(producer, stage.topic()));
         try {
             consume(stage, "price >");
         } catch (MQClientException refused) {
@@ -95,5 +99,13 @@ final class Filtering {
             return;
         }
         throw new AssertionError("a filter that cannot be read was taken");
+    }
+
+    private static boolean isRouted(DefaultMQProducer producer, String topic) {
+        try {
+            return !producer.fetchPublishMessageQueues(topic).isEmpty();
+        } catch (MQClientException notYet) {
+            return false;
+        }
     }
 }

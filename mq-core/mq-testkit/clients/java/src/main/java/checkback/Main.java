@@ -12,7 +12,8 @@ import java.util.concurrent.Future;
  * Prints {@code PASS name} or {@code FAIL name: reason} for each, and {@code ABSENT name} for what only later clients can
  * do; the exit status is 1 when one failed.
  *
- * <p>The broker must keep the delay levels "1s 2s 3s ...", have enablePropertyFilter=true and check transactions after one second, every second.
+ * <p>The broker must keep the delay levels "1s 2s 3s ...", have enablePropertyFilter=true and recallMessageEnable=true,
+ * and check transactions after one second, every second.
  */
 public final class Main {
     /** What 4.9 has no call for: its build leaves these classes out. */

@@ -11,12 +11,17 @@ import static checkback.Stage.message;
 import static checkback.Stage.same;
 import static checkback.Stage.stays;
 
+import java.util.ArrayList;
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
+import java.util.stream.Collectors;
 import org.apache.rocketmq.client.consumer.AckCallback;
 import org.apache.rocketmq.client.consumer.AckResult;
 import org.apache.rocketmq.client.consumer.AckStatus;
@@ -89,34 +94,66 @@ final class Popping {
         return consumer;
     }
 
+    /** Who joins takes queues before their former member committed: what that one had may come twice, nothing later. */
     private static void assignedPull(Stage stage) throws Exception {
-        shared(stage, MessageRequestMode.PULL);
+        var members = shared(stage, MessageRequestMode.PULL);
+        var topic = stage.topic();
+        var producer = stage.producer();
+        var all = new TreeSet<>(producer.fetchPublishMessageQueues(topic));
+        eventually("a share of the queues for each member, and no queue with two", () -> {
+            var held = members.consumers.stream().map(consumer -> held(consumer, topic)).toList();
+            var each = new TreeSet<MessageQueue>();
+            held.forEach(each::addAll);
+            return each.equals(all) && held.stream().noneMatch(Set::isEmpty) && held.stream().mapToInt(Set::size).sum() == all.size();
+        });
+        var settled = new ArrayList<String>();
+        for (int i = 100; i < 140; i++) {
+            isOk(producer.send(message(topic, "tag", "" + i)));
+            settled.add("" + i);
+        }
+        Supplier<List<String>> since = () -> bodies(members.seen).stream().filter(settled::contains).toList();
+        eventuallySame("messages once the members are settled", settled, since);
+        stays("messages once the members are settled", settled, since, 1500);
+    }
+
+    private static Set<MessageQueue> held(DefaultMQPushConsumer consumer, String topic) {
+        return consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().entrySet().stream()
+            .filter(held -> held.getKey().getTopic().equals(topic) && !held.getValue().isDropped())
+            .map(Map.Entry::getKey).collect(Collectors.toSet());
     }
 
     private static void consume(Stage stage) throws Exception {
         shared(stage, MessageRequestMode.POP);
     }
 
-    private static void shared(Stage stage, MessageRequestMode mode) throws Exception {
+    /** Consumers of one group, and what any of them saw. */
+    private static final class Members {
+        final List<DefaultMQPushConsumer> consumers = new ArrayList<>();
+        final Collection<MessageExt> seen = new ConcurrentLinkedQueue<>();
+    }
+
+    private static Members shared(Stage stage, MessageRequestMode mode) throws Exception {
         var broker = new Broker(stage);
         var group = stage.group("members");
         broker.group(group, mode, 16);
-        var seen = new ConcurrentLinkedQueue<MessageExt>();
+        var members = new Members();
+        var seen = members.seen;
         var expected = new TreeSet<>(List.of("0"));
         for (int member = 0; member < 2; member++) {
             var consumer = member(stage, group);
             consumer.registerMessageListener(listener(seen::add));
             consumer.start();
+            members.consumers.add(consumer);
         }
         for (int i = 1; i < 40; i++) {
             isOk(broker.producer.send(message(stage.topic(), "tag", "" + i)));
             expected.add("" + i);
         }
         eventually("every message", () -> new TreeSet<>(bodies(seen)).equals(expected));
-        // While the members changed hands some may have come twice.
         boolean popped = seen.stream().allMatch(message -> message.getProperty(MessageConst.PROPERTY_POP_CK) != null);
         same("popped", mode == MessageRequestMode.POP, popped);
         holds(seen.stream().allMatch(message -> message.getTopic().equals(stage.topic())), "the topic of each");
+        return members;
     }
 
     private static void retry(Stage stage) throws Exception {

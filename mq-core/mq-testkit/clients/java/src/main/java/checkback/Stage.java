@@ -26,6 +26,8 @@ import org.apache.rocketmq.common.message.MessageExt;
 /** What a scenario stands on: names of its own, clients that are stopped at its end, and waiting without guessing. */
 final class Stage implements AutoCloseable {
     private static final int WAIT_SECONDS = 120;
+    /** Of a call to a broker or name server; a busy machine may take more than the client's own 3 s. */
+    private static final int CALL_MILLIS = 30_000;
 
     private final String nameServer;
     private final String name;
@@ -69,6 +71,7 @@ final class Stage implements AutoCloseable {
     private void started(DefaultMQProducer producer) throws Exception {
         producer.setNamesrvAddr(nameServer);
         producer.setSendMsgTimeout(10_000);
+        producer.setMqClientApiTimeout(CALL_MILLIS);
         producer.start();
         stops.push(producer::shutdown);
     }
@@ -77,6 +80,7 @@ final class Stage implements AutoCloseable {
     DefaultMQPushConsumer consumer(String group, String topic, String tags) throws Exception {
         var consumer = new DefaultMQPushConsumer(group);
         consumer.setNamesrvAddr(nameServer);
+        consumer.setMqClientApiTimeout(CALL_MILLIS);
         // A connection of its own for each member, in broadcast mode too.
         consumer.setInstanceName(name + "_" + run + "_" + stops.size());
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
