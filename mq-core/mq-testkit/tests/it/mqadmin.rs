@@ -170,7 +170,7 @@ const ROWS: &[Row] = &[
     row("statsAll", &["#InTPS", "Orders", "shop"]),
     row("statsAll -a -t Orders", &["Orders", "shop"]),
     // Cluster and name server.
-    row("clusterList", &["$CLUSTER", "broker-a", "$BROKER", "Checkback"]),
+    row("clusterList", &["$CLUSTER", "broker-a", "$BROKER", "V5_3_3-checkback-"]),
     row("clusterList -m", &["#InTotalYest", "$CLUSTER", "broker-a"]),
     row("clusterRT -c $CLUSTER -a 3 -i 1", &["broker-a ", "$CLUSTER "]),
     row("getNamesrvConfig", &["$NAMES", "kvConfigPath"]),
