@@ -1,7 +1,8 @@
 //! Real processes: the `mq` binary on free ports with a store of its own, killed with SIGKILL when dropped.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -89,10 +90,11 @@ impl MqProcess {
         self.directory.join("store")
     }
 
-    /// Returns when both ports answer.
+    /// Returns when it is ready: its ports answer, and its name server knows it.
     pub fn start(&mut self) -> Result<()> {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().append(true).create(true).open(self.log_path())?;
+        let said_before = log.metadata()?.len();
         let child = Command::new(mq_binary()?)
             .arg("up")
             .arg("-c")
@@ -108,16 +110,24 @@ impl MqProcess {
             .context("mq does not start")?;
         self.child = Some(child);
         let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(self.broker).is_err() || TcpStream::connect(self.name_server).is_err() {
+        while !self.is_ready(said_before)? {
             if let Some(status) = self.child.as_mut().expect("just started").try_wait()? {
                 bail!("mq ended with {status} at its start:\n{}", self.log());
             }
             if Instant::now() > deadline {
-                bail!("mq does not listen after {START_TIMEOUT:?}:\n{}", self.log());
+                bail!("mq is not ready after {START_TIMEOUT:?}:\n{}", self.log());
             }
             std::thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    fn is_ready(&self, said_before: u64) -> Result<bool> {
+        let mut log = File::open(self.log_path())?;
+        log.seek(SeekFrom::Start(said_before))?;
+        let mut said = Vec::new();
+        log.read_to_end(&mut said)?;
+        Ok(said.split(|byte| *byte == b'\n').any(|line| line == b"ready"))
     }
 
     /// SIGKILL, and the process is gone when this returns.

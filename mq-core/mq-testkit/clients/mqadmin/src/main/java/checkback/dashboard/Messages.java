@@ -6,7 +6,6 @@ import static checkback.dashboard.Page.shows;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.TreeSet;
-import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.trace.TraceContext;
@@ -100,27 +99,19 @@ final class Messages {
 
     /** As pages read a topic of some time: every queue, from and to the offsets of those times. */
     private static List<MessageExt> pulled(Scene scene, String topic, long begin, long end) throws Exception {
-        var consumer = new DefaultMQPullConsumer("TOOLS_CONSUMER");
-        consumer.setNamesrvAddr(scene.nameServer);
-        consumer.setInstanceName("pulling-" + System.nanoTime());
-        consumer.start();
-        try {
-            var found = new ArrayList<MessageExt>();
-            for (var queue : consumer.fetchSubscribeMessageQueues(topic)) {
-                long last = consumer.searchOffset(queue, end);
-                for (long offset = consumer.searchOffset(queue, begin); offset <= last; ) {
-                    var pulled = consumer.pull(queue, "*", offset, A_PULL);
-                    if (pulled.getPullStatus() != PullStatus.FOUND) {
-                        break;
-                    }
-                    pulled.getMsgFoundList().stream().filter(message -> message.getStoreTimestamp() <= end).forEach(found::add);
-                    offset = pulled.getNextBeginOffset();
+        var found = new ArrayList<MessageExt>();
+        for (var queue : scene.puller.fetchSubscribeMessageQueues(topic)) {
+            long last = scene.puller.searchOffset(queue, end);
+            for (long offset = scene.puller.searchOffset(queue, begin); offset <= last; ) {
+                var pulled = scene.puller.pull(queue, "*", offset, A_PULL);
+                if (pulled.getPullStatus() != PullStatus.FOUND) {
+                    break;
                 }
+                pulled.getMsgFoundList().stream().filter(message -> message.getStoreTimestamp() <= end).forEach(found::add);
+                offset = pulled.getNextBeginOffset();
             }
-            return found;
-        } finally {
-            consumer.shutdown();
         }
+        return found;
     }
 
     private static MessageExt deadLetter(Scene scene) throws Exception {

@@ -5,6 +5,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -40,6 +41,8 @@ final class Scene implements AutoCloseable {
     final SendResult first;
     final SendResult bad;
     final SendResult half;
+    /** The one that pages read topics with. */
+    final DefaultMQPullConsumer puller = new DefaultMQPullConsumer("TOOLS_CONSUMER");
     private final DefaultMQPushConsumer consumer;
     private final Set<String> givenUp = ConcurrentHashMap.newKeySet();
 
@@ -69,6 +72,9 @@ final class Scene implements AutoCloseable {
         consumer.subscribe(TOPIC, "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> consumed(messages));
         consumer.start();
+        puller.setNamesrvAddr(nameServer);
+        puller.setInstanceName("pulling");
+        puller.start();
     }
 
     /** The first time a bad message is given up: it becomes a dead letter. */
@@ -150,6 +156,7 @@ final class Scene implements AutoCloseable {
 
     @Override
     public void close() {
+        puller.shutdown();
         consumer.shutdown();
         producer.shutdown();
         admin.shutdown();
