@@ -181,6 +181,9 @@ pub(crate) struct SuiteOptions {
     /// How long each scenario is measured.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) seconds: f64,
+    /// Measure this many messages in each scenario, however long that takes.
+    #[arg(long, conflicts_with = "seconds")]
+    pub(crate) count: Option<u64>,
     #[command(flatten)]
     pub(crate) load: Load,
     /// Messages in one request of the batch scenario.

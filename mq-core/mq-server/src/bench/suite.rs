@@ -64,7 +64,11 @@ impl SuiteOptions {
     }
 
     fn extent(&self) -> Extent {
-        Extent { seconds: Some(self.seconds), count: None, warmup: self.seconds.min(LONGEST_WARMUP_SECONDS) }
+        Extent { seconds: self.time(), count: self.count, warmup: self.seconds.min(LONGEST_WARMUP_SECONDS) }
+    }
+
+    fn time(&self) -> Option<f64> {
+        self.count.is_none().then_some(self.seconds)
     }
 
     fn reporting(&self, server: &Server) -> Reporting {
@@ -83,7 +87,7 @@ impl SuiteOptions {
 
     fn pull(&self, server: &Server) -> PullOptions {
         let (target, reporting) = (self.target(server, "bench-send"), self.reporting(server));
-        PullOptions { target, batch: 32, seconds: Some(self.seconds), count: None, reporting }
+        PullOptions { target, batch: 32, seconds: self.time(), count: self.count, reporting }
     }
 
     fn latency(&self, server: &Server) -> LatencyOptions {
