@@ -27,7 +27,7 @@ import org.apache.rocketmq.common.message.MessageExt;
 final class Stage implements AutoCloseable {
     private static final int WAIT_SECONDS = 120;
     /** Of a call to a broker or name server; a busy machine may take more than the client's own 3 s. */
-    private static final int CALL_MILLIS = 30_000;
+    static final int CALL_MILLIS = 30_000;
 
     private final String nameServer;
     private final String name;
@@ -70,7 +70,7 @@ final class Stage implements AutoCloseable {
 
     private void started(DefaultMQProducer producer) throws Exception {
         producer.setNamesrvAddr(nameServer);
-        producer.setSendMsgTimeout(10_000);
+        producer.setSendMsgTimeout(CALL_MILLIS);
         producer.setMqClientApiTimeout(CALL_MILLIS);
         producer.start();
         stops.push(producer::shutdown);

@@ -26,7 +26,7 @@ final class Tracing {
     private static void trace(Stage stage) throws Exception {
         var producer = new DefaultMQProducer(stage.group("traced"), null, true, null);
         producer.setNamesrvAddr(stage.nameServer());
-        producer.setSendMsgTimeout(10_000);
+        producer.setSendMsgTimeout(Stage.CALL_MILLIS);
         producer.start();
         stage.atEnd(producer::shutdown);
         var sent = producer.send(message(stage.topic(), "tag", "followed"));
