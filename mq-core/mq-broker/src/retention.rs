@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::topic;
 use mq_store::backend::Usage;
-use mq_store::{DiskError, OldestSegment, ReadError};
+use mq_store::{DiskError, OldestSegment, ReadError, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -183,11 +183,20 @@ fn needed_from(broker: &Broker) -> Result<LogOffset, ReadError> {
     let timed = broker.timers().ok().map(|timers| timers.needed_from(&broker.store)).transpose()?.flatten();
     let mut first = timed.unwrap_or(LogOffset(u64::MAX));
     for (topic, queue, offset) in half.into_iter().chain(delayed).chain(popped) {
-        if let Some(entry) = broker.store.entry(topic, queue, offset)? {
-            first = first.min(entry.log_offset);
-        }
+        first = first.min(first_at(&broker.store, topic, queue, offset)?.unwrap_or(first));
     }
     Ok(first)
+}
+
+/// Where the first message of a queue from `offset` on lies, although those right behind it may be gone already.
+pub(crate) fn first_at(
+    store: &Store,
+    topic: &str,
+    queue: QueueId,
+    offset: QueueOffset,
+) -> Result<Option<LogOffset>, ReadError> {
+    let first = offset.max(store.queue_bounds(topic, queue).min);
+    Ok(store.entry(topic, queue, first)?.map(|entry| entry.log_offset))
 }
 
 /// Forgets the messages of topics that nobody configured any more; says of how many.

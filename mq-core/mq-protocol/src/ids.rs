@@ -46,16 +46,17 @@ impl LogOffset {
 
     #[must_use]
     pub fn plus(self, bytes: u64) -> Self {
-        Self(self.0 + bytes)
+        Self(self.0.saturating_add(bytes))
     }
 }
 
 impl QueueOffset {
     pub const ZERO: Self = Self(0);
 
+    /// Saturates: peers name any offset.
     #[must_use]
     pub fn plus(self, entries: u64) -> Self {
-        Self(self.0 + entries)
+        Self(self.0.saturating_add(entries))
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
     let checksums = Checksums::load(backend.clone(), segments.clone(), options.checksums, last_run.marks.is_some())?;
     let mut from = match clean_end(&segments, &last_run)? {
+        // Somebody removed the queues, so that they are made again.
+        _ if no_queues(&**backend)? => segments.min(),
         Some(end) => end,
         None => first_to_scan(&segments, &last_run)?,
     };
@@ -124,6 +126,11 @@ fn refuse_unsupported(backend: &dyn Backend) -> Result<(), OpenError> {
         return unsupported(queue::DIRECTORY, "consume queues in RocksDB cannot be read");
     }
     Ok(())
+}
+
+fn no_queues(backend: &dyn Backend) -> Result<bool, DiskError> {
+    let found = backend.list(queue::DIRECTORY).at_path(backend, queue::DIRECTORY)?;
+    Ok(!found.iter().any(|entry| entry.is_directory))
 }
 
 /// Where the last run ended whole, if the log still ends there with the same bytes: nothing of it has to be read.

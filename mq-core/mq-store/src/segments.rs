@@ -233,15 +233,16 @@ impl Segments {
         }
     }
 
-    /// Gives up the first segment. Slices of it that readers hold stay valid.
+    /// Gives up the first segment. Slices of it that readers hold stay valid. A file that cannot be removed stays the
+    /// first one: if a later one went before it, the log would have a gap.
     pub(crate) fn remove_oldest(&self, base: u64) -> Result<(), DiskError> {
-        let first = {
-            let mut list = self.list.write();
-            assert!(list.len() > 1, "the last segment stays");
-            assert_eq!(list[0].base, base, "the oldest segment goes first");
-            list.remove(0)
-        };
-        self.remove(&first)
+        let first = self.get(base).expect("the oldest segment is there");
+        self.remove(&first)?;
+        let mut list = self.list.write();
+        assert!(list.len() > 1, "the last segment stays");
+        assert_eq!(list[0].base, base, "the oldest segment goes first");
+        list.remove(0);
+        Ok(())
     }
 
     /// Removes the file that was made ahead, as Apache does before a clean end.
@@ -250,7 +251,12 @@ impl Segments {
     }
 
     fn remove(&self, segment: &Segment) -> Result<(), DiskError> {
-        let removed = self.backend.remove(&segment.path).and_then(|()| self.backend.sync_directory(DIRECTORY));
+        let removed = match self.backend.remove(&segment.path) {
+            // By an earlier attempt, of which the rest failed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        let removed = removed.and_then(|()| self.backend.sync_directory(DIRECTORY));
         removed.at_path(&*self.backend, &segment.path)
     }
 }

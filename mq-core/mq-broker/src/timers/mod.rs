@@ -24,6 +24,8 @@ use parking_lot::Mutex;
 
 use counts::TopicCounts;
 
+use crate::retention::first_at;
+
 pub(crate) use driver::Driver;
 pub(crate) use message::{QUEUE, recall};
 pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
@@ -80,16 +82,16 @@ impl Timers {
         TimersBehind { seconds, linked: progress.queue_offset }
     }
 
-    /// The first record of the log that waits in the wheel or for it. Where the timer log is unreadable nothing is known
-    /// to wait in the wheel: it is made anew from the topic, and holds what is left there.
+    /// The first record of the log that waits in the wheel or for it. Where the timer log is unreadable anything may wait
+    /// in the wheel: it is made anew from the topic when the damage is met.
     pub(crate) fn needed_from(&self, store: &Store) -> Result<Option<LogOffset>, ReadError> {
-        let unlinked = store.entry(topic::TIMER, QUEUE, self.progress.lock().queue_offset)?;
+        let unlinked = first_at(store, topic::TIMER, QUEUE, self.progress.lock().queue_offset)?;
         let oldest = match self.index.lock().oldest() {
             Err(TimerError::Disk(error)) => return Err(error.into()),
-            Err(TimerError::Damaged { .. }) => None,
+            Err(TimerError::Damaged { .. }) => first_at(store, topic::TIMER, QUEUE, QueueOffset::ZERO)?,
             Ok(oldest) => oldest,
         };
-        Ok(oldest.into_iter().chain(unlinked.map(|entry| entry.log_offset)).min())
+        Ok(oldest.into_iter().chain(unlinked).min())
     }
 
     /// How many messages are due within each time and not within a shorter one; those later than all count by

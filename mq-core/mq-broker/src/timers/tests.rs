@@ -8,6 +8,7 @@ use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::properties::{Properties, name};
 use mq_protocol::recall::RecallHandle;
 use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::topic;
 use mq_store::backend::{CrashBackend, CrashMode, Fault};
 use mq_store::timer::{TimerError, TimerOptions};
 use mq_store::{Backend, Clock, FlushMode, ManualClock, MemoryBackend, OpenError, Options, Store};
@@ -32,6 +33,7 @@ enum Failed {
 
 struct World {
     store: Store,
+    timers: Arc<Timers>,
     driver: Driver,
     clock: Arc<ManualClock>,
 }
@@ -43,10 +45,10 @@ impl World {
         let options = TimerOptions { slots: SLOTS, log_file_bytes: 7 * 52 + 20, ..TimerOptions::default() };
         let (timers, progress, start) = Timers::open(backend, options, config, clock.now()).map_err(Failed::Index)?;
         let bell = Arc::new(Bell::default());
-        let mut driver = Driver::new(store.clone(), clock.clone(), timers, bell, WINDOW, (progress, start));
+        let mut driver = Driver::new(store.clone(), clock.clone(), timers.clone(), bell, WINDOW, (progress, start));
         driver.begin().map_err(Failed::Driver)?;
         store.flush().map_err(|error| Failed::Driver(error.into()))?;
-        Ok(Self { store, driver, clock: clock.clone() })
+        Ok(Self { store, timers, driver, clock: clock.clone() })
     }
 
     fn send(&self, text: &str, seconds: i64) -> Result<(), Failed> {
@@ -260,6 +262,9 @@ fn a_wheel_that_is_lost_or_damaged_is_made_anew_and_nothing_is_delivered_twice()
         drop(world);
         damage(&backend);
         let mut world = World::open(backend, &clock, config.path()).unwrap();
+        let waits = world.store.entry(topic::TIMER, message::QUEUE, QueueOffset(1)).unwrap().unwrap().log_offset;
+        let needed = world.timers.needed_from(&world.store).unwrap();
+        assert!(needed.is_some_and(|from| from <= waits), "{what}: {needed:?}, b is at {waits}");
         world.turn().unwrap();
         clock.advance(Duration::from_secs(10));
         world.turn().unwrap();

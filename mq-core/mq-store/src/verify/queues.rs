@@ -234,7 +234,8 @@ impl QueueWalk {
         let mut missing = Vec::new();
         match self.next {
             None => {
-                for offset in self.first()..offset {
+                // A number that is itself the damage may be far beyond all files.
+                for offset in self.first()..offset.min(self.limit() + super::MAX_FINDINGS as u64) {
                     let entry = self.entry(backend, offset)?;
                     let gone = entry.is_some_and(|entry| entry.is_filler() || entry.log_offset < log_min);
                     self.only_fillers &= entry.is_some_and(|entry| entry.is_filler());

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-use mq_protocol::ids::LogOffset;
+use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::record::MAGIC_BLANK;
 use mq_store::{FileBackend, Options};
 
@@ -56,6 +56,24 @@ fn a_clean_end_spares_the_reading_and_anything_strange_does_not() {
         assert!(!report.clean && report.scanned_records == 10, "{what}: a crash after it is noticed");
         assert_eq!(drain(&store, "T", 0).len(), 10, "{what}");
     }
+}
+
+#[test]
+fn queues_that_somebody_removed_after_a_clean_end_are_made_again_from_the_whole_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = FileBackend::new(directory.path()).unwrap();
+    let (store, _) = open(&backend, manual());
+    (0..90).for_each(|n| drop(append(&store, vec![message("T", n % 2, format!("{n:0200}"))])));
+    let end = store.end();
+    store.close().unwrap();
+    let before = [0, 1].map(|queue| bodies(&store, "T", queue));
+    drop(store);
+    assert!(end.0 > 2 * manual().segment_bytes, "{end}");
+    std::fs::remove_dir_all(directory.path().join("consumequeue")).unwrap();
+    let (store, report) = open(&backend, manual());
+    assert_eq!((report.scanned_from, report.scanned_records, report.end), (LogOffset(0), 90, end));
+    assert_eq!([0, 1].map(|queue| bodies(&store, "T", queue)), before);
+    assert_eq!(append(&store, vec![message("T", 0, "next")]).records[0].1, QueueOffset(45), "numbering goes on");
 }
 
 #[test]
