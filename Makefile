@@ -64,7 +64,7 @@ clients: $(java_jars) $(mqadmin_jar) $(go_program) ## The programs that run offi
 
 # $(call jar,POM,MORE): builds one with Maven.
 define jar
-	@$(call need,javac,openjdk-17-jdk-headless)
+	@$(call need,javac,default-jdk-headless)
 	@$(call need,mvn,maven)
 	mvn --quiet --batch-mode --file $(1) $(2) package
 	@touch $@
@@ -83,13 +83,13 @@ $(mqadmin_jar): $(clients)/mqadmin/pom.xml $(shell find $(clients)/mqadmin/src -
 
 $(go_program): $(wildcard $(clients)/go/*)
 	@$(call need,go,golang-go)
-	cd $(clients)/go && go build -o $(abspath $@) .
+	cd $(clients)/go && go build -buildvcs=false -o $(abspath $@) .
 
 .PHONY: apache
 apache: target/apache/fetched ## Apache RocketMQ's own broker, to compare with
 
 target/apache/fetched: $(apache)/pom.xml
-	@$(call need,java,openjdk-17-jdk-headless)
+	@$(call need,java,default-jdk-headless)
 	@$(call need,mvn,maven)
 	mvn --quiet --batch-mode --file $(apache)/pom.xml package
 	@touch $@

@@ -27,14 +27,13 @@ diskMaxUsedSpaceRatio=95
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` without the right to mount.
+    /// `None` without the right to mount, which root has on most machines and in few containers.
     fn mount(on: &Path) -> Option<Self> {
         let mounted = Program::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "checkback-test"]).arg(on).status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(on.into()));
         }
-        assert!(!rustix::process::geteuid().is_root(), "root can mount a tmpfs on {}", on.display());
-        println!("SKIPPED: only root can mount a file system of its own; nothing was tested here");
+        println!("SKIPPED: no right to mount a file system; nothing was tested here");
         None
     }
 }
