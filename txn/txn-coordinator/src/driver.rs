@@ -62,8 +62,8 @@ struct Batch {
     plans: Vec<Plan>,
     /// Which request each plan answers.
     requests: Vec<usize>,
-    /// The oldest halves of their transactions.
-    oldest: HashSet<HalfOffset>,
+    /// What they end.
+    ends: HashSet<HalfOffset>,
 }
 
 impl Inner {
@@ -287,11 +287,11 @@ impl Inner {
 
 impl Batch {
     fn has_transaction_of(&self, decided: &Decided) -> bool {
-        matches!(decided, Decided::Append(plan) if self.oldest.contains(&plan.ends[0]))
+        matches!(decided, Decided::Append(plan) if plan.ends.iter().any(|half| self.ends.contains(half)))
     }
 
     fn push(&mut self, request: usize, plan: Plan) {
-        self.oldest.insert(plan.ends[0]);
+        self.ends.extend(&plan.ends);
         self.requests.push(request);
         self.plans.push(plan);
     }

@@ -111,6 +111,22 @@ fn verdicts_of_one_batch_are_decided_in_order_and_share_an_op_record() {
     }
 }
 
+/// A half may be durable before the broker has told it: the verdict that names it is the first to say so.
+#[test]
+fn verdicts_of_one_batch_for_two_halves_of_a_transaction_commit_it_once_whichever_was_told() {
+    for told in [0, 1] {
+        let bench = bench();
+        let halves = [bench.append_half("a"), bench.append_half("a")];
+        bench.store.flush().unwrap();
+        bench.coordinator.stored([halves[told].1.clone()]);
+        let requests = [told, 1 - told].map(|nth| end_request(halves[nth].0, "a", Verdict::Commit));
+        let answers = bench.coordinator.end(&requests).into_iter().map(|ended| ended.unwrap().answer);
+        let expected = [Answer::Now(Outcome::Committed), Answer::Before(Outcome::Committed)];
+        assert_eq!(answers.collect::<Vec<_>>(), expected, "the half {told} was told");
+        assert_eq!(bench.found().real["a"].len(), 1, "the half {told} was told");
+    }
+}
+
 #[test]
 fn rolled_back_message_is_never_visible_and_a_late_commit_is_refused_by_name() {
     let mut bench = bench();
