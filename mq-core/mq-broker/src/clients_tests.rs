@@ -190,3 +190,17 @@ fn heartbeats_that_cannot_be_taken_are_named() {
     }
     assert!(check(&consumer("c", "g", &["t"], 1), 100).is_ok());
 }
+
+#[test]
+fn a_connection_that_changes_its_id_takes_no_other_connection_along() {
+    let clients = Clients::default();
+    let (old, new) = (connection(1), connection(2));
+    beat(&clients, &old, &producer("a", "p", &[]), 0);
+    beat(&clients, &new, &producer("a", "p", &[]), 0);
+    beat(&clients, &old, &producer("b", "p", &[]), 0);
+    for (id, expected) in [("a", Some(&new)), ("b", Some(&old)), ("c", None)] {
+        assert_eq!(clients.by_id(id).as_ref(), expected, "{id}");
+    }
+    clients.connection_closed(old.id());
+    assert_eq!((clients.by_id("a").as_ref(), clients.by_id("b")), (Some(&new), None));
+}

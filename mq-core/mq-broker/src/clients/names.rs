@@ -19,7 +19,7 @@ impl Names {
         self.connections.insert(id.to_owned(), connection.clone());
         let before = self.ids.insert(connection.id(), id.to_owned());
         if let Some(before) = before.filter(|before| before != id) {
-            self.connections.remove(&before);
+            self.forget(&before, connection.id());
         }
     }
 
@@ -28,9 +28,15 @@ impl Names {
     }
 
     pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
-        let Some(id) = self.ids.remove(&connection) else { return };
-        if self.connections.get(&id).is_some_and(|known| known.id() == connection) {
-            self.connections.remove(&id);
+        if let Some(id) = self.ids.remove(&connection) {
+            self.forget(&id, connection);
+        }
+    }
+
+    /// The id may be another connection's by now.
+    fn forget(&mut self, id: &str, connection: ConnectionId) {
+        if self.connections.get(id).is_some_and(|known| known.id() == connection) {
+            self.connections.remove(id);
         }
     }
 }
