@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -23,6 +24,10 @@ const MAX_REMEMBERED: usize = 10_000;
 pub(crate) struct Routes {
     name_servers: Vec<String>,
     known: Mutex<HashMap<String, (Instant, Queues)>>,
+    /// None of them could be asked the last time. One at a time then finds out whether they are back; the others do not
+    /// wait with it, as all of them together would take every thread of the blocking lane.
+    away: AtomicBool,
+    looking: Mutex<()>,
 }
 
 /// `None`: the name servers do not know the topic.
@@ -34,7 +39,12 @@ pub(crate) struct Unreachable;
 
 impl Routes {
     pub(crate) fn new(name_servers: &[String]) -> Self {
-        Self { name_servers: name_servers.to_vec(), known: Mutex::default() }
+        Self {
+            name_servers: name_servers.to_vec(),
+            known: Mutex::default(),
+            away: AtomicBool::new(false),
+            looking: Mutex::default(),
+        }
     }
 
     pub(crate) fn is_alone(&self) -> bool {
@@ -50,7 +60,13 @@ impl Routes {
         }
         let ask =
             |addr: &String| ask(addr, topic).inspect_err(|error| debug!(name_server = addr, %error, "no route")).ok();
-        let queues = self.name_servers.iter().find_map(ask).ok_or(Unreachable)?;
+        let _looking = match self.away.load(Ordering::Relaxed) {
+            true => Some(self.looking.try_lock().ok_or(Unreachable)?),
+            false => None,
+        };
+        let queues = self.name_servers.iter().find_map(ask);
+        self.away.store(queues.is_none(), Ordering::Relaxed);
+        let queues = queues.ok_or(Unreachable)?;
         let mut known = self.known.lock();
         if known.len() >= MAX_REMEMBERED {
             known.retain(|_, (at, _)| at.elapsed() < FRESH);
@@ -65,8 +81,10 @@ impl Routes {
 fn ask(addr: &str, topic: &str) -> io::Result<Queues> {
     let header = GetRouteInfo { topic: topic.into(), accept_standard_json_only: Some(true) };
     let answer = call(addr, Command::request_with(request::GET_ROUTEINFO_BY_TOPIC, &header))?;
-    if answer.code != response::SUCCESS {
-        return Ok(None);
+    match answer.code {
+        response::SUCCESS => {}
+        response::TOPIC_NOT_EXIST => return Ok(None),
+        code => return Err(io::Error::other(format!("refused with code {code}: {:?}", answer.remark))),
     }
     let route: TopicRoute = body::from_json("route", &answer.body).map_err(io::Error::other)?;
     let queues = route.queue_datas.iter().filter(|data| perm::readable(data.perm)).flat_map(|data| {
@@ -93,5 +111,64 @@ fn call(addr: &str, request: Command) -> io::Result<Command> {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             read => input.extend_from_slice(&chunk[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const ROUTE: &str = r#"{"brokerDatas":[],"filterServerTable":{},"queueDatas":[{"brokerName":"b","perm":6,"readQueueNums":2,"topicSysFlag":0,"writeQueueNums":2}]}"#;
+
+    /// A name server that answers each of these requests with the next code, and no more.
+    fn name_server(codes: &'static [i32]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        std::thread::spawn(move || {
+            for code in codes {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let (mut input, mut chunk) = (BytesMut::new(), [0; 4096]);
+                let request = loop {
+                    if let Some(frame) = frame::split(&mut input, MAX_FRAME_BYTES).expect("a frame") {
+                        break Command::decode(frame).expect("a request");
+                    }
+                    let read = stream.read(&mut chunk).expect("bytes");
+                    input.extend_from_slice(&chunk[..read]);
+                };
+                let mut out = BytesMut::new();
+                Command { code: *code, ..request.response(0) }.with_body(ROUTE).encode(&mut out);
+                stream.write_all(&out).expect("written");
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn only_a_name_server_that_says_so_does_not_know_the_topic() {
+        for (codes, expected) in [
+            (&[response::SUCCESS][..], Ok(Some(2))),
+            (&[response::TOPIC_NOT_EXIST], Ok(None)),
+            (&[response::SYSTEM_ERROR], Err(Unreachable)),
+            (&[], Err(Unreachable)),
+        ] {
+            let routes = Routes::new(&[name_server(codes)]);
+            let found = routes.queues("T").map(|queues| queues.map(|queues| queues.len()));
+            assert_eq!(found, expected, "{codes:?}");
+            assert_eq!(routes.away.load(Ordering::Relaxed), expected.is_err(), "{codes:?}");
+        }
+    }
+
+    #[test]
+    fn while_no_name_server_answers_one_request_looks_for_them_and_the_others_do_not_wait() {
+        let routes = Routes::new(&[name_server(&[response::SUCCESS, response::SUCCESS])]);
+        routes.away.store(true, Ordering::Relaxed);
+        let looking = routes.looking.lock();
+        assert_eq!(routes.queues("T"), Err(Unreachable));
+        drop(looking);
+        assert!(routes.queues("T").is_ok());
+        let _looking = routes.looking.lock();
+        assert!(routes.queues("U").is_ok(), "they are back");
     }
 }
