@@ -381,6 +381,7 @@ impl Broker {
     /// A connection is gone, and with it whoever spoke through it.
     pub(crate) fn disconnected(&self, connection: &Connection) {
         self.held.forget(connection.id());
+        self.pops.polls.forget(connection.id());
         self.tell(&self.clients.connection_closed(connection.id()));
     }
 

@@ -35,7 +35,7 @@ pub const MAX_PULL_BYTES: usize = 256 << 10;
 pub const MAX_EXPRESSION_BYTES: usize = 16 << 10;
 /// Pulls that wait for a message at once, over all connections.
 pub const MAX_HELD_PULLS: usize = 100_000;
-/// Of these, of one connection: a client with 1,000 topics of 8 queues has 8,000.
+/// Of these, of one connection, and as many of its pops: a client with 1,000 topics of 8 queues has 8,000.
 pub const MAX_HELD_PER_CONNECTION: usize = 16_384;
 /// The longest hold; clients give up on a pull after 30 s.
 pub const MAX_HOLD: Duration = Duration::from_secs(20);

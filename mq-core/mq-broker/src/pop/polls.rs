@@ -1,8 +1,10 @@
-//! Pops and notifications that found nothing and wait: long polling, with a limit for each queue and for all.
+//! Pops and notifications that found nothing and wait: long polling, with limits for each queue, each
+//! connection and all.
 //!
 //! An arrival, or the end of their time, hands them back to their connection, which asks again. Nothing here reads the
 //! store.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -15,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, Mail};
+use crate::connection::{Connection, ConnectionId, Mail};
+use crate::limits::MAX_HELD_PER_CONNECTION;
 use crate::selection::Selection;
 
 /// What is asked for, again and again until something is there. Owns its texts: it may be held for long.
@@ -89,6 +92,8 @@ pub(crate) struct PollId(u64);
 pub(crate) enum Full {
     #[error("{0} requests wait for this queue, its limit (popPollingSize); ask again later")]
     Queue(usize),
+    #[error("{0} pops and notifications of this connection wait, its limit; ask again later")]
+    Connection(usize),
     #[error("{0} pops and notifications wait on this broker, its limit (maxPopPollingSize); ask again later")]
     Broker(usize),
 }
@@ -107,6 +112,7 @@ struct Table {
     held: HashMap<Key, BTreeMap<PollId, (Instant, HeldPoll)>>,
     watched: HashMap<ByteString, Vec<Key>>,
     deadlines: BTreeMap<(Instant, PollId), Key>,
+    by_connection: HashMap<ConnectionId, BTreeMap<PollId, Key>>,
     next: u64,
 }
 
@@ -125,8 +131,16 @@ impl Polls {
         if table.held.get(&key).is_some_and(|waiting| waiting.len() >= self.most_of_queue) {
             return Err((Full::Queue(self.most_of_queue), held));
         }
+        let connection = held.connection.id();
+        if table.by_connection.get(&connection).is_some_and(|waiting| waiting.len() >= MAX_HELD_PER_CONNECTION) {
+            return Err((Full::Connection(MAX_HELD_PER_CONNECTION), held));
+        }
         let id = PollId(table.next);
         table.next += 1;
+        if held.connection.is_closed() {
+            // It is forgotten already, and nobody would hear the answer.
+            return Ok(id);
+        }
         let is_first = table.deadlines.first_key_value().is_none_or(|((first, _), _)| until < *first);
         table.insert(key, id, until, held);
         self.count.store(table.deadlines.len(), Ordering::SeqCst);
@@ -142,6 +156,15 @@ impl Polls {
     /// Takes one back; `None` when it was woken meanwhile.
     pub(crate) fn take(&self, ask: &Ask, id: PollId) -> Option<HeldPoll> {
         self.change(|table| table.remove(&Key::of(ask), id))
+    }
+
+    /// Nobody is there to be answered any more.
+    pub(crate) fn forget(&self, connection: ConnectionId) {
+        self.change(|table| {
+            for (id, key) in table.by_connection.remove(&connection).unwrap_or_default() {
+                table.remove(&key, id);
+            }
+        });
     }
 
     /// A message of any topic is visible.
@@ -225,6 +248,7 @@ impl Table {
             }
         }
         self.deadlines.insert((until, id), key.clone());
+        self.by_connection.entry(held.connection.id()).or_default().insert(id, key.clone());
         self.held.entry(key).or_default().insert(id, (until, held));
     }
 
@@ -232,6 +256,12 @@ impl Table {
         let waiting = self.held.get_mut(key)?;
         let (until, held) = waiting.remove(&id)?;
         self.deadlines.remove(&(until, id)).expect("every poll has its deadline");
+        if let Entry::Occupied(mut of_connection) = self.by_connection.entry(held.connection.id()) {
+            of_connection.get_mut().remove(&id);
+            if of_connection.get().is_empty() {
+                of_connection.remove();
+            }
+        }
         if waiting.is_empty() {
             self.held.remove(key);
             for topic in key.topics() {
@@ -260,5 +290,40 @@ impl Table {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn hold(polls: &Polls, connection: &Connection, group: &str) -> Option<Full> {
+        let ask =
+            Ask { topic: "T".into(), group: group.into(), queue_id: None, order: false, attempt_id: None, pop: None };
+        let poll = Box::new(Poll { answer: Command::request(0), ask, until: None });
+        let held = HeldPoll { connection: connection.clone(), poll };
+        polls.hold(held, Instant::now() + Duration::from_secs(20)).err().map(|(full, _)| full)
+    }
+
+    #[test]
+    fn a_connection_holds_so_many_polls_and_takes_them_along() {
+        let connection = |id| Connection::new(ConnectionId(id), ([127, 0, 0, 1], 1).into());
+        let (greedy, other, polls) = (connection(1), connection(2), Polls::new(MAX_HELD_PER_CONNECTION, 100_000));
+        for nth in 0..MAX_HELD_PER_CONNECTION {
+            assert_eq!(hold(&polls, &greedy, &format!("g{}", nth % 100)), None);
+        }
+        assert_eq!(hold(&polls, &greedy, "g0"), Some(Full::Connection(MAX_HELD_PER_CONNECTION)));
+        assert_eq!(hold(&polls, &other, "g0"), None, "the others are not concerned");
+        polls.wake(&"T".into(), &"g0".into(), None);
+        assert_eq!((hold(&polls, &greedy, "g0"), other.take_posted().len()), (None, 1), "what is answered makes room");
+        greedy.close();
+        polls.forget(greedy.id());
+        assert_eq!(hold(&polls, &greedy, "g0"), None, "nobody is there to be told");
+        let table = polls.table.lock();
+        assert!(table.held.is_empty() && table.watched.is_empty());
+        assert!(table.deadlines.is_empty() && table.by_connection.is_empty());
+        assert_eq!(polls.count.load(Ordering::SeqCst), 0);
     }
 }
