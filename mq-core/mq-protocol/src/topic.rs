@@ -28,6 +28,8 @@ pub const MAX_GROUP_BYTES: usize = 120;
 
 /// Topics that a client must not write to directly.
 const NOT_WRITABLE: [&str; 7] = [SCHEDULE, TIMER, HALF, OP_HALF, CHECK_MAX_TIME, SELF_TEST, OFFSET_MOVED];
+/// The cluster's name follows.
+const REVIVE_PREFIX: &str = "rmq_sys_REVIVE_LOG_";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -63,7 +65,7 @@ fn check(kind: &'static str, name: &str, limit: usize) -> Result<(), NameError> 
 
 #[must_use]
 pub fn is_writable_by_clients(name: &str) -> bool {
-    !NOT_WRITABLE.contains(&name)
+    !NOT_WRITABLE.contains(&name) && !name.starts_with(REVIVE_PREFIX)
 }
 
 #[must_use]
@@ -90,7 +92,7 @@ pub fn retry_topic(group: &str) -> String {
 /// Where a cluster's pops and acknowledgements are recorded.
 #[must_use]
 pub fn revive_topic(cluster: &str) -> String {
-    format!("rmq_sys_REVIVE_LOG_{cluster}")
+    format!("{REVIVE_PREFIX}{cluster}")
 }
 
 #[must_use]

@@ -108,6 +108,12 @@ async fn what_breaks_a_rule_is_refused_with_its_code_and_the_limit_in_words() {
         ("bad topic", Send::to("a b"), response::INVALID_PARAMETER, "letters, digits"),
         ("system topic", Send::to("SCHEDULE_TOPIC_XXXX"), response::NO_PERMISSION, "belongs to the system"),
         ("half topic", Send::to("RMQ_SYS_TRANS_HALF_TOPIC"), response::NO_PERMISSION, "belongs to the system"),
+        (
+            "pops' records",
+            Send::to("rmq_sys_REVIVE_LOG_DefaultCluster"),
+            response::NO_PERMISSION,
+            "belongs to the system",
+        ),
         ("no seed", no_seed, response::TOPIC_NOT_EXIST, "unknown"),
         ("queue", queue(4), response::INVALID_PARAMETER, "4 queues"),
         ("body", Send::to("known").body(vec![0; (4 << 20) + 1]), response::MESSAGE_ILLEGAL, "4194304"),
