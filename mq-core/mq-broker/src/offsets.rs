@@ -94,9 +94,12 @@ impl OffsetTable {
         })
     }
 
-    /// Sets an offset wherever an operator wants it.
+    /// Sets an offset wherever an operator wants it. Consumers that are still to hear of an older wish hear of this one.
     pub(crate) fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
         let mut table = self.table.lock();
+        if let Some(unheard) = table.resets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue)) {
+            *unheard = offset;
+        }
         table.queues(group, topic).insert(queue, offset);
         table.dirty = true;
     }
@@ -275,7 +278,8 @@ mod tests {
         for (group, topic, queue) in [("h", "t", 0), ("g", "u", 0), ("g", "t", 1)] {
             assert_eq!(offsets.take_redirection(group, topic, QueueId(queue)), None);
         }
-        assert_eq!(offsets.take_redirection("g", "t", Q0), Some(QueueOffset(2)));
+        offsets.reset("g", "t", Q0, QueueOffset(1));
+        assert_eq!(offsets.take_redirection("g", "t", Q0), Some(QueueOffset(1)), "the newest wish");
         assert_eq!(offsets.take_redirection("g", "t", Q0), None);
         commit(4);
         assert_eq!(held(), Some(QueueOffset(4)));

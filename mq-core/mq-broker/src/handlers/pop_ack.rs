@@ -56,8 +56,9 @@ fn ack_some(broker: &Arc<Broker>, acks: &BatchAck) -> Result<Option<LogOffset>, 
         queue_id: acks.queue_id,
     };
     let bounds = broker.store.queue_bounds(&place.topic, place.queue_id);
-    let offsets = acks.bits.iter().take(MAX_BATCH_BITS).map(|bit| acks.start_offset.plus(bit));
-    let offsets: Vec<QueueOffset> = offsets.filter(|offset| (bounds.min..bounds.max).contains(offset)).collect();
+    let offsets = acks.bits.iter().take(MAX_BATCH_BITS).filter_map(|bit| acks.start_offset.0.checked_add(bit));
+    let known = |offset: &QueueOffset| (bounds.min..bounds.max).contains(offset);
+    let offsets: Vec<QueueOffset> = offsets.map(QueueOffset).filter(known).collect();
     if acks.revive_qid == ORDERLY {
         for offset in offsets {
             ack_in_order(broker, &place, offset, acks.pop_time)?;

@@ -1,7 +1,7 @@
 //! INVOKE_BROKER_TO_RESET_OFFSET (222): a group goes to another place of a topic.
 //!
-//! As Apache 5.x: the broker sets its own offsets, and each consumer hears of it from its next pull (21), which a waiting
-//! pull does not delay. With `useServerSideResetOffset=false`, as before 5.x, connected consumers are told instead (220).
+//! As Apache 5.x: the broker sets its own offsets, and each consumer hears of it from its next pull (21), or is given
+//! what lies there by its next pop; waiting ones do not delay it. With `useServerSideResetOffset=false`, as before 5.x, connected consumers are told instead (220).
 
 use std::collections::BTreeMap;
 
@@ -38,9 +38,11 @@ pub(crate) fn reset(request: &Command) -> Handled {
 fn redirect(broker: &Broker, header: &ResetOffset, topic: &TopicConfig) -> Result<QueueOffsets, Refusal> {
     broker.groups.get(&header.group).ok_or_else(|| Refusal::no_such_group(&header.group))?;
     let targets = targets(broker, header, topic)?;
+    let (name, group) = (ByteString::from(&*header.topic), ByteString::from(&*header.group));
     for (queue, offset) in &targets {
-        broker.offsets.redirect(&header.group, &header.topic, *queue, *offset);
-        broker.held.release(&ByteString::from(&*header.topic), *queue);
+        broker.offsets.redirect(&group, &name, *queue, *offset);
+        broker.held.release(&name, *queue);
+        broker.pops.polls.wake(&name, &group, Some(*queue));
     }
     tracing::info!(group = %header.group, topic = %header.topic, queues = targets.len(), "offsets reset");
     Ok(as_body(broker, &header.topic, &targets))

@@ -76,7 +76,8 @@ pub(crate) struct Attempts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acked {
     UpTo(QueueOffset),
-    /// Of an earlier pop: the messages were given out again.
+    /// Of a pop that no longer counts: its messages were given out again or will be (after a crash, or because an
+    /// operator sent the group elsewhere).
     Stale,
     /// Not a message of that pop.
     Unknown,
@@ -176,10 +177,7 @@ impl Orders {
     }
 
     pub(crate) fn ack(&mut self, place: &Place, offset: QueueOffset, pop_time: UnixMillis) -> Acked {
-        let Some(info) = self.table.get(place) else { return Acked::UpTo(offset.plus(1)) };
-        if info.pop_time != pop_time {
-            return Acked::Stale;
-        }
+        let Some(info) = self.table.get(place).filter(|info| info.pop_time == pop_time) else { return Acked::Stale };
         let Some(index) = info.offsets().position(|known| known == offset) else { return Acked::Unknown };
         let mut info = self.take(place).expect("looked at above");
         info.acked |= 1 << index;

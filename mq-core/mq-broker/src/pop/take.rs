@@ -156,6 +156,9 @@ impl Visit<'_> {
     fn take(&self, taken: &mut Taken) -> Result<(), Refusal> {
         let Self { broker, place, .. } = *self;
         let _one_at_a_time = broker.pops.lock(place);
+        if let Some(to) = broker.offsets.take_redirection(&place.group, &place.topic, place.queue_id) {
+            broker.pops.moved(place, to);
+        }
         let bounds = broker.store.queue_bounds(&place.topic, place.queue_id);
         let from = match open_position(broker, self.ask, place) {
             None => return Ok(()),

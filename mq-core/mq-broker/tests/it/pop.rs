@@ -11,9 +11,9 @@ use mq_protocol::command::Command;
 use mq_protocol::frame::HeaderFormat;
 use mq_protocol::header::{
     AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeResponse, Notification, NotificationResponse, OffsetResponse,
-    PeekMessage, PollingInfo, PollingInfoResponse, PopMessage, PopMessageResponse, QueryConsumerOffset,
+    PeekMessage, PollingInfo, PollingInfoResponse, PopMessage, PopMessageResponse, QueryConsumerOffset, ResetOffset,
 };
-use mq_protocol::ids::{QueueId, QueueOffset};
+use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
 use mq_protocol::pop::{Handle, Mark, ORDERLY, read_shares};
 use mq_protocol::properties::name;
 use mq_protocol::record::{self, StoredMessage};
@@ -585,6 +585,26 @@ async fn an_orderly_queue_gives_nothing_more_until_what_it_gave_is_settled() {
     assert_eq!(bodies(&popped(&mut client, &in_order(pop("g", "T"))).await), ["d"]);
 }
 
+#[tokio::test]
+async fn an_acknowledgement_in_order_from_before_a_reset_passes_over_nothing() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = member(&broker).await;
+    send(&mut client, &["a", "b", "c"]).await;
+    let before = popped(&mut client, &in_order(pop("g", "T"))).await;
+    let header = mq_protocol::header::UpdateConsumerOffset {
+        consumer_group: "g".into(),
+        topic: "T".into(),
+        queue_id: QueueId(0),
+        commit_offset: 0,
+        bname: None,
+    };
+    done(&mut client, Command::request_with(request::UPDATE_CONSUMER_OFFSET, &header)).await;
+    done(&mut client, before[2].ack()).await;
+    assert_eq!(offset(&mut client).await, 0);
+    assert_eq!(bodies(&popped(&mut client, &in_order(pop("g", "T"))).await), ["a", "b", "c"]);
+}
+
 async fn offset(client: &mut Client) -> u64 {
     let header = QueryConsumerOffset {
         consumer_group: "g".into(),
@@ -653,6 +673,48 @@ async fn a_group_that_was_sent_back_stays_there_over_a_restart() {
     let broker = world.start().await;
     let mut client = member(&broker).await;
     assert_eq!(bodies(&popped(&mut client, &pop("g", "T")).await), ["b"]);
+}
+
+#[tokio::test]
+async fn a_group_that_pops_goes_once_where_its_topic_is_reset_to_also_while_it_waits() {
+    let world = World::new();
+    let broker = world.start_with(|config| config.default_topic_queues = 1).await;
+    let mut client = member(&broker).await;
+    send(&mut client, &["a", "b", "c"]).await;
+    for popped in popped(&mut client, &pop("g", "T")).await {
+        done(&mut client, popped.ack()).await;
+    }
+    let mut tool = broker.connect().await;
+    until(async || offset(&mut tool).await == 3).await;
+    for (waits, to, expected) in [(false, 1, &["b", "c"][..]), (true, 2, &["c"])] {
+        let ask = if waits { waiting(pop("g", "T")) } else { pop("g", "T") };
+        let waits_since = if waits { Some(client.post(command(&ask)).await) } else { None };
+        let info = PollingInfo { consumer_group: "g".into(), topic: "T".into(), queue_id: -1, bname: None };
+        until(async || {
+            let answer = done(&mut tool, Command::request_with(request::POLLING_INFO, &info)).await;
+            answer.header::<PollingInfoResponse>().unwrap().polling_num == u32::from(waits)
+        })
+        .await;
+        let header = ResetOffset {
+            topic: "T".into(),
+            group: "g".into(),
+            timestamp: UnixMillis(-1),
+            is_force: Some(true),
+            queue_id: Some(0),
+            offset: Some(to),
+        };
+        done(&mut tool, Command::request_with(request::INVOKE_BROKER_TO_RESET_OFFSET, &header)).await;
+        let found = match waits_since {
+            Some(opaque) => messages(&ask, &client.answer(opaque).await),
+            None => popped(&mut client, &ask).await,
+        };
+        assert_eq!(bodies(&found), expected, "reset to {to}");
+        for popped in &found {
+            done(&mut client, popped.ack()).await;
+        }
+        until(async || offset(&mut tool).await == 3).await;
+        assert!(popped(&mut client, &pop("g", "T")).await.is_empty(), "they came once");
+    }
 }
 
 #[tokio::test]
@@ -742,6 +804,15 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         ("change: no message", change(|change| change.offset = -1), response::NO_MESSAGE),
         ("change: a negative time", change(|change| change.invisible_time = -1), response::INVALID_PARAMETER),
         ("batch: nothing", batch(Vec::new()), response::NO_MESSAGE),
+        (
+            "batch: far away",
+            batch(vec![BatchAck {
+                start_offset: QueueOffset(u64::MAX),
+                bits: [0, 1].into_iter().collect(),
+                ..acks_of(&found)
+            }]),
+            response::SUCCESS,
+        ),
         ("batch: no mark", batch(vec![BatchAck { retry: "7".into(), ..acks_of(&found) }]), response::INVALID_PARAMETER),
         ("rollback", Command::request(request::POP_ROLLBACK), response::SUCCESS),
     ] {
