@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use mq_protocol::body::{self, DataVersion, TopicConfig, TopicConfigTable, perm};
 use mq_protocol::frame::MAX_FRAME_BYTES;
 use mq_protocol::ids::UnixMillis;
@@ -88,10 +89,13 @@ impl Rules {
     }
 }
 
+/// Every send looks here. The hasher has random keys: clients choose the names.
+type Topics = HashMap<String, Arc<TopicConfig>, RandomState>;
+
 pub(crate) struct TopicTable {
     file: ConfigFile,
     rules: RwLock<Rules>,
-    topics: RwLock<HashMap<String, Arc<TopicConfig>>>,
+    topics: RwLock<Topics>,
     /// Held through a change and its write to disk.
     version: Mutex<DataVersion>,
     changes: watch::Sender<u64>,
@@ -103,7 +107,7 @@ impl TopicTable {
         let stored: TopicConfigTable = file.load()?.unwrap_or_default();
         let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
         let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
-        let mut topics: HashMap<_, _> = stored.topic_config_table.into_iter().map(named).collect();
+        let mut topics: Topics = stored.topic_config_table.into_iter().map(named).collect();
         for system in system_topics(config) {
             topics.entry(system.topic_name.clone()).or_insert_with(|| Arc::new(system));
         }
@@ -260,7 +264,7 @@ impl TopicTable {
         &self,
         version: &mut DataVersion,
         now: UnixMillis,
-        edit: impl FnOnce(&mut HashMap<String, Arc<TopicConfig>>),
+        edit: impl FnOnce(&mut Topics),
     ) -> Result<(), TopicError> {
         let mut topics = self.topics.read().clone();
         let before = topics.len();
@@ -393,7 +397,7 @@ fn named((name, config): (String, TopicConfig)) -> (String, Arc<TopicConfig>) {
     (name.clone(), Arc::new(TopicConfig { topic_name: name, ..config }))
 }
 
-fn as_body(topics: &HashMap<String, Arc<TopicConfig>>, data_version: DataVersion) -> TopicConfigTable {
+fn as_body(topics: &Topics, data_version: DataVersion) -> TopicConfigTable {
     TopicConfigTable {
         data_version,
         topic_config_table: topics.iter().map(|(name, config)| (name.clone(), (**config).clone())).collect(),

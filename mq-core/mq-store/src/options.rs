@@ -10,8 +10,10 @@ use crate::index::IndexOptions;
 
 /// One entry of a consume-queue file: log offset u64, record size u32, tags code i64.
 pub const QUEUE_ENTRY_BYTES: u64 = 20;
-/// Descriptors of queue files that stay open: far below the process's limit, enough for the busy ones.
-pub(crate) const OPEN_QUEUE_FILES: usize = 256;
+/// Descriptors of queue files that stay open, at most: enough for the busy ones.
+pub(crate) const OPEN_QUEUE_FILES: u64 = 1280;
+/// The part of the process's descriptors that they may take: one in so many.
+pub(crate) const OPEN_QUEUE_FILES_SHARE: u64 = 4;
 /// Queue entries that recovery keeps in memory before it writes them: a few MiB.
 pub(crate) const RECOVERY_WAITING_ENTRIES: usize = 64 * 1024;
 /// Queue entries in memory beyond which appends are refused when their files cannot be written.

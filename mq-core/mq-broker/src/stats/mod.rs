@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::topic;
 use mq_store::{Arrival, Clock};
@@ -31,7 +32,7 @@ pub(crate) struct Stats {
     cluster: String,
     totals: Totals,
     /// Messages that became readable, by topic.
-    topics: RwLock<HashMap<String, Arc<Meter>>>,
+    topics: RwLock<HashMap<String, Arc<Meter>, RandomState>>,
     /// Messages that were handed out, by group and topic.
     readers: Pairs,
     /// Messages that consumers sent back, by group and topic.

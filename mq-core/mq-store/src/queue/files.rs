@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 
 use super::entry::{self, QueueEntry};
 use crate::backend::{self, Backend, File, Space};
 use crate::error::{AtPath, DiskError, OpenError};
-use crate::options::{OPEN_QUEUE_FILES, QUEUE_ENTRY_BYTES};
+use crate::options::{OPEN_QUEUE_FILES, OPEN_QUEUE_FILES_SHARE, QUEUE_ENTRY_BYTES};
 
 pub(crate) struct QueueFiles {
     backend: Arc<dyn Backend>,
@@ -21,15 +22,15 @@ pub(crate) struct QueueFiles {
 }
 
 /// Least recently used first out; keyed by path.
-#[derive(Default)]
 struct OpenFiles {
     files: HashMap<String, (Arc<dyn File>, u64)>,
     uses: u64,
+    limit: usize,
 }
 
 impl QueueFiles {
     pub(crate) fn new(backend: Arc<dyn Backend>, entries_per_file: u64, after_crash: bool) -> Self {
-        Self { backend, entries_per_file, after_crash, damaged: Mutex::default(), open: Mutex::default() }
+        Self { backend, entries_per_file, after_crash, damaged: Mutex::default(), open: Mutex::new(OpenFiles::new()) }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -189,8 +190,13 @@ impl QueueFiles {
 }
 
 impl OpenFiles {
+    fn new() -> Self {
+        let share = getrlimit(Resource::Nofile).current.map_or(OPEN_QUEUE_FILES, |all| all / OPEN_QUEUE_FILES_SHARE);
+        Self { files: HashMap::new(), uses: 0, limit: share.clamp(1, OPEN_QUEUE_FILES) as usize }
+    }
+
     fn insert(&mut self, path: &str, file: Arc<dyn File>) {
-        if self.files.len() >= OPEN_QUEUE_FILES {
+        if self.files.len() >= self.limit {
             // The older half goes at once, so that the search costs little per file.
             let mut ages: Vec<u64> = self.files.values().map(|(_, used)| *used).collect();
             let middle = ages.len() / 2;

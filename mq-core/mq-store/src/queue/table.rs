@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytestring::ByteString;
+use foldhash::quality::RandomState;
 use mq_protocol::ids::{QueueId, QueueOffset};
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use super::consume_queue::ConsumeQueue;
 use super::entry::QueueEntry;
@@ -18,12 +20,39 @@ const SYNCED_ONE_BY_ONE: usize = 64;
 
 pub(crate) struct Queues {
     files: Arc<QueueFiles>,
-    by_topic: RwLock<HashMap<ByteString, HashMap<QueueId, Arc<ConsumeQueue>>>>,
+    /// The hasher has random keys: clients choose the names.
+    by_topic: RwLock<HashMap<ByteString, TopicQueues, RandomState>>,
     /// Queues with entries that are in memory only.
     waiting: Mutex<Vec<Arc<ConsumeQueue>>>,
     waiting_entries: AtomicUsize,
     /// Queues with files that were written since the last sync.
     unsynced: Mutex<Vec<Arc<ConsumeQueue>>>,
+}
+
+/// The queues of one topic, by number. Most topics have all numbers from 0 on, so a number is its own place.
+#[derive(Default)]
+struct TopicQueues(SmallVec<[Arc<ConsumeQueue>; 1]>);
+
+impl TopicQueues {
+    fn place(&self, id: QueueId) -> Result<usize, usize> {
+        let guess = id.0 as usize;
+        if self.0.get(guess).is_some_and(|queue| queue.id == id) {
+            return Ok(guess);
+        }
+        self.0.binary_search_by_key(&id, |queue| queue.id)
+    }
+
+    fn get(&self, id: QueueId) -> Option<&Arc<ConsumeQueue>> {
+        self.place(id).ok().map(|place| &self.0[place])
+    }
+
+    fn get_or_insert_with(&mut self, id: QueueId, make: impl FnOnce() -> Arc<ConsumeQueue>) -> &Arc<ConsumeQueue> {
+        let place = self.place(id).unwrap_or_else(|free| {
+            self.0.insert(free, make());
+            free
+        });
+        &self.0[place]
+    }
 }
 
 impl Queues {
@@ -56,7 +85,7 @@ impl Queues {
     }
 
     pub(crate) fn get(&self, topic: &str, id: QueueId) -> Option<Arc<ConsumeQueue>> {
-        self.by_topic.read().get(topic)?.get(&id).cloned()
+        self.by_topic.read().get(topic)?.get(id).cloned()
     }
 
     pub(crate) fn get_or_create(&self, topic: &ByteString, id: QueueId) -> Arc<ConsumeQueue> {
@@ -68,11 +97,11 @@ impl Queues {
         let mut by_topic = self.by_topic.write();
         let queues = by_topic.entry(own_topic.clone()).or_default();
         let make = || Arc::new(ConsumeQueue::new(own_topic, id, self.files.clone()));
-        queues.entry(id).or_insert_with(make).clone()
+        queues.get_or_insert_with(id, make).clone()
     }
 
     pub(crate) fn of_topic(&self, topic: &str) -> Vec<Arc<ConsumeQueue>> {
-        self.by_topic.read().get(topic).map(|queues| queues.values().cloned().collect()).unwrap_or_default()
+        self.by_topic.read().get(topic).map(|queues| queues.0.to_vec()).unwrap_or_default()
     }
 
     pub(crate) fn topics(&self) -> Vec<ByteString> {
@@ -80,7 +109,7 @@ impl Queues {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<ConsumeQueue>> {
-        self.by_topic.read().values().flat_map(|queues| queues.values().cloned()).collect()
+        self.by_topic.read().values().flat_map(|queues| queues.0.iter().cloned()).collect()
     }
 
     pub(crate) fn publish(&self, queue: &Arc<ConsumeQueue>, offset: QueueOffset, entry: QueueEntry) {
