@@ -35,6 +35,8 @@ use target::Destination;
 const DEFAULT_SECONDS: f64 = 10.0;
 /// How long the last answers, and the last deliveries, may take after the end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the first answer on each connection may take.
+const FIRST_ANSWERS: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Runs on a runtime of its own with a single thread.
@@ -162,6 +164,7 @@ impl<'o> Run<'o> {
     async fn produce(&self, work: Work, connections: usize) -> Result<Report> {
         ensure!(connections > 0, "at least one connection is needed");
         let mut workers = Workers::new();
+        self.tally.expect(connections);
         for connection in 0..connections {
             workers.spawn_local(producing::produce(self.to.clone(), work, connection, self.tally.clone()));
         }
@@ -189,7 +192,7 @@ impl<'o> Run<'o> {
         let warmup = Duration::from_secs_f64(self.extent.warmup.max(0.0));
         if !warmup.is_zero() {
             tokio::select! {
-                () = tokio::time::sleep(warmup) => {}
+                ready = self.warm_up(warmup) => ready?,
                 ended = all_ended(workers) => ended?,
             }
         }
@@ -205,6 +208,14 @@ impl<'o> Run<'o> {
         let seconds = began.elapsed().as_secs_f64();
         let cpu = usage::cpu(&self.reporting.pid)?.saturating_sub(cpu_before);
         Ok(Measured { seconds, cpu })
+    }
+
+    /// The load is all there once every connection had an answer: a thousand of them take a while.
+    async fn warm_up(&self, warmup: Duration) -> Result<()> {
+        let heard = tokio::time::timeout(FIRST_ANSWERS, self.tally.all_heard()).await.is_ok();
+        ensure!(heard, "{} connections had no answer within {FIRST_ANSWERS:?}", self.tally.unheard());
+        tokio::time::sleep(warmup).await;
+        Ok(())
     }
 
     fn report(

@@ -60,11 +60,15 @@ pub(super) async fn produce(to: Destination, work: Work, connection: usize, tall
     for slot in 0..work.in_flight {
         producer.send(slot as usize);
     }
+    let mut heard = false;
     while producer.flying > 0 {
         socket.write(&producer.out).await?;
         producer.out.clear();
         producer.born_ms = unix_ms();
         socket.answers(|answer| producer.answered(&answer)).await?;
+        if !std::mem::replace(&mut heard, true) {
+            producer.tally.heard();
+        }
     }
     Ok(())
 }

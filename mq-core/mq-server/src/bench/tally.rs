@@ -19,6 +19,9 @@ pub(super) struct Tally {
     first_error: RefCell<Option<String>>,
     latency: RefCell<Histogram<u64>>,
     reached: Notify,
+    /// Connections that have had no answer yet.
+    unheard: Cell<usize>,
+    all_heard: Notify,
 }
 
 impl Tally {
@@ -33,6 +36,31 @@ impl Tally {
             first_error: RefCell::new(None),
             latency: RefCell::new(histogram()),
             reached: Notify::new(),
+            unheard: Cell::new(0),
+            all_heard: Notify::new(),
+        }
+    }
+
+    /// So many connections are about to be opened.
+    pub(super) fn expect(&self, connections: usize) {
+        self.unheard.set(connections);
+    }
+
+    /// A connection had its first answer.
+    pub(super) fn heard(&self) {
+        self.unheard.set(self.unheard.get().saturating_sub(1));
+        if self.unheard.get() == 0 {
+            self.all_heard.notify_one();
+        }
+    }
+
+    pub(super) fn unheard(&self) -> usize {
+        self.unheard.get()
+    }
+
+    pub(super) async fn all_heard(&self) {
+        while self.unheard() > 0 {
+            self.all_heard.notified().await;
         }
     }
 

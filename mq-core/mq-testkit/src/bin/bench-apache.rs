@@ -49,8 +49,6 @@ struct Options {
 }
 
 const LOAD: [&str; 4] = ["--connections", "4", "--in-flight", "64"];
-/// Seconds until a thousand connections have their requests out.
-const CONNECTING: &str = "4";
 /// Bytes of a message of the generator in the log, about.
 const RECORD_BYTES: u64 = 450;
 const SCENARIOS: [(&str, &[&str]); 5] = [
@@ -217,7 +215,7 @@ fn measure_ours(options: &Options) -> Result<Figures> {
         ] {
             eprintln!("growth, {name}, run {run} of {}", options.runs);
             let words = [&["send", "--topic", "growth", "--in-flight", "64"], &words[..]].concat();
-            let report = drive(&ours, &words, &["--seconds", &seconds, "--warmup", CONNECTING])?;
+            let report = drive(&ours, &words, &["--seconds", &seconds])?;
             figures.entry(name.into()).or_default().push(number(&report, "/server/cpu_us_per_message")?);
             figures.entry(format!("{name}, rate")).or_default().push(number(&report, "/messages_per_second")?);
         }
