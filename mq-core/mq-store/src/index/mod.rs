@@ -170,7 +170,10 @@ impl Index {
 
     fn put(&self, state: &mut State, record: &RecordView<'_>) -> Result<(), DiskError> {
         if state.last_topic.0 != record.topic {
-            state.last_topic = (record.topic.to_owned(), TopicHash::new(record.topic));
+            let (name, hash) = &mut state.last_topic;
+            name.clear();
+            name.push_str(record.topic);
+            *hash = TopicHash::new(name);
         }
         let (topic, mut put) = (state.last_topic.1, Ok(()));
         record.each_key(|key| {
