@@ -15,6 +15,9 @@ use crate::process::workspace;
 /// A JVM on a busy machine of two cores takes its time.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+const START_ATTEMPTS: u32 = 3;
+/// What Java says of it.
+const PORT_TAKEN: &str = "Address already in use";
 const POLL: Duration = Duration::from_millis(50);
 /// What the broker reaches into; the same as its own start script.
 const OPENED: [&str; 4] = [
@@ -48,11 +51,19 @@ pub struct ApacheBroker {
 }
 
 impl ApacheBroker {
-    /// Returns when its port answers.
+    /// Returns when its port answers. A JVM binds seconds after its ports were found free: when somebody was faster, it
+    /// is started on others.
     pub fn start(options: ApacheOptions) -> Result<Self> {
-        let port = free_port_with_vip()?;
-        let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut running = Self { broker, options, child: None };
+        let mut running = Self { broker: free_address_with_vip()?, options, child: None };
+        for _ in 1..START_ATTEMPTS {
+            match running.restart() {
+                Err(_) if running.log().contains(PORT_TAKEN) => {
+                    running.reap();
+                    running.broker = free_address_with_vip()?;
+                }
+                started => return started.map(|()| running),
+            }
+        }
         running.restart()?;
         Ok(running)
     }
@@ -164,10 +175,8 @@ impl ApacheBroker {
         let from = (text.len().saturating_sub(KEEP)..text.len()).find(|at| text.is_char_boundary(*at));
         text[from.unwrap_or(0)..].to_owned()
     }
-}
 
-impl Drop for ApacheBroker {
-    fn drop(&mut self) {
+    fn reap(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -175,15 +184,21 @@ impl Drop for ApacheBroker {
     }
 }
 
+impl Drop for ApacheBroker {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
 /// A port whose two neighbours below are free as well: the broker listens for slaves on one and on its VIP port, two
 /// below.
-fn free_port_with_vip() -> Result<u16> {
+fn free_address_with_vip() -> Result<SocketAddr> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     for _ in 0..100 {
         let top = bind(0)?;
         let port = top.local_addr()?.port();
         if port > 3 && bind(port - 1).is_ok() && bind(port - 2).is_ok() {
-            return Ok(port);
+            return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         }
     }
     bail!("no three free ports in a row")
