@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mq_broker::{Broker, BrokerConfig};
-use mq_client::{ConsumeFrom, Message, Producer, PullConsumer, ReceivedMessage};
+use mq_client::{Admin, ClientOptions, ConsumeFrom, Message, Producer, PullConsumer, ReceivedMessage};
 use mq_namesrv::{NameServer, NamesrvConfig};
 use mq_store::SystemClock;
 use parking_lot::Mutex;
@@ -169,6 +169,9 @@ impl Cluster {
     pub(crate) async fn topic(&self, name: &str, producer: &Producer) -> String {
         let topic = unique(name);
         producer.send(Message::new(topic.clone(), "first").tags("first")).await.expect("stored");
+        // The broker answers a moment before the name server knows the topic that the send created.
+        let admin = Admin::new(ClientOptions::new(self.name_servers.clone())).expect("valid");
+        eventually("the route", || async { admin.route(&topic).await.ok() }).await;
         topic
     }
 
