@@ -14,7 +14,8 @@ use super::connection::{Connection, Inbound};
 use crate::error::RequestError;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// With its jitter (up to as much again) shorter than a send may take: a send to a broker that is back finds it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do while an address that just failed is left alone for a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,6 +35,7 @@ flushConsumerOffsetInterval=200
 messageDelayLevel=1s 25s
 transactionTimeOut=1000
 transactionCheckInterval=1000
+transactionCheckMax=1000
 transactionOpBatchInterval=50
 ";
 /// One Java machine at a time: they take long enough alone.
