@@ -53,6 +53,10 @@ pub enum CallError {
 }
 
 impl CallError {
+    pub(crate) fn unreadable(address: &ByteString, request: i32, reason: impl ToString) -> Self {
+        Self::Unreadable { address: address.clone(), request, reason: reason.to_string() }
+    }
+
     /// Whether the other side may have done what was asked. An internal error of the server (code 1) leaves that open.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{self, ClusterInfo, TopicRoute};
+use mq_protocol::body::{ClusterInfo, TopicRoute};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::GetRouteInfo;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{CallError, ClientError, RouteError};
-use crate::remoting::{Connection, Inbound, Patience, Pool};
+use crate::remoting::{Connection, Inbound, Patience, Pool, json_body};
 
 /// The master's broker id.
 pub(crate) const MASTER_ID: u64 = 0;
@@ -61,14 +61,8 @@ impl NameServers {
         let command = Command::request_with(request::GET_ROUTEINFO_BY_TOPIC, &header);
         let names = || self.addresses.join(";");
         match self.call(&command).await {
-            Ok(answer) => body::from_json("route", &answer.body).map_err(|error| RouteError::NoNameServer {
-                topic: topic.clone(),
-                names: names(),
-                last: Box::new(CallError::Unreadable {
-                    address: self.first().clone(),
-                    request: command.code,
-                    reason: error.to_string(),
-                }),
+            Ok(answer) => json_body("route", self.first(), command.code, &answer).map_err(|last| {
+                RouteError::NoNameServer { topic: topic.clone(), names: names(), last: Box::new(last) }
             }),
             Err(last) if last.code() == Some(response::TOPIC_NOT_EXIST) => {
                 Err(RouteError::NoTopic { topic: topic.clone(), names: names() })
@@ -81,11 +75,7 @@ impl NameServers {
     pub(crate) async fn cluster(&self) -> Result<ClusterInfo, CallError> {
         let command = Command::request(request::GET_BROKER_CLUSTER_INFO);
         let answer = self.call(&command).await?;
-        body::from_json("cluster", &answer.body).map_err(|error| CallError::Unreadable {
-            address: self.first().clone(),
-            request: command.code,
-            reason: error.to_string(),
-        })
+        json_body("cluster", self.first(), command.code, &answer)
     }
 
     /// Asks each in turn, beginning with the last good one. That a topic does not exist is an answer, but only if no

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mq_protocol::body::{ClusterInfo, KvTable};
 use mq_protocol::codes::request;
 use mq_protocol::command::Command;
+use mq_protocol::java_properties;
 
 use super::{Admin, Master};
 use crate::error::ClientError;
@@ -25,14 +26,12 @@ impl Admin {
     /// A broker's settings, under the names of broker.conf.
     pub async fn settings(&self, broker: &Master) -> Result<BTreeMap<String, String>, ClientError> {
         let answer = self.call(broker, Command::request(request::GET_BROKER_CONFIG)).await?;
-        let text = String::from_utf8_lossy(&answer.body);
-        let pairs = text.lines().filter_map(|line| line.split_once('='));
-        Ok(pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect())
+        Ok(java_properties::parse(&String::from_utf8_lossy(&answer.body)).into_iter().collect())
     }
 
     /// Changes settings of a running broker. Returns what the broker has to say about it.
     pub async fn change_settings(&self, broker: &Master, settings: &[(String, String)]) -> Result<String, ClientError> {
-        let text: String = settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        let text = java_properties::print(settings.iter().map(|(key, value)| (key, value)));
         let command = Command::request(request::UPDATE_BROKER_CONFIG).with_body(Bytes::from(text));
         Ok(self.call(broker, command).await?.remark.map_or_else(String::new, |remark| remark.to_string()))
     }

@@ -60,11 +60,7 @@ impl Admin {
 }
 
 fn messages(broker: &Master, request: i32, answer: &Command) -> Result<Vec<ReceivedMessage>, ClientError> {
-    let unreadable = |error: record::RecordError| CallError::Unreadable {
-        address: broker.address.clone(),
-        request,
-        reason: error.to_string(),
-    };
+    let unreadable = |error| CallError::unreadable(&broker.address, request, error);
     let stored = record::decode_all(&answer.body).map_err(unreadable)?;
     let place = |topic: &str, queue_id| {
         Arc::new(MessageQueue { topic: topic.to_owned(), broker_name: broker.name.clone(), queue_id })

@@ -10,14 +10,14 @@ mod messages;
 mod topics;
 
 use mq_protocol::ByteString;
-use mq_protocol::body;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use serde::de::DeserializeOwned;
 
 use crate::client::{Client, ClientOptions};
-use crate::error::{CallError, ClientError};
+use crate::error::ClientError;
 use crate::names;
+use crate::remoting::json_body;
 
 pub use groups::{GroupProgress, QueueProgress, QueueReset, ResetTo};
 pub use topics::TopicSettings;
@@ -119,8 +119,7 @@ impl Client {
 }
 
 fn from_json<T: DeserializeOwned>(address: &ByteString, request: i32, answer: &Command) -> Result<T, ClientError> {
-    body::from_json("the answer", &answer.body)
-        .map_err(|error| CallError::Unreadable { address: address.clone(), request, reason: error.to_string() }.into())
+    Ok(json_body("the answer", address, request, answer)?)
 }
 
 /// The code of a refusal that means "not here".

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::client::Inner;
 use crate::error::{CallError, ClientError, RouteError};
 use crate::message::ReceivedMessage;
+use crate::remoting::json_body;
 
 /// An answer to a held pull may come this much later than the hold.
 const PULL_GRACE: Duration = Duration::from_secs(15);
@@ -193,11 +194,7 @@ impl Inner {
         let address = self.address_of(queue, 0).await?;
         let code = command.code;
         let answer = self.call(&address, command).await?;
-        let unreadable = |error: mq_protocol::header::HeaderError| CallError::Unreadable {
-            address: address.clone(),
-            request: code,
-            reason: error.to_string(),
-        };
+        let unreadable = |error| CallError::unreadable(&address, code, error);
         Ok(answer.header::<OffsetResponse>().map_err(unreadable)?.offset)
     }
 
@@ -267,34 +264,24 @@ impl Inner {
         request: i32,
         answer: &Command,
     ) -> Result<T, CallError> {
-        body::from_json("list", &answer.body).map_err(|error| CallError::Unreadable {
-            address: address.clone(),
-            request,
-            reason: error.to_string(),
-        })
+        json_body("list", address, request, answer)
     }
 }
 
 impl PullRequest<'_> {
     fn command(&self) -> Command {
         let suspend = if self.hold.is_zero() { 0 } else { pull::SUSPEND };
+        let (topic, queue_id) = (self.queue.topic.as_str().into(), QueueId(self.queue.queue_id));
         let header = PullMessage {
-            consumer_group: self.group.clone(),
-            topic: self.queue.topic.as_str().into(),
-            queue_id: QueueId(self.queue.queue_id),
-            queue_offset: self.from.0 as i64,
             max_msg_nums: self.max_messages as i32,
             // The subscription travels with each pull, so that a broker that just started can serve it at once.
             sys_flag: pull::SUBSCRIPTION | suspend,
-            commit_offset: 0,
             suspend_timeout_millis: self.hold.as_millis() as i64,
             subscription: Some(self.subscription.sub_string.as_str().into()),
             sub_version: self.subscription.sub_version,
             expression_type: Some(self.subscription.expression_type.as_str().into()),
-            max_msg_bytes: None,
-            request_source: None,
-            proxy_forward_client_id: None,
             bname: Some(self.queue.broker_name.as_str().into()),
+            ..PullMessage::new(self.group.clone(), topic, queue_id, self.from.0 as i64)
         };
         Command::request_with(request::PULL_MESSAGE, &header)
     }

@@ -206,12 +206,8 @@ impl PopConsumer {
         };
         let code = request::CHANGE_MESSAGE_INVISIBLETIME;
         let answer = self.0.client.0.call(&address, Command::request_with(code, &header)).await?;
-        let unreadable = |error: &dyn std::fmt::Display| CallError::Unreadable {
-            address: address.clone(),
-            request: code,
-            reason: error.to_string(),
-        };
-        let changed: ChangeInvisibleTimeResponse = answer.header().map_err(|error| unreadable(&error))?;
+        let unreadable = |reason: String| CallError::unreadable(&address, code, reason);
+        let changed: ChangeInvisibleTimeResponse = answer.header().map_err(|error| unreadable(error.to_string()))?;
         let ChangeInvisibleTimeResponse { pop_time, invisible_time, revive_qid } = changed;
         let start_offset = popped.message.queue_offset;
         popped.handle = Handle { start_offset, pop_time, invisible_time, revive_qid, ..popped.handle.clone() };

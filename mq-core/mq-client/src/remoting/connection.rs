@@ -134,7 +134,7 @@ impl Connection {
     }
 
     pub(crate) fn unreadable(&self, request: i32, reason: impl ToString) -> CallError {
-        CallError::Unreadable { address: self.0.address.clone(), request, reason: reason.to_string() }
+        CallError::unreadable(&self.0.address, request, reason)
     }
 
     /// Hands a request to the writer that the server must not answer.

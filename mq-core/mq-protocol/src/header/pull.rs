@@ -4,6 +4,7 @@ use bytestring::ByteString;
 
 use super::headers;
 use crate::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use crate::sys_flag::pull;
 
 headers! {
     /// PULL_MESSAGE (11) and LITE_PULL_MESSAGE (361).
@@ -57,5 +58,29 @@ headers! {
     QueryMessageResponse {
         index_last_update_timestamp: UnixMillis = "indexLastUpdateTimestamp",
         index_last_update_phyoffset: LogOffset = "indexLastUpdatePhyoffset",
+    }
+}
+
+impl PullMessage {
+    /// Every tag of a queue, subscribed to in the request itself; it does not wait and commits nothing.
+    #[must_use]
+    pub fn new(consumer_group: ByteString, topic: ByteString, queue_id: QueueId, queue_offset: i64) -> Self {
+        Self {
+            consumer_group,
+            topic,
+            queue_id,
+            queue_offset,
+            max_msg_nums: 32,
+            sys_flag: pull::SUBSCRIPTION,
+            commit_offset: 0,
+            suspend_timeout_millis: 0,
+            subscription: Some(ByteString::from_static("*")),
+            sub_version: 0,
+            expression_type: None,
+            max_msg_bytes: None,
+            request_source: None,
+            proxy_forward_client_id: None,
+            bname: None,
+        }
     }
 }
