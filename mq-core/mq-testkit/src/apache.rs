@@ -1,24 +1,21 @@
 //! Apache RocketMQ's own broker, from the jars that `make apache` fetched: on free ports of loopback, on a store
 //! directory of the test's choice. Killed with SIGKILL when dropped.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Result, bail};
 
+use crate::child::LoggedChild;
 use crate::process::workspace;
 
 /// A JVM on a busy machine of two cores takes its time.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
-const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 const START_ATTEMPTS: u32 = 3;
 /// What Java says of it.
 const PORT_TAKEN: &str = "Address already in use";
-const POLL: Duration = Duration::from_millis(50);
 /// What the broker reaches into; the same as its own start script.
 const OPENED: [&str; 4] = [
     "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
@@ -47,18 +44,19 @@ impl ApacheOptions {
 pub struct ApacheBroker {
     pub broker: SocketAddr,
     options: ApacheOptions,
-    child: Option<Child>,
+    child: LoggedChild,
 }
 
 impl ApacheBroker {
     /// Returns when its port answers. A JVM binds seconds after its ports were found free: when somebody was faster, it
     /// is started on others.
     pub fn start(options: ApacheOptions) -> Result<Self> {
-        let mut running = Self { broker: free_address_with_vip()?, options, child: None };
+        let child = LoggedChild::new("Apache's broker", options.directory.join("apache.log"));
+        let mut running = Self { broker: free_address_with_vip()?, options, child };
         for _ in 1..START_ATTEMPTS {
             match running.restart() {
                 Err(_) if running.log().contains(PORT_TAKEN) => {
-                    running.reap();
+                    running.child.reap();
                     running.broker = free_address_with_vip()?;
                 }
                 started => return started.map(|()| running),
@@ -70,7 +68,6 @@ impl ApacheBroker {
 
     /// Starts it again on the same port and store.
     pub fn restart(&mut self) -> Result<()> {
-        assert!(self.child.is_none(), "it runs already");
         let jars = workspace().join("target/apache/lib");
         if !jars.is_dir() {
             bail!("Apache's broker is not there ({}): `make apache` fetches it", jars.display());
@@ -79,8 +76,8 @@ impl ApacheBroker {
         std::fs::create_dir_all(directory.join("conf"))?;
         let configuration = directory.join("broker.conf");
         std::fs::write(&configuration, self.configuration())?;
-        let log = File::options().append(true).create(true).open(self.log_path())?;
-        let child = Command::new("java")
+        let mut command = Command::new("java");
+        command
             .arg(format!("-Xms{}", self.options.heap))
             .arg(format!("-Xmx{}", self.options.heap))
             .arg("-XX:MaxDirectMemorySize=1g")
@@ -92,24 +89,9 @@ impl ApacheBroker {
             .arg(format!("{}/*", jars.display()))
             .arg("org.apache.rocketmq.broker.BrokerStartup")
             .arg("-c")
-            .arg(&configuration)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("java does not start; `make apache` installs it")?;
-        self.child = Some(child);
-        let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(self.broker).is_err() {
-            if let Some(status) = self.child.as_mut().expect("just started").try_wait()? {
-                bail!("Apache's broker ended with {status} at its start:\n{}", self.log());
-            }
-            if Instant::now() > deadline {
-                bail!("Apache's broker does not listen after {START_TIMEOUT:?}:\n{}", self.log());
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
+            .arg(&configuration);
+        let port = self.broker;
+        self.child.start(&mut command, START_TIMEOUT, |_| Ok(TcpStream::connect(port).is_ok()))
     }
 
     #[must_use]
@@ -120,33 +102,17 @@ impl ApacheBroker {
     /// Of the JVM, for who measures it.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.id()
     }
 
     /// SIGKILL, and the process is gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        self.child.kill()
     }
 
     /// SIGTERM, and what it ended with (a JVM says 143).
     pub fn stop(&mut self) -> Result<ExitStatus> {
-        let mut child = self.child.take().context("it does not run")?;
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("Apache's broker ignores SIGTERM:\n{}", self.log());
-            }
-            std::thread::sleep(POLL);
-        }
+        self.child.stop()
     }
 
     fn configuration(&self) -> String {
@@ -163,30 +129,10 @@ impl ApacheBroker {
         )
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.options.directory.join("apache.log")
-    }
-
     /// The end of what it printed.
     #[must_use]
     pub fn log(&self) -> String {
-        const KEEP: usize = 8_000;
-        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
-        let from = (text.len().saturating_sub(KEEP)..text.len()).find(|at| text.is_char_boundary(*at));
-        text[from.unwrap_or(0)..].to_owned()
-    }
-
-    fn reap(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for ApacheBroker {
-    fn drop(&mut self) {
-        self.reap();
+        self.child.log()
     }
 }
 

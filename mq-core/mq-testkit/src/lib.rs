@@ -3,6 +3,7 @@
 //! Nothing here is part of a program; crates use it as a dev-dependency.
 
 pub mod apache;
+mod child;
 pub mod cluster;
 pub mod crash;
 pub mod process;

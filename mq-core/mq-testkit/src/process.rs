@@ -4,16 +4,15 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+
+use crate::child::LoggedChild;
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-const STOP_TIMEOUT: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(10);
 
 /// Some free ports of loopback. They are free when this returns; another process may still take one.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
@@ -73,7 +72,7 @@ pub struct MqProcess {
     configuration: PathBuf,
     pub broker: SocketAddr,
     pub name_server: SocketAddr,
-    child: Option<Child>,
+    child: LoggedChild,
 }
 
 impl MqProcess {
@@ -82,7 +81,8 @@ impl MqProcess {
         let [broker, name_server] = free_ports()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let path = directory.join("broker.conf");
         std::fs::write(&path, configuration).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { directory: directory.into(), configuration: path, broker, name_server, child: None })
+        let child = LoggedChild::new("mq", log_path(directory));
+        Ok(Self { directory: directory.into(), configuration: path, broker, name_server, child })
     }
 
     #[must_use]
@@ -92,98 +92,50 @@ impl MqProcess {
 
     /// Returns when it is ready: its ports answer, and its name server knows it.
     pub fn start(&mut self) -> Result<()> {
-        assert!(self.child.is_none(), "it runs already");
-        let log = File::options().append(true).create(true).open(self.log_path())?;
-        let said_before = log.metadata()?.len();
-        let child = Command::new(mq_binary()?)
+        let mut command = Command::new(mq_binary()?);
+        command
             .arg("up")
             .arg("-c")
             .arg(&self.configuration)
             .arg("--store")
             .arg(self.store())
             .args(["--port", &self.broker.port().to_string()])
-            .args(["--namesrv-port", &self.name_server.port().to_string()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("mq does not start")?;
-        self.child = Some(child);
-        let deadline = Instant::now() + START_TIMEOUT;
-        while !self.is_ready(said_before)? {
-            if let Some(status) = self.child.as_mut().expect("just started").try_wait()? {
-                bail!("mq ended with {status} at its start:\n{}", self.log());
-            }
-            if Instant::now() > deadline {
-                bail!("mq is not ready after {START_TIMEOUT:?}:\n{}", self.log());
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
-    fn is_ready(&self, said_before: u64) -> Result<bool> {
-        let mut log = File::open(self.log_path())?;
-        log.seek(SeekFrom::Start(said_before))?;
-        let mut said = Vec::new();
-        log.read_to_end(&mut said)?;
-        Ok(said.split(|byte| *byte == b'\n').any(|line| line == b"ready"))
+            .args(["--namesrv-port", &self.name_server.port().to_string()]);
+        let log = log_path(&self.directory);
+        self.child.start(&mut command, START_TIMEOUT, |said_before| says_ready(&log, said_before))
     }
 
     /// SIGKILL, and the process is gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
-        if let Some(status) = child.try_wait()? {
-            bail!("mq had ended by itself with {status}:\n{}", self.log());
-        }
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        self.child.kill()
     }
 
     /// SIGTERM, and what it ended with.
     pub fn stop(&mut self) -> Result<ExitStatus> {
-        let mut child = self.child.take().context("it does not run")?;
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("mq ignores SIGTERM:\n{}", self.log());
-            }
-            std::thread::sleep(POLL);
-        }
+        self.child.stop()
     }
 
     /// For who measures it.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.directory.join("mq.log")
+        self.child.id()
     }
 
     /// What it printed so far; of a long text the end.
     #[must_use]
     pub fn log(&self) -> String {
-        const KEEP: usize = 20_000;
-        let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
-        let from = (text.len().saturating_sub(KEEP)..text.len()).find(|at| text.is_char_boundary(*at));
-        text[from.unwrap_or(0)..].to_owned()
+        self.child.log()
     }
 }
 
-impl Drop for MqProcess {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+fn log_path(directory: &Path) -> PathBuf {
+    directory.join("mq.log")
+}
+
+fn says_ready(log: &Path, said_before: u64) -> Result<bool> {
+    let mut log = File::open(log)?;
+    log.seek(SeekFrom::Start(said_before))?;
+    let mut said = Vec::new();
+    log.read_to_end(&mut said)?;
+    Ok(said.split(|byte| *byte == b'\n').any(|line| line == b"ready"))
 }
