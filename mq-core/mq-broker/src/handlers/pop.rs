@@ -40,9 +40,6 @@ pub(crate) fn pop(broker: &Arc<Broker>, from: &Connection, request: &Command) ->
     }
     admit(broker, &header.consumer_group, &header.topic, header.queue_id)?;
     let ask = Ask {
-        topic: own(&header.topic),
-        group: own(&header.consumer_group),
-        queue_id: PopMessage::queue(header.queue_id),
         order: header.order.unwrap_or(false),
         attempt_id: header.attempt_id.as_ref().map(own),
         pop: Some(PopTerms {
@@ -53,6 +50,7 @@ pub(crate) fn pop(broker: &Arc<Broker>, from: &Connection, request: &Command) ->
             from_last: header.init_mode != PopMessage::INIT_AT_FIRST,
             selection: selection(broker, &header)?,
         }),
+        ..asked_of(&header.topic, &header.consumer_group, header.queue_id)
     };
     work(broker, from, request, ask, patience)
 }
@@ -61,12 +59,9 @@ pub(crate) fn notification(broker: &Arc<Broker>, from: &Connection, request: &Co
     let header: Notification = request.header()?;
     admit(broker, &header.consumer_group, &header.topic, header.queue_id)?;
     let ask = Ask {
-        topic: own(&header.topic),
-        group: own(&header.consumer_group),
-        queue_id: PopMessage::queue(header.queue_id),
         order: header.order.unwrap_or(false),
         attempt_id: header.attempt_id.as_ref().map(own),
-        pop: None,
+        ..asked_of(&header.topic, &header.consumer_group, header.queue_id)
     };
     work(broker, from, request, ask, Patience::new(broker, header.born_time, header.poll_time))
 }
@@ -77,14 +72,7 @@ pub(crate) fn peek(request: &Command) -> Handled {
     let answer = request.response(response::SUCCESS);
     Ok(Reply::Blocking(Box::new(move |broker| {
         admit(broker, &header.consumer_group, &header.topic, header.queue_id)?;
-        let ask = Ask {
-            topic: own(&header.topic),
-            group: own(&header.consumer_group),
-            queue_id: PopMessage::queue(header.queue_id),
-            order: false,
-            attempt_id: None,
-            pop: None,
-        };
+        let ask = asked_of(&header.topic, &header.consumer_group, header.queue_id);
         let messages = usize::try_from(header.max_msg_nums).unwrap_or(0).clamp(1, MAX_MESSAGES);
         let (slices, bytes, rest) = pop::peek(broker, &ask, messages)?;
         let (code, remark) =
@@ -114,6 +102,12 @@ pub(crate) fn polling_info(broker: &Arc<Broker>, request: &Command) -> Handled {
 /// Apache moves the state of pops from its RocksDB back to the log. Here it never left it.
 pub(crate) fn rollback(request: &Command) -> Handled {
     Reply::ok(request)
+}
+
+/// Whether something is there, in no order.
+fn asked_of(topic: &ByteString, group: &ByteString, queue_id: i32) -> Ask {
+    let (topic, group, queue_id) = (own(topic), own(group), PopMessage::queue(queue_id));
+    Ask { topic, group, queue_id, order: false, attempt_id: None, pop: None }
 }
 
 /// The rules that pops share with what is asked about them.
