@@ -146,21 +146,17 @@ impl Command {
 
     /// The same with the fields of a header, which need not become fields of the command first.
     pub fn encode_with(&self, header: &impl Header, out: &mut BytesMut) {
-        self.encode_head_with(header, self.body.len(), out);
-        out.extend_from_slice(&self.body);
-    }
-
-    /// Appends the frame up to a body of `body_bytes` that the caller writes behind it.
-    pub fn encode_head_with(&self, header: &impl Header, body_bytes: usize, out: &mut BytesMut) {
+        let body_bytes = self.body.len();
         match self.format {
             HeaderFormat::Json => self.encode_head(body_bytes, out, |out| {
                 json::write(self, |fields| header.encode(fields), out);
             }),
             HeaderFormat::Binary => self.clone().with_header(header).encode_without_body(body_bytes, out),
         }
+        out.extend_from_slice(&self.body);
     }
 
-    /// The same without a header.
+    /// Appends the frame up to a body of `body_bytes` that the caller writes behind it.
     pub fn encode_without_body(&self, body_bytes: usize, out: &mut BytesMut) {
         self.encode_head(body_bytes, out, |out| match self.format {
             HeaderFormat::Json => json::write(self, |_| (), out),

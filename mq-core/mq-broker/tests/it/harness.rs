@@ -344,23 +344,7 @@ pub(crate) struct Pull(pub(crate) PullMessage);
 impl Pull {
     /// Subscribes in the request itself and does not wait.
     pub(crate) fn of(topic: &str, queue: u32, from: i64) -> Self {
-        Self(PullMessage {
-            consumer_group: mq_protocol::topic::TOOLS_GROUP.into(),
-            topic: topic.into(),
-            queue_id: QueueId(queue),
-            queue_offset: from,
-            max_msg_nums: 32,
-            sys_flag: pull::SUBSCRIPTION,
-            commit_offset: 0,
-            suspend_timeout_millis: 0,
-            subscription: Some("*".into()),
-            sub_version: 0,
-            expression_type: None,
-            max_msg_bytes: None,
-            request_source: None,
-            proxy_forward_client_id: None,
-            bname: None,
-        })
+        Self(PullMessage::new(mq_protocol::topic::TOOLS_GROUP.into(), topic.into(), QueueId(queue), from))
     }
 
     pub(crate) fn tags(mut self, expression: &str) -> Self {

@@ -27,21 +27,12 @@ pub(super) struct Reading {
 /// How a pull is asked for.
 pub(super) fn pull_header(to: &Destination, queue: u32, from: u64, batch: i32, hold_ms: i64) -> PullMessage {
     PullMessage {
-        consumer_group: GROUP.into(),
-        topic: to.topic.as_str().into(),
-        queue_id: QueueId(queue),
-        queue_offset: from as i64,
         max_msg_nums: batch,
         sys_flag: pull::SUBSCRIPTION | if hold_ms > 0 { pull::SUSPEND } else { 0 },
-        commit_offset: 0,
         suspend_timeout_millis: hold_ms,
-        subscription: Some("*".into()),
         sub_version: unix_ms(),
         expression_type: Some("TAG".into()),
-        max_msg_bytes: None,
-        request_source: None,
-        proxy_forward_client_id: None,
-        bname: None,
+        ..PullMessage::new(GROUP.into(), to.topic.as_str().into(), QueueId(queue), from as i64)
     }
 }
 

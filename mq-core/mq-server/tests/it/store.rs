@@ -2,19 +2,26 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use crate::process::{Mq, outcome, printed};
 use crate::wire::Client;
+
+/// A broker that holds three messages.
+fn with_three_orders(store: &Path) -> Mq {
+    let mq = Mq::up(store, &[]);
+    let mut client = Client::connect(mq.broker());
+    for text in ["one", "two", "three"] {
+        client.send("orders", text);
+    }
+    mq
+}
 
 #[test]
 fn verify_is_silent_on_a_whole_store_and_fails_on_a_damaged_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = directory.path().to_str().expect("a plain path");
-    let mq = Mq::up(directory.path(), &[]);
-    let mut client = Client::connect(mq.broker());
-    for text in ["one", "two", "three"] {
-        client.send("orders", text);
-    }
+    let mq = with_three_orders(directory.path());
     let (success, said) = outcome(&["store", "verify", "--store", store]);
     assert!(!success && said.contains("another process has this store open"), "{said}");
     assert!(mq.stop().success());
@@ -44,11 +51,7 @@ fn verify_is_silent_on_a_whole_store_and_fails_on_a_damaged_one() {
 fn rebuild_has_the_next_start_write_lost_queues_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = directory.path().to_str().expect("a plain path");
-    let mq = Mq::up(directory.path(), &[]);
-    let mut client = Client::connect(mq.broker());
-    for text in ["one", "two", "three"] {
-        client.send("orders", text);
-    }
+    let mq = with_three_orders(directory.path());
     assert!(mq.stop().success());
     let queue = directory.path().join("consumequeue/orders/0/00000000000000000000");
     let file = fs::File::options().write(true).open(queue).expect("the queue");

@@ -15,7 +15,6 @@ use mq_protocol::header::{
 };
 use mq_protocol::ids::QueueId;
 use mq_protocol::record;
-use mq_protocol::sys_flag::pull;
 
 use crate::process::PATIENCE;
 
@@ -66,23 +65,7 @@ impl Client {
     }
 
     pub(crate) fn texts(&mut self, topic: &str) -> Vec<String> {
-        let header = PullMessage {
-            consumer_group: mq_protocol::topic::TOOLS_GROUP.into(),
-            topic: topic.into(),
-            queue_id: QueueId(0),
-            queue_offset: 0,
-            max_msg_nums: 32,
-            sys_flag: pull::SUBSCRIPTION,
-            commit_offset: 0,
-            suspend_timeout_millis: 0,
-            subscription: Some("*".into()),
-            sub_version: 0,
-            expression_type: None,
-            max_msg_bytes: None,
-            request_source: None,
-            proxy_forward_client_id: None,
-            bname: None,
-        };
+        let header = PullMessage::new(mq_protocol::topic::TOOLS_GROUP.into(), topic.into(), QueueId(0), 0);
         let answer = self.succeed(Command::request_with(request::PULL_MESSAGE, &header));
         let messages = record::decode_all(&answer.body).expect("messages");
         messages.iter().map(|stored| String::from_utf8_lossy(&stored.message.body).into_owned()).collect()

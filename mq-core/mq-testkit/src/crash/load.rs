@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytestring::ByteString;
 use mq_protocol::body::{self, ConsumeType, ConsumerData, HeartbeatData, ProducerData, Subscription};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -351,23 +350,7 @@ fn connect_reader(broker: SocketAddr) -> io::Result<Peer> {
 }
 
 fn pull(peer: &mut Peer, queue: u32, from: u64) -> io::Result<Vec<StoredMessage>> {
-    let header = PullMessage {
-        consumer_group: READER_GROUP.into(),
-        topic: TOPIC.into(),
-        queue_id: QueueId(queue),
-        queue_offset: from as i64,
-        max_msg_nums: 32,
-        sys_flag: sys_flag::pull::SUBSCRIPTION,
-        commit_offset: 0,
-        suspend_timeout_millis: 0,
-        subscription: Some(ByteString::from_static("*")),
-        sub_version: 0,
-        expression_type: None,
-        max_msg_bytes: None,
-        request_source: None,
-        proxy_forward_client_id: None,
-        bname: None,
-    };
+    let header = PullMessage::new(READER_GROUP.into(), TOPIC.into(), QueueId(queue), from as i64);
     let answer = peer.ask(Command::request_with(request::PULL_MESSAGE, &header), ANSWER_WITHIN)?;
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     match answer.code {

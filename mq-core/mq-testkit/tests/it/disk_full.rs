@@ -9,7 +9,6 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{PullMessage, PullMessageResponse, SendMessage, SendMessageResponse};
 use mq_protocol::ids::{QueueId, QueueOffset};
 use mq_protocol::record;
-use mq_protocol::sys_flag::pull;
 use mq_testkit::process::MqProcess;
 use mq_testkit::wire::Peer;
 use tempfile::TempDir;
@@ -76,23 +75,8 @@ impl Client {
     fn read_all(&mut self) -> Vec<u64> {
         let mut numbers = Vec::new();
         loop {
-            let header = PullMessage {
-                consumer_group: mq_protocol::topic::TOOLS_GROUP.into(),
-                topic: "T".into(),
-                queue_id: QueueId(0),
-                queue_offset: numbers.len() as i64,
-                max_msg_nums: 32,
-                sys_flag: pull::SUBSCRIPTION,
-                commit_offset: 0,
-                suspend_timeout_millis: 0,
-                subscription: Some("*".into()),
-                sub_version: 0,
-                expression_type: None,
-                max_msg_bytes: None,
-                request_source: None,
-                proxy_forward_client_id: None,
-                bname: None,
-            };
+            let from = numbers.len() as i64;
+            let header = PullMessage::new(mq_protocol::topic::TOOLS_GROUP.into(), "T".into(), QueueId(0), from);
             let answer = self.0.ask(Command::request_with(request::PULL_MESSAGE, &header), WAIT).unwrap();
             if answer.code != response::SUCCESS {
                 return numbers;
