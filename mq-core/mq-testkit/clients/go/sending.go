@@ -176,21 +176,13 @@ func pull(s *stage) error {
 	if err := sendAll(s, bodies); err != nil {
 		return err
 	}
-	puller, err := rocketmq.NewPullConsumer(
-		consumer.WithNsResolver(s.names),
-		consumer.WithGroupName(s.group("puller")),
-		consumer.WithInstance(s.instance("puller")),
-		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
-	)
-	if err != nil {
+	var puller rocketmq.PullConsumer
+	started := onceRouted(func() (err error) {
+		puller, err = s.puller()
 		return err
-	}
-	s.stops = append(s.stops, func() { _ = puller.Shutdown() })
-	if err := puller.Subscribe(s.topic(), consumer.MessageSelector{Type: consumer.TAG, Expression: "*"}); err != nil {
-		return err
-	}
-	if err := puller.Start(); err != nil {
-		return err
+	})
+	if started != nil {
+		return started
 	}
 	read, deadline := &seen{}, time.Now().Add(patience)
 	for len(read.bodies()) < len(bodies) && time.Now().Before(deadline) {
@@ -207,4 +199,21 @@ func pull(s *stage) error {
 		puller.ACK(background(), request, consumer.ConsumeSuccess)
 	}
 	return read.becomes(bodies...)
+}
+
+func (s *stage) puller() (rocketmq.PullConsumer, error) {
+	made, err := rocketmq.NewPullConsumer(
+		consumer.WithNsResolver(s.names),
+		consumer.WithGroupName(s.group("puller")),
+		consumer.WithInstance(s.instance("puller")),
+		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
+	)
+	if err != nil {
+		return nil, err
+	}
+	s.stops = append(s.stops, func() { _ = made.Shutdown() })
+	if err := made.Subscribe(s.topic(), consumer.MessageSelector{Type: consumer.TAG, Expression: "*"}); err != nil {
+		return nil, err
+	}
+	return made, made.Start()
 }

@@ -74,12 +74,17 @@ func (byShardingKey) Select(message *primitive.Message, queues []*primitive.Mess
 
 type handler func(*primitive.ConsumeConcurrentlyContext, *primitive.MessageExt) consumer.ConsumeResult
 
-// consumes starts a member of a group that reads from the first message on. This client does not start before the name
-// server knows the topic, and the broker tells it a moment after the first message.
+// consumes starts a member of a group that reads from the first message on.
 func (s *stage) consumes(group, tags string, handle handler, options ...consumer.Option) error {
+	return onceRouted(func() error { return s.member(group, tags, handle, options...) })
+}
+
+// onceRouted starts a consumer. This client does not start one before the name server knows its topic, and the broker
+// tells it a moment after the first message.
+func onceRouted(start func() error) error {
 	deadline := time.Now().Add(patience)
 	for {
-		err := s.member(group, tags, handle, options...)
+		err := start()
 		if err == nil || !strings.Contains(err.Error(), "route info not found") || time.Now().After(deadline) {
 			return err
 		}
