@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
+use crate::registration::RegistrationChanges;
 
 /// More than the second that Java's client rests between two sharings, and the time of a route query.
 const AGAIN_AFTER: Duration = Duration::from_millis(1_500);
@@ -40,16 +41,12 @@ impl Announcements {
     }
 }
 
-/// `routed`: the version of the topics that a name server knows.
-pub(crate) async fn run(broker: Arc<Broker>, mut routed: watch::Receiver<u64>, stop: CancellationToken) {
+pub(crate) async fn run(broker: Arc<Broker>, mut routed: RegistrationChanges, stop: CancellationToken) {
     let mut known = broker.topics.read_queues();
     let mut due: Option<Instant> = None;
     loop {
         tokio::select! {
-            Ok(()) = routed.changed() => {
-                let version = *routed.borrow_and_update();
-                announce_topics(&broker, &mut known, version);
-            }
+            Some(version) = routed.newer() => announce_topics(&broker, &mut known, version),
             () = broker.announcements.added.notified() => {
                 due.get_or_insert_with(|| Instant::now() + AGAIN_AFTER);
             }

@@ -17,6 +17,7 @@ use mq_store::{Backend, Clock, DiskError, FileBackend, OpenError, Poisoned, Read
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -37,11 +38,12 @@ use crate::groups::GroupTable;
 use crate::held::HeldPulls;
 use crate::housekeeping;
 use crate::incoming::Stamp;
+use crate::limits::ROUTED_WITHIN;
 use crate::locks::QueueLocks;
 use crate::metrics;
 use crate::offsets::OffsetTable;
 use crate::pop::{self, Place, Pops};
-use crate::registration::{self, Registrant};
+use crate::registration::{self, Registrant, Registrations};
 use crate::retention;
 use crate::routes::Routes;
 use crate::schedule::Schedule;
@@ -114,8 +116,7 @@ pub struct Broker {
     flush_bell: Bell,
     /// How far the log is on disk. The store moves it; sessions with waiting replies wake on it.
     pub(crate) durable: watch::Sender<LogOffset>,
-    /// How many name servers know this broker.
-    registered: watch::Sender<usize>,
+    registrations: Registrations,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -222,7 +223,7 @@ impl Broker {
             failed: Arc::default(),
             hot_bytes: hot_bytes(&config),
             flush_bell: Bell::default(),
-            registered: watch::Sender::new(0),
+            registrations: Registrations::with(&config.name_servers),
             schedule: Mutex::new(Some(schedule)),
             schedule_bell: bell,
             held: Arc::default(),
@@ -278,12 +279,11 @@ impl Broker {
         let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
         let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
         let cleaning = tokio::spawn(retention::run(self.clone(), stop.clone()));
-        let routed = watch::Sender::new(0);
-        let announcing = tokio::spawn(announcing::run(self.clone(), routed.subscribe(), stop.clone()));
+        let announcing = tokio::spawn(announcing::run(self.clone(), self.registrations.changes(), stop.clone()));
         let registering = tokio::spawn(registration::run(
             Registrant::new(&self.config, self.store_host),
             self.topics.clone(),
-            registration::Progress { registered: self.registered.clone(), routed },
+            self.registrations.clone(),
             leaving.clone(),
         ));
         let served = serve::serve(self, listeners, &shutdown).await;
@@ -365,8 +365,16 @@ impl Broker {
     /// Completes once a name server knows this broker; at once if none is configured.
     pub async fn registered(&self) {
         if !self.config.name_servers.is_empty() {
-            // The sender lives as long as this broker.
-            let _ = self.registered.subscribe().wait_for(|count| *count > 0).await;
+            self.registrations.any().await;
+        }
+    }
+
+    /// Completes once the name servers that know this broker know its topics as they are now, or have had their time:
+    /// who hears that a topic is there may ask for its route at once.
+    pub(crate) async fn routed(&self) {
+        let version = *self.topics.changes().borrow();
+        if timeout(ROUTED_WITHIN, self.registrations.all_know(version)).await.is_err() {
+            warn!("a name server has yet to answer a change of topics; whoever made it waits no longer");
         }
     }
 

@@ -41,6 +41,8 @@ pub const MAX_HELD_PER_CONNECTION: usize = 16_384;
 pub const MAX_HOLD: Duration = Duration::from_secs(20);
 /// How long a client may take to answer a question of the broker's: as at Apache.
 pub const CLIENT_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the answer that a topic is there waits for the name servers; then it is as true as at Apache.
+pub const ROUTED_WITHIN: Duration = Duration::from_secs(3);
 /// The longest wait of a pop or notification; clients ask for some 15 to 30 s.
 pub const MAX_POLL: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers on their way.

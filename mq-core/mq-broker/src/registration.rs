@@ -70,45 +70,83 @@ enum RegisterError {
     Refused { code: i32, remark: String },
 }
 
-/// What the rest of the broker learns from its registrations.
+/// What the name servers know: of each, while the broker is registered there, the version of the topics.
 #[derive(Clone)]
-pub(crate) struct Progress {
-    /// How many name servers know the broker.
-    pub(crate) registered: watch::Sender<usize>,
-    /// The newest version of the topics that one of them knows.
-    pub(crate) routed: watch::Sender<u64>,
+pub(crate) struct Registrations(watch::Sender<Vec<Option<u64>>>);
+
+impl Registrations {
+    pub(crate) fn with(name_servers: &[String]) -> Self {
+        Self(watch::Sender::new(vec![None; name_servers.len()]))
+    }
+
+    /// Completes once a name server knows the broker.
+    pub(crate) async fn any(&self) {
+        let _ = self.0.subscribe().wait_for(|known| known.iter().any(Option::is_some)).await;
+    }
+
+    /// Completes once every name server that knows the broker knows the topics of `version`; at once if none does.
+    pub(crate) async fn all_know(&self, version: u64) {
+        let known = |known: &Vec<Option<u64>>| known.iter().flatten().all(|known| *known >= version);
+        let _ = self.0.subscribe().wait_for(known).await;
+    }
+
+    pub(crate) fn changes(&self) -> RegistrationChanges {
+        RegistrationChanges { known: self.0.subscribe(), newest: 0 }
+    }
+
+    fn note(&self, name_server: usize, version: Option<u64>) {
+        self.0.send_if_modified(|known| std::mem::replace(&mut known[name_server], version) != version);
+    }
+}
+
+pub(crate) struct RegistrationChanges {
+    known: watch::Receiver<Vec<Option<u64>>>,
+    newest: u64,
+}
+
+impl RegistrationChanges {
+    /// The version of the topics that a name server knows, as soon as it is a newer one.
+    pub(crate) async fn newer(&mut self) -> Option<u64> {
+        let newest = |known: &Vec<Option<u64>>| known.iter().flatten().max().copied().unwrap_or(0);
+        self.newest =
+            self.known.wait_for(|known| newest(known) > self.newest).await.ok().map(|known| newest(&known))?;
+        Some(self.newest)
+    }
 }
 
 /// Keeps the broker registered until `shutdown`, then unregisters.
 pub(crate) async fn run(
     registrant: Registrant,
     topics: Arc<TopicTable>,
-    progress: Progress,
+    registrations: Registrations,
     shutdown: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
-    for addr in &registrant.name_servers {
-        let link = Link { addr: addr.clone(), registrant: registrant.clone(), topics: topics.clone() };
-        tasks.spawn(link.keep(progress.clone(), shutdown.clone()));
+    for (index, addr) in registrant.name_servers.iter().enumerate() {
+        let (registrant, topics, registrations) = (registrant.clone(), topics.clone(), registrations.clone());
+        let link = Link { index, addr: addr.clone(), registrant, topics, registrations };
+        tasks.spawn(link.keep(shutdown.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }
 
 /// The bond with one name server.
 struct Link {
+    index: usize,
     addr: String,
     registrant: Registrant,
     topics: Arc<TopicTable>,
+    registrations: Registrations,
 }
 
 impl Link {
-    async fn keep(self, progress: Progress, shutdown: CancellationToken) {
+    async fn keep(self, shutdown: CancellationToken) {
         let mut rest = RETRY_FIRST;
         loop {
             let mut known = false;
-            let stayed = self.stay_registered(&progress, &mut known, &shutdown).await;
+            let stayed = self.stay_registered(&mut known, &shutdown).await;
             if known {
-                progress.registered.send_modify(|count| *count -= 1);
+                self.registrations.note(self.index, None);
                 rest = RETRY_FIRST;
             }
             let Err(error) = stayed else { return };
@@ -121,12 +159,7 @@ impl Link {
     }
 
     /// Ends well only by `shutdown`.
-    async fn stay_registered(
-        &self,
-        progress: &Progress,
-        known: &mut bool,
-        shutdown: &CancellationToken,
-    ) -> Result<(), RegisterError> {
+    async fn stay_registered(&self, known: &mut bool, shutdown: &CancellationToken) -> Result<(), RegisterError> {
         let mut changes = self.topics.changes();
         let mut wire = tokio::select! {
             wire = Wire::connect(&self.addr) => wire?,
@@ -135,10 +168,9 @@ impl Link {
         loop {
             let version = *changes.borrow_and_update();
             wire.call(self.registration()).await?;
-            progress.routed.send_if_modified(|routed| std::mem::replace(routed, version.max(*routed)) < version);
+            self.registrations.note(self.index, Some(version));
             if !*known {
                 *known = true;
-                progress.registered.send_modify(|count| *count += 1);
                 info!(name_server = self.addr, broker = %self.registrant.identity.broker_name, "registered");
             }
             tokio::select! {
@@ -148,6 +180,8 @@ impl Link {
                 () = shutdown.cancelled() => break,
             }
         }
+        // Nobody waits for what this name server is not told any more.
+        self.registrations.note(self.index, None);
         let goodbye = Command::request_with(request::UNREGISTER_BROKER, &self.registrant.identity);
         if let Err(error) = wire.call(goodbye).await {
             debug!(name_server = self.addr, %error, "the name server did not hear the goodbye");

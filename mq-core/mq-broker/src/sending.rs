@@ -61,6 +61,7 @@ struct Pending {
     kind: Kind,
     /// By which the message can be taken back until it is due.
     recall_handle: Option<ByteString>,
+    to_new_topic: bool,
 }
 
 impl Prepared {
@@ -72,8 +73,15 @@ impl Prepared {
         messages: Group,
     ) -> Self {
         let answer = request.response(response::SUCCESS);
-        let pending = Pending { answer, oneway: request.is_oneway(), queue_id, unique_key, kind, recall_handle: None };
+        let oneway = request.is_oneway();
+        let pending = Pending { answer, oneway, queue_id, unique_key, kind, recall_handle: None, to_new_topic: false };
         Self { messages, pending }
+    }
+
+    /// Whether the receipt says that there is a topic now: it waits for the route to it.
+    pub(crate) fn to_new_topic(mut self, is_new: bool) -> Self {
+        self.pending.to_new_topic = is_new;
+        self
     }
 
     pub(crate) fn with_recall_handle(mut self, handle: Option<String>) -> Self {
@@ -116,6 +124,8 @@ pub(crate) struct Sent {
     pub(crate) answer: Option<SendAnswer>,
     pub(crate) waits_until: Option<LogOffset>,
     pub(crate) half: Option<StoredHalf>,
+    /// It waits for the name servers, too.
+    pub(crate) to_new_topic: bool,
 }
 
 impl Sends {
@@ -195,8 +205,9 @@ impl Pending {
             }
         };
         let waits_until = waits.then_some(end);
+        let to_new_topic = self.to_new_topic;
         let answer = (!self.oneway).then(|| self.answer(broker, appended));
-        Sent { answer, waits_until, half }
+        Sent { answer, waits_until, half, to_new_topic }
     }
 
     fn refused(mut self, broker: &Broker, refusal: &Refusal) -> Sent {
@@ -204,7 +215,7 @@ impl Pending {
         self.answer.remark = Some(refusal.remark.as_ref().into());
         broker.mark_send_answer(&mut self.answer);
         let answer = (!self.oneway).then_some(SendAnswer::Refused(self.answer));
-        Sent { answer, waits_until: None, half: None }
+        Sent { answer, waits_until: None, half: None, to_new_topic: false }
     }
 
     fn answer(self, broker: &Broker, appended: &Appended) -> SendAnswer {

@@ -267,14 +267,35 @@ impl Session {
         }
         let mut sends = std::mem::take(&mut self.sends);
         let broker = self.broker.clone();
-        sends.append(&broker, &self.connection.clone(), |sent| match (sent.waits_until, sent.answer) {
-            (Some(at), answer) => {
-                self.waiting.push(at, self.heard, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
+        sends.append(&broker, &self.connection.clone(), |mut sent| {
+            if sent.to_new_topic
+                && let Some(receipt) = sent.answer.take()
+            {
+                self.start_receipt_of_new_topic(receipt.into_command(), sent.waits_until);
             }
-            (None, Some(answer)) => self.output.push(&answer),
-            (None, None) => {}
+            match (sent.waits_until, sent.answer) {
+                (Some(at), answer) => {
+                    self.waiting.push(at, self.heard, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
+                }
+                (None, Some(answer)) => self.output.push(&answer),
+                (None, None) => {}
+            }
         });
         self.sends = sends;
+    }
+
+    /// The receipt leaves once the name servers know the topic and the log is durable up to `at`; the sends behind it do
+    /// not wait with it.
+    fn start_receipt_of_new_topic(&mut self, receipt: Command, at: Option<LogOffset>) {
+        let (broker, answer) = (self.broker.clone(), receipt.clone());
+        let later = async move {
+            broker.routed().await;
+            Ok(match at {
+                Some(at) => Reply::Durable { at, answer },
+                None => Reply::Now(answer),
+            })
+        };
+        self.start_later(Box::pin(later), receipt);
     }
 
     /// The same for all verdicts.

@@ -2,6 +2,7 @@
 //! blocking lane.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mq_protocol::body::{
     self, DataVersion, SubscriptionGroup, SubscriptionGroups, TopicConfig, TopicConfigs, TopicList,
@@ -37,7 +38,7 @@ pub(crate) fn create_topic(request: &Command) -> Handled {
             attributes: header.attributes.as_deref().unwrap_or_default(),
         };
         broker.topics.put(&[wanted], broker.clock.now())?;
-        Reply::ok(&request)
+        Ok(once_routed(broker, request))
     })))
 }
 
@@ -50,8 +51,17 @@ pub(crate) fn create_topics(request: &Command) -> Handled {
         let wanted: Vec<_> =
             list.topic_config_list.iter().zip(&attributes).map(|(config, text)| as_request(config, text)).collect();
         broker.topics.put(&wanted, broker.clock.now())?;
-        Reply::ok(&request)
+        Ok(once_routed(broker, request))
     })))
+}
+
+/// Success, once a client finds the topics as they are now.
+fn once_routed(broker: &Arc<Broker>, request: Command) -> Reply {
+    let broker = broker.clone();
+    Reply::Later(Box::pin(async move {
+        broker.routed().await;
+        Reply::ok(&request)
+    }))
 }
 
 /// The signed form of code 17. A key without a sign is set: it comes from a table that was read before.

@@ -34,6 +34,8 @@ struct Target {
     last_queue: u32,
     /// The retries are used up.
     dead_letter: bool,
+    /// Made by this send.
+    is_new: bool,
 }
 
 pub(crate) fn is_send(code: i32) -> bool {
@@ -46,11 +48,13 @@ pub(crate) fn prepare(broker: &Broker, from: &Connection, request: &Command) -> 
         return Err(Refusal::body_too_large(request.body.len(), broker.config.max_message_bytes));
     }
     let target = target(broker, &header)?;
-    if request.code == request::SEND_BATCH_MESSAGE || header.batch == Some(true) {
+    let is_new = target.is_new;
+    let prepared = if request.code == request::SEND_BATCH_MESSAGE || header.batch == Some(true) {
         prepare_batch(broker, from, request, &header, target)
     } else {
         prepare_one(broker, from, request, &header, target)
-    }
+    };
+    Ok(prepared?.to_new_topic(is_new))
 }
 
 pub(crate) fn header(request: &Command) -> Result<SendMessage, HeaderError> {
@@ -68,7 +72,9 @@ pub(crate) fn refuse(broker: &Broker, refusal: Refusal, request: &Command) -> Co
 }
 
 fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
-    let config = match broker.topics.get(&header.topic) {
+    let held = broker.topics.get(&header.topic);
+    let is_new = held.is_none();
+    let config = match held {
         Some(config) => config,
         None => aside(|| create_topic(broker, header))?,
     };
@@ -87,11 +93,11 @@ fn target(broker: &Broker, header: &SendMessage) -> Result<Target, Refusal> {
     {
         let dead_letters = aside(|| broker.topics.dead_letter(group, broker.clock.now()))?;
         let topic = dead_letters.topic_name.as_str().into();
-        return Ok(Target { topic, queue_id: QueueId(0), last_queue: 0, dead_letter: true });
+        return Ok(Target { topic, queue_id: QueueId(0), last_queue: 0, dead_letter: true, is_new });
     }
     let queue_id = pick_queue(header.queue_id, &config);
     let last_queue = config.write_queue_nums.saturating_sub(1);
-    Ok(Target { topic: header.topic.clone(), queue_id, last_queue, dead_letter: false })
+    Ok(Target { topic: header.topic.clone(), queue_id, last_queue, dead_letter: false, is_new })
 }
 
 fn create_topic(broker: &Broker, header: &SendMessage) -> Result<Arc<TopicConfig>, Refusal> {

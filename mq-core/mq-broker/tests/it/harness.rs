@@ -207,6 +207,11 @@ impl Client {
         self.find(|command| command.is_response() && command.opaque == opaque).await
     }
 
+    /// Whether the answer came while others were waited for.
+    pub(crate) fn kept(&self, opaque: i32) -> bool {
+        self.kept.iter().any(|command| command.is_response() && command.opaque == opaque)
+    }
+
     /// Answers a request of the broker.
     pub(crate) async fn respond(&mut self, answer: Command) {
         let mut bytes = BytesMut::new();

@@ -1,13 +1,14 @@
 //! What a name server hears of a broker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use mq_broker::limits::ROUTED_WITHIN;
 use mq_protocol::body::{self, RegisterBrokerBody};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::frame;
-use mq_protocol::header::{BrokerIdentity, RegisterBroker};
+use mq_protocol::header::{BrokerIdentity, CreateTopic, RegisterBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -58,6 +59,13 @@ impl Visitor {
         assert_eq!(header.body_crc32, Some(crc32fast::hash(&command.body) & 0x7FFF_FFFF));
         (header, body::from_json("registration", &command.body).unwrap())
     }
+
+    /// Takes registrations until one has the topic.
+    async fn hears_of(&mut self, topic: &str) {
+        while let (_, body) = self.registration(response::SUCCESS).await
+            && !body.topic_config_serialize_wrapper.topic_config_table.contains_key(topic)
+        {}
+    }
 }
 
 #[tokio::test]
@@ -73,7 +81,7 @@ async fn a_broker_registers_at_the_start_after_every_change_and_says_goodbye() {
     assert_eq!(first.topic_config_table["TBW102"].perm, 7);
 
     let mut client = broker.connect().await;
-    client.send(Send::to("orders")).await;
+    client.post(Send::to("orders").command()).await;
     let (_, second) = visitor.registration(response::SUCCESS).await;
     let second = second.topic_config_serialize_wrapper;
     assert!(second.topic_config_table.contains_key("orders") && second.topic_config_table.contains_key("TBW102"));
@@ -136,7 +144,52 @@ async fn waiting_consumers_hear_of_a_topic_once_its_route_is_there_and_once_more
     told(&mut consumer).await;
     visitor.registration(response::SUCCESS).await;
     told(&mut consumer).await;
-    producer.send(Send::to("later")).await;
+    producer.post(Send::to("later").command()).await;
     visitor.registration(response::SUCCESS).await;
     told(&mut consumer).await;
+}
+
+fn create(topic: &str) -> Command {
+    let header = CreateTopic {
+        topic: topic.into(),
+        default_topic: Some("TBW102".into()),
+        read_queue_nums: 1,
+        write_queue_nums: 1,
+        perm: 6,
+        topic_filter_type: Some("SINGLE_TAG".into()),
+        topic_sys_flag: Some(0),
+        order: Some(false),
+        attributes: None,
+        force: None,
+    };
+    Command::request_with(request::UPDATE_AND_CREATE_TOPIC, &header)
+}
+
+#[tokio::test]
+async fn a_new_topic_is_acknowledged_once_every_name_server_that_knows_the_broker_knows_the_topic() {
+    let ((first, first_address), (second, second_address)) = (Desk::open().await, Desk::open().await);
+    let world = World::new();
+    let broker = world.start_with(|config| config.name_servers = vec![first_address, second_address]).await;
+    let mut client = broker.connect().await;
+    // Nobody could be asked for a route yet.
+    assert_eq!(client.call(create("before")).await.code, response::SUCCESS);
+    let (mut first, mut second) = (first.visitor().await, second.visitor().await);
+    let opaque = client.post(create("after")).await;
+    first.hears_of("after").await;
+    second.hears_of("after").await;
+    assert_eq!(client.answer(opaque).await.code, response::SUCCESS);
+
+    for (topic, request) in [("created", create("created")), ("sent", Send::to("sent").command())] {
+        let asked = Instant::now();
+        let opaque = client.post(request).await;
+        first.hears_of(topic).await;
+        // What is not about the topic does not wait with it.
+        client.send(Send::to("before")).await;
+        let early = client.kept(opaque) && asked.elapsed() < ROUTED_WITHIN;
+        assert!(!early, "{topic} is acknowledged before the second name server knows it");
+        second.hears_of(topic).await;
+        assert_eq!(client.answer(opaque).await.code, response::SUCCESS, "{topic}");
+    }
+    // A name server that says nothing holds nobody up for good.
+    assert_eq!(client.call(create("silence")).await.code, response::SUCCESS);
 }

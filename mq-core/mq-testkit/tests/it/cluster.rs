@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mq_client::{Admin, ClientOptions, Message, Producer, TopicSettings};
 use mq_testkit::cluster::{Cluster, ClusterOptions};
 use mq_testkit::crash::log_scan::LogFacts;
 use mq_testkit::crash::{CrashTest, Target};
@@ -58,4 +59,19 @@ fn no_promise_is_broken_by_graceful_restarts_under_load() {
     let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
     println!("{report}");
     report.verify(50).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_that_a_topic_is_there_finds_its_route_at_once() {
+    let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+    let admin = Admin::new(ClientOptions::new(cluster.name_servers())).unwrap();
+    let producer = Producer::builder(cluster.name_servers()).build().await.unwrap();
+    for round in 0..50 {
+        let (created, sent) = (format!("created-{round}"), format!("sent-{round}"));
+        admin.create_topic(&created, TopicSettings::with_queues(4)).await.unwrap();
+        admin.route(&created).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        producer.send(Message::new(sent.as_str(), "hello")).await.unwrap();
+        admin.route(&sent).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+    cluster.stop().await.unwrap();
 }
