@@ -2,9 +2,10 @@
 //! letters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::perm;
+use mq_protocol::body::{RetryPolicy, SubscriptionGroup, perm};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::ConsumerSendMsgBack;
@@ -18,6 +19,7 @@ use super::error::Refusal;
 use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::delay_levels::queue_of;
+use crate::timers::{self, TimerWish};
 
 /// The level of the first retry: 10 s.
 const FIRST_RETRY_LEVEL: u32 = 3;
@@ -56,11 +58,6 @@ fn store_again(broker: &Arc<Broker>, header: &ConsumerSendMsgBack, answer: Comma
     );
     let tries = stored.message.reconsume_times;
     let limit = header.max_reconsume_times.unwrap_or(group.retry_max_times);
-    let level = if header.delay_level == 0 {
-        FIRST_RETRY_LEVEL.saturating_add(u32::try_from(tries).unwrap_or(0))
-    } else {
-        u32::try_from(header.delay_level).unwrap_or(0)
-    };
     let copy = Message {
         sys_flag: stored.message.sys_flag,
         store_host: broker.store_host,
@@ -79,11 +76,55 @@ fn store_again(broker: &Arc<Broker>, header: &ConsumerSendMsgBack, answer: Comma
         }
     } else {
         let queue_id = QueueId(rand::random_range(0..retries.write_queue_nums.max(1)));
-        delayed(broker, level, Message { topic: retries.topic_name.as_str().into(), queue_id, ..copy }, properties)
+        let copy = Message { topic: retries.topic_name.as_str().into(), queue_id, ..copy };
+        match Rest::of(&group, header.delay_level, tries) {
+            Rest::Level(level) => delayed(broker, level, copy, properties),
+            Rest::Time { time, .. } if broker.timer_rules().enabled => resting(broker, time, copy, properties),
+            Rest::Time { level, .. } => delayed(broker, level, copy, properties),
+        }
     };
     let appended = broker.store.append(&[[copy]])?;
     let at = appended[0].end;
     Ok(if broker.answers_wait { Reply::Durable { at, answer } } else { Reply::Now(answer) })
+}
+
+/// How long a message rests before it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Level(u32),
+    /// Without timers as long as this level says.
+    Time {
+        time: Duration,
+        level: u32,
+    },
+}
+
+impl Rest {
+    /// A consumer that chose a level gets it. Else the group's own retry policy decides, where its settings name one;
+    /// Apache's broker looks at levels alone.
+    fn of(group: &SubscriptionGroup, chosen_level: i32, tries: i32) -> Self {
+        if let Some(level) = u32::try_from(chosen_level).ok().filter(|level| *level > 0) {
+            return Self::Level(level);
+        }
+        let level = FIRST_RETRY_LEVEL.saturating_add(u32::try_from(tries).unwrap_or(0));
+        match RetryPolicy::of(&group.group_retry_policy) {
+            Some(policy) => Self::Time { time: policy.next_delay(tries), level },
+            None => Self::Level(level),
+        }
+    }
+}
+
+/// The message as the timers keep it; at most as long as any message may wait.
+fn resting(broker: &Broker, rest: Duration, message: Message, mut properties: Properties) -> Message {
+    let (rules, now) = (broker.timer_rules(), broker.clock.now());
+    let at = now.plus(rest.min(rules.max_delay)).to_string();
+    properties.remove(name::DELAY);
+    let message = Message { properties: properties.encode(), ..message };
+    match rules.slot(TimerWish::At(&at), false, now) {
+        Ok(Some(slot)) => timers::waiting(message, slot),
+        // It rests for no time at all.
+        _ => message,
+    }
 }
 
 /// The message as the schedule topic keeps it until its time.

@@ -16,7 +16,7 @@ pub(crate) const QUEUE: QueueId = QueueId(0);
 const RECALL_TAG: &str = "_RECALL_TAG_";
 
 /// A message on its way to wait for its slot.
-pub(super) fn waiting(message: Message, slot: UnixMillis) -> Message {
+pub(crate) fn waiting(message: Message, slot: UnixMillis) -> Message {
     let mut properties = message.parsed_properties();
     properties.set(name::TIMER_OUT_MS, slot.0.to_string());
     properties.set(name::REAL_TOPIC, message.topic);

@@ -27,7 +27,7 @@ use counts::TopicCounts;
 use crate::retention::first_at;
 
 pub(crate) use driver::Driver;
-pub(crate) use message::{QUEUE, recall};
+pub(crate) use message::{QUEUE, recall, waiting};
 pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
 
 /// Up to when messages are counted together, as Apache's broker does it.

@@ -105,3 +105,41 @@ async fn a_client_that_resends_by_itself_gets_the_same_treatment() {
     let dead = next(&mut client, &dead_letter_topic("g"), 0).await;
     assert_eq!((&dead.message.body[..], dead.message.property("DELAY")), (&b"17"[..], None));
 }
+
+#[tokio::test]
+async fn a_groups_own_retry_policy_says_when_a_message_comes_again_unless_the_consumer_chose_a_level() {
+    let customized = r#"{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[1000,1000,2000,7000]}}"#;
+    let exponential = r#"{"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":4000,"max":9000,"multiplier":2}}"#;
+    let no_rest = r#"{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[0]}}"#;
+    let endless = r#"{"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[9000000000000]}}"#;
+    for (policy, timers, level, rests_s) in [
+        (customized, true, 0, &[2, 7, 7][..]),
+        (exponential, true, 0, &[4, 8, 9]),
+        (no_rest, true, 0, &[0, 0]),
+        (endless, true, 0, &[259_200]),
+        (customized, true, 4, &[30, 30]),
+        (customized, false, 0, &[10, 30]),
+        (r#"{"type":"CUSTOMIZED"}"#, true, 0, &[10, 30]),
+    ] {
+        let world = World::new();
+        let broker = world.start_with(|config| config.timer_wheel = timers).await;
+        let mut client = broker.connect().await;
+        let group = format!(r#"{{"groupName":"g","groupRetryPolicy":{policy}}}"#);
+        let put = Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).with_body(group);
+        assert_eq!(client.call(put).await.code, response::SUCCESS);
+        client.send(Send::to("T")).await;
+        let mut message = next(&mut client, "T", 0).await;
+        for (tries, rest_s) in rests_s.iter().enumerate() {
+            let answer = client.call(back(message.log_offset, "g", level, None)).await;
+            assert_eq!(answer.code, response::SUCCESS, "{:?}", answer.remark);
+            let case = format!("{policy}, timers {timers}, level {level}, try {tries}");
+            if *rest_s > 0 {
+                world.clock.advance(Duration::from_secs(rest_s - 1));
+                assert_eq!(client.max_offset(&retry_topic("g"), 0).await, tries as u64, "{case}: not before its time");
+                world.clock.advance(Duration::from_secs(1));
+            }
+            message = next(&mut client, &retry_topic("g"), tries as i64).await;
+            assert_eq!(message.message.reconsume_times as usize, tries + 1, "{case}");
+        }
+    }
+}
