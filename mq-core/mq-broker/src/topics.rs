@@ -25,6 +25,8 @@ const MAX_TOPICS: usize = 100_000;
 const MAX_TABLE_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
 /// Attributes that Apache knows, and so that a tool may set.
 const ATTRIBUTES: [&str; 4] = ["message.type", "queue.type", "cleanup.policy", "reserve.time"];
+/// Of these, what has but one value here: another one would change how messages are stored.
+const FIXED: [(&str, &str); 2] = [("queue.type", "SimpleCQ"), ("cleanup.policy", "DELETE")];
 /// Queues of a topic that a broker makes for itself on demand.
 const INTERNAL_QUEUES: u32 = 1;
 /// One queue a delay level.
@@ -48,6 +50,8 @@ pub(crate) enum TopicError {
     Permission { topic: String, value: i64 },
     #[error("topic {topic}: attribute {attribute:?} is not one of +key=value, -key with a key of {ATTRIBUTES:?}")]
     Attribute { topic: String, attribute: String },
+    #[error("topic {topic}: {key}={value} is not offered here, only {key}={offered}; leave the attribute out")]
+    NotOffered { topic: String, key: &'static str, value: String, offered: &'static str },
     #[error("the broker holds {MAX_TOPICS} topics, its limit")]
     TooMany,
     #[error("with this topic the table of topics takes {bytes} bytes, the limit is {MAX_TABLE_BYTES}")]
@@ -334,6 +338,10 @@ impl TopicRequest<'_> {
                 // A blank would break the compressed form of a registration.
                 if !known(&key) || value.is_empty() || value.contains(char::is_whitespace) {
                     return Err(wrong());
+                }
+                if let Some(&(key, offered)) = FIXED.iter().find(|(fixed, only)| *fixed == key && *only != value) {
+                    let (topic, value) = (self.topic.to_owned(), value.to_owned());
+                    return Err(TopicError::NotOffered { topic, key, value, offered });
                 }
                 attributes.insert(key.to_owned(), value.to_owned());
             }

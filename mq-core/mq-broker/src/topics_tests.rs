@@ -105,6 +105,15 @@ fn what_a_tool_asks_wrongly_is_named() {
         let outcome = topics.put(&[TopicRequest { attributes: bad, ..request("t") }], NOW);
         assert!(matches!(outcome, Err(TopicError::Attribute { .. })), "{bad}");
     }
+    for (not_offered, offered) in [
+        ("+queue.type=BatchCQ", "only queue.type=SimpleCQ"),
+        ("+queue.type=RocksDBCQ", "only queue.type=SimpleCQ"),
+        ("+cleanup.policy=COMPACTION", "only cleanup.policy=DELETE"),
+    ] {
+        let refused =
+            topics.put(&[TopicRequest { attributes: not_offered, ..request("t") }], NOW).expect_err("refused");
+        assert!(refused.to_string().contains(offered), "{refused}");
+    }
     assert!(topics.get("t").is_none());
     for bad in ["TBW102", "", "../orders"] {
         let outcome =
