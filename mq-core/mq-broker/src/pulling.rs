@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::held::QueueKey;
 use crate::selection::Selection;
-use crate::stats::Meter;
+use crate::stats::Reader;
 
 /// Owns its texts: a held pull must not keep the buffer that it was read from.
 pub(crate) struct Pull {
@@ -27,7 +27,7 @@ pub(crate) struct Pull {
     /// The end of that time, once it waits.
     pub(crate) until: Option<Instant>,
     /// Where its group's reads are counted.
-    pub(crate) reader: Option<Arc<Meter>>,
+    pub(crate) reader: Option<Arc<Reader>>,
 }
 
 impl Pull {

@@ -126,8 +126,7 @@ pub(crate) fn group_in_topic(
             broker_offset: broker.store.queue_bounds(name, id).max.0,
             consumer_offset: consumed.0,
             last_timestamp: time_before(broker, name, id, consumed)?.unwrap_or(0),
-            // What was handed out and is not consumed is known to the clients only.
-            pull_offset: consumed.0,
+            pull_offset: broker.stats.pulled_to(group, name, id).map_or(consumed, |pulled| pulled.max(consumed)).0,
         };
         stats.offset_table.insert(key(broker, name, queue), row);
     }

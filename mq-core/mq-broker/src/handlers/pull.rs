@@ -211,7 +211,11 @@ fn ask_store(broker: &Broker, pull: &Pull) -> Result<Pulled, ReadError> {
     let accepts = |tags_code| pull.wants(tags_code);
     let matches = |record: &[u8]| pull.selection.matches(record);
     let wanted = Wanted { entry: &accepts, record: pull.selection.reads_records().then_some(&matches) };
-    broker.store.pull_wanted(&pull.topic, pull.queue_id, pull.from, pull.limits, wanted)
+    let pulled = broker.store.pull_wanted(&pull.topic, pull.queue_id, pull.from, pull.limits, wanted)?;
+    if let Some(reader) = &pull.reader {
+        reader.pulled(pull.queue_id, pulled.next);
+    }
+    Ok(pulled)
 }
 
 fn may_wait(pull: &Pull, pulled: &Pulled) -> bool {

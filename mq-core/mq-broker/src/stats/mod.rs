@@ -5,6 +5,7 @@
 
 mod meter;
 mod named;
+mod reader;
 mod totals;
 
 use std::collections::HashMap;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use mq_protocol::ids::UnixMillis;
+use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
 use mq_protocol::topic;
 use mq_store::{Arrival, Clock};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use meter::{Counted, Meter};
+pub(crate) use reader::Reader;
 use totals::Totals;
 pub(crate) use totals::{Amounts, Today};
 
@@ -34,29 +36,33 @@ pub(crate) struct Stats {
     /// Messages that became readable, by topic.
     topics: RwLock<HashMap<String, Arc<Meter>, RandomState>>,
     /// Messages that were handed out, by group and topic.
-    readers: Pairs,
+    readers: Pairs<Reader>,
     /// Messages that consumers sent back, by group and topic.
-    sent_back: Pairs,
+    sent_back: Pairs<Meter>,
     /// When the meters were sampled last.
     sampled: Mutex<UnixMillis>,
 }
 
-#[derive(Default)]
-struct Pairs(RwLock<PairTable>);
+struct Pairs<M>(RwLock<PairTable<M>>);
 
-#[derive(Default)]
-struct PairTable {
-    groups: HashMap<String, HashMap<String, Arc<Meter>>>,
+struct PairTable<M> {
+    groups: HashMap<String, HashMap<String, Arc<M>>>,
     pairs: usize,
 }
 
-impl Pairs {
-    fn get(&self, group: &str, topic: &str) -> Option<Arc<Meter>> {
+impl<M> Default for Pairs<M> {
+    fn default() -> Self {
+        Self(RwLock::new(PairTable { groups: HashMap::new(), pairs: 0 }))
+    }
+}
+
+impl<M: From<Meter> + AsRef<Meter>> Pairs<M> {
+    fn get(&self, group: &str, topic: &str) -> Option<Arc<M>> {
         self.0.read().groups.get(group)?.get(topic).cloned()
     }
 
     /// `None` when there are too many for one more.
-    fn get_or_make(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<Meter>> {
+    fn get_or_make(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<M>> {
         if let Some(known) = self.get(group, topic) {
             return Some(known);
         }
@@ -67,7 +73,7 @@ impl Pairs {
         let PairTable { groups, pairs } = &mut *table;
         let make = || {
             *pairs += 1;
-            Arc::new(Meter::new(clock.now()))
+            Arc::new(Meter::new(clock.now()).into())
         };
         Some(groups.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_insert_with(make).clone())
     }
@@ -75,10 +81,22 @@ impl Pairs {
     fn retain(&self, keep: impl Fn(&str, &str, &Meter) -> bool) {
         let mut table = self.0.write();
         table.groups.retain(|group, topics| {
-            topics.retain(|topic, meter| keep(group, topic, meter));
+            topics.retain(|topic, meter| keep(group, topic, (**meter).as_ref()));
             !topics.is_empty()
         });
         table.pairs = table.groups.values().map(HashMap::len).sum();
+    }
+
+    /// Takes the samples that are due. Readers of the table are kept out only when something is to go.
+    fn sample(&self, now: UnixMillis) {
+        let forgotten = |meter: &Arc<M>| {
+            let meter: &Meter = (**meter).as_ref();
+            meter.sample(now);
+            meter.is_forgotten(now)
+        };
+        if self.0.read().groups.values().flat_map(HashMap::values).filter(|meter| forgotten(meter)).count() > 0 {
+            self.retain(|_, _, meter| !meter.is_forgotten(now));
+        }
     }
 }
 
@@ -122,18 +140,23 @@ impl Stats {
     }
 
     /// Where a group's reads of a topic are counted.
-    pub(crate) fn reader(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<Meter>> {
+    pub(crate) fn reader(&self, group: &str, topic: &str, clock: &dyn Clock) -> Option<Arc<Reader>> {
         self.readers.get_or_make(group, topic, clock)
     }
 
+    /// How far a group's last pull of a queue came, since this start.
+    pub(crate) fn pulled_to(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.readers.get(group, topic)?.pulled_to(queue)
+    }
+
     /// One answer to a reader.
-    pub(crate) fn gave(&self, reader: Option<&Meter>, messages: usize, bytes: usize) {
+    pub(crate) fn gave(&self, reader: Option<&Reader>, messages: usize, bytes: usize) {
         if messages == 0 {
             return self.totals.missed();
         }
         self.totals.got.add(1, messages as u64, bytes as u64);
         if let Some(reader) = reader {
-            reader.add(1, messages as u64, bytes as u64);
+            reader.meter.add(1, messages as u64, bytes as u64);
         }
     }
 
@@ -150,7 +173,7 @@ impl Stats {
     }
 
     pub(crate) fn group_get_tps(&self, group: &str, topic: &str, now: UnixMillis) -> f64 {
-        self.readers.get(group, topic).map_or(0.0, |meter| meter.messages_in_minute(now).tps)
+        self.readers.get(group, topic).map_or(0.0, |reader| reader.meter.messages_in_minute(now).tps)
     }
 
     /// Messages that became readable, since their topic was first seen.
@@ -162,7 +185,7 @@ impl Stats {
     pub(crate) fn by_reader(&self) -> Vec<(String, String, Counted)> {
         let table = self.readers.0.read();
         let rows = table.groups.iter().flat_map(|(group, topics)| {
-            topics.iter().map(move |(topic, meter)| (group.clone(), topic.clone(), meter.counted()))
+            topics.iter().map(move |(topic, reader)| (group.clone(), topic.clone(), reader.meter.counted()))
         });
         rows.collect()
     }
@@ -195,24 +218,19 @@ impl Stats {
         if self.topics.read().values().filter(|meter| forgotten(meter)).count() > 0 {
             self.topics.write().retain(|_, meter| !meter.is_forgotten(now));
         }
-        for pairs in [&self.readers, &self.sent_back] {
-            if pairs.0.read().groups.values().flat_map(HashMap::values).filter(|meter| forgotten(meter)).count() > 0 {
-                pairs.retain(|_, _, meter| !meter.is_forgotten(now));
-            }
-        }
+        self.readers.sample(now);
+        self.sent_back.sample(now);
     }
 
     pub(crate) fn forget_topic(&self, topic: &str) {
         self.topics.write().remove(topic);
-        for pairs in [&self.readers, &self.sent_back] {
-            pairs.retain(|_, of, _| of != topic);
-        }
+        self.readers.retain(|_, of, _| of != topic);
+        self.sent_back.retain(|_, of, _| of != topic);
     }
 
     pub(crate) fn forget_group(&self, group: &str) {
-        for pairs in [&self.readers, &self.sent_back] {
-            pairs.retain(|of, _, _| of != group);
-        }
+        self.readers.retain(|of, _, _| of != group);
+        self.sent_back.retain(|of, _, _| of != group);
     }
 }
 

@@ -13,7 +13,7 @@ impl Stats {
         let topic = |amount| Some(self.topics.read().get(key)?.spans(now, amount));
         let reader = |amount| {
             let (topic, group) = key.split_once('@')?;
-            Some(self.readers.get(group, topic)?.spans(now, amount))
+            Some(self.readers.get(group, topic)?.meter.spans(now, amount))
         };
         let spans = match name {
             "TOPIC_PUT_NUMS" => topic(messages),

@@ -19,7 +19,7 @@ use mq_protocol::java;
 use mq_protocol::message_id::offset_id;
 use mq_protocol::sys_flag::TRANSACTION_COMMIT;
 
-use crate::harness::{Client, Pull, START, Send, World, end_at};
+use crate::harness::{Client, Pull, START, Send, World, end_at, until};
 
 async fn ask<T: serde::de::DeserializeOwned>(client: &mut Client, request: Command) -> T {
     let answer = client.call(request).await;
@@ -291,10 +291,11 @@ async fn a_given_up_half_is_asked_about_again_when_an_operator_resumes_it() {
     client.send(Send::to("T").half("K").body("paid")).await;
     let plain = client.send(Send::to("other")).await;
     let ask_until = async |client: &mut Client, world: &World, done: u64| {
-        while client.max_offset(GIVEN_UP, 0).await < done {
+        until(async || {
             world.clock.advance(Duration::from_secs(40));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            client.max_offset(GIVEN_UP, 0).await >= done
+        })
+        .await;
     };
     ask_until(&mut client, &world, 1).await;
     client.request(request::CHECK_TRANSACTION_STATE).await;

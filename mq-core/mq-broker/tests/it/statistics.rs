@@ -170,3 +170,38 @@ async fn positions_of_topics_and_groups_are_told_queue_by_queue() {
     }
     broker.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn messages_that_were_pulled_and_not_consumed_are_in_flight() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    client.heartbeat("c", &[], &[("g", "orders", "*")]).await;
+    for _ in 0..5 {
+        client.send(Send::to("orders")).await;
+    }
+    let in_flight = async |client: &mut Client| {
+        let header =
+            header::ConsumeStats { consumer_group: "g".into(), topic: Some("orders".into()), topic_list: None };
+        let answer = client.call(Command::request_with(request::GET_CONSUME_STATS, &header)).await;
+        let one: ConsumeStats = body::from_json("consume stats", &answer.body).unwrap();
+        let header = header::BrokerConsumeStats { is_order: Some(false) };
+        let answer = client.call(Command::request_with(request::GET_BROKER_CONSUME_STATS, &header)).await;
+        let all: BrokerConsumeStats = body::from_json("broker consume stats", &answer.body).unwrap();
+        assert_eq!(all.total_inflight_diff, one.in_flight(), "208 and 317 say the same");
+        one.in_flight()
+    };
+    commit(&mut client, "g", "orders", 0).await;
+    assert_eq!(in_flight(&mut client).await, 0, "nothing was pulled");
+    assert_eq!(client.pull(Pull::of("orders", 0, 0).by("g")).await.len(), 5);
+    assert_eq!(in_flight(&mut client).await, 5);
+    commit(&mut client, "g", "orders", 3).await;
+    assert_eq!(in_flight(&mut client).await, 2);
+    let mut again = Pull::of("orders", 0, 3).by("g");
+    again.0.max_msg_nums = 1;
+    assert_eq!(client.pull(again).await.len(), 1);
+    assert_eq!(in_flight(&mut client).await, 1, "a consumer that begins again has only that in flight");
+    commit(&mut client, "g", "orders", 5).await;
+    assert_eq!(in_flight(&mut client).await, 0, "a commit ahead of the pulls");
+    broker.stop().await.unwrap();
+}
