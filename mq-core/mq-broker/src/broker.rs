@@ -40,7 +40,7 @@ use crate::housekeeping;
 use crate::incoming::Stamp;
 use crate::limits::ROUTED_WITHIN;
 use crate::locks::QueueLocks;
-use crate::metrics;
+use crate::metrics::{self, Instruments};
 use crate::offsets::OffsetTable;
 use crate::pop::{self, Place, Pops};
 use crate::registration::{self, Registrant, Registrations};
@@ -81,6 +81,7 @@ pub struct Broker {
     pub(crate) filters: Filters,
     pub(crate) locks: QueueLocks,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) instruments: Arc<Instruments>,
     pub(crate) started_at: UnixMillis,
     pub(crate) transactions: Coordinator,
     /// Rung when the coordinator learned a half: the next check may be earlier now.
@@ -197,11 +198,13 @@ impl Broker {
         let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
         let delivered = schedule.delivered();
+        let stats = Arc::new(Stats::new(&config.cluster_name, now));
         let timer_bell = Arc::new(Bell::default());
         let (timers, timer_driver) = match config.timer_wheel {
             true => {
                 let directory = config.config_directory();
-                let (timers, progress, start) = Timers::open(backend, timer_options(&config), &directory, now)?;
+                let (timers, progress, start) =
+                    Timers::open(backend, timer_options(&config), &directory, stats.clone(), now)?;
                 let found = (progress, start);
                 let (window, bell) = (timer_window(&config), timer_bell.clone());
                 let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, window, found);
@@ -235,7 +238,8 @@ impl Broker {
             announcements: Announcements::default(),
             filters: Filters::default(),
             locks: QueueLocks::default(),
-            stats: Arc::new(Stats::new(&config.cluster_name, now)),
+            stats,
+            instruments: Arc::new(Instruments::new()),
             started_at: now,
             live: ArcSwap::from_pointee(config.clone()),
             changed_settings: Mutex::new(changed_settings),

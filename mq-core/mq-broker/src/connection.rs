@@ -12,7 +12,7 @@ use std::time::Duration;
 use mq_protocol::command::Command;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::handlers::Handled;
 use crate::limits::{MAX_ASKED, MAX_POSTED, MAX_UNSENT_BYTES};
@@ -60,6 +60,15 @@ struct Posted {
     bytes: usize,
 }
 
+/// What an answer is counted by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// `None`: it is counted already.
+    pub(crate) code: Option<i32>,
+    pub(crate) since: Instant,
+    pub(crate) long_polling: bool,
+}
+
 /// What others hand to a session.
 pub(crate) enum Mail {
     /// A request of the broker's own, or an answer that was worked out elsewhere.
@@ -69,9 +78,9 @@ pub(crate) enum Mail {
     /// A pop or notification that was held and is to be tried again.
     Poll(Box<Poll>),
     /// A reply that was worked out on the blocking lane.
-    FromLane(Command, Handled),
+    FromLane(Command, Origin, Handled),
     /// A reply that waited for somebody else.
-    FromLater(Command, Handled),
+    FromLater(Command, Origin, Handled),
 }
 
 impl Connection {

@@ -19,6 +19,7 @@ mod failure;
 mod groups;
 mod handlers;
 mod held;
+mod histogram;
 mod housekeeping;
 mod incoming;
 pub mod limits;

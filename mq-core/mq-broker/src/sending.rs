@@ -15,6 +15,7 @@ use crate::broker::{Broker, REGION, TRACE_ON};
 use crate::connection::Connection;
 use crate::handlers::error::Refusal;
 use crate::limits::KEPT_ENTRIES;
+use crate::metrics::Call;
 use crate::output::Encode;
 
 /// What decides how long the answer waits.
@@ -53,6 +54,8 @@ pub(crate) struct Prepared {
 
 /// The part of a send that waits for the append.
 struct Pending {
+    /// Its request code.
+    code: i32,
     answer: Command,
     oneway: bool,
     /// As the client asked for it, or as picked: for a half or delayed message not where it is stored.
@@ -73,8 +76,9 @@ impl Prepared {
         messages: Group,
     ) -> Self {
         let answer = request.response(response::SUCCESS);
-        let oneway = request.is_oneway();
-        let pending = Pending { answer, oneway, queue_id, unique_key, kind, recall_handle: None, to_new_topic: false };
+        let (code, oneway) = (request.code, request.is_oneway());
+        let pending =
+            Pending { code, answer, oneway, queue_id, unique_key, kind, recall_handle: None, to_new_topic: false };
         Self { messages, pending }
     }
 
@@ -121,6 +125,7 @@ impl Encode for SendAnswer {
 
 /// An answer to a send, and what it waits for.
 pub(crate) struct Sent {
+    pub(crate) call: Call,
     pub(crate) answer: Option<SendAnswer>,
     pub(crate) waits_until: Option<LogOffset>,
     pub(crate) half: Option<StoredHalf>,
@@ -205,17 +210,22 @@ impl Pending {
             }
         };
         let waits_until = waits.then_some(end);
-        let to_new_topic = self.to_new_topic;
+        let (call, to_new_topic) = (self.call(response::SUCCESS), self.to_new_topic);
         let answer = (!self.oneway).then(|| self.answer(broker, appended));
-        Sent { answer, waits_until, half, to_new_topic }
+        Sent { call, answer, waits_until, half, to_new_topic }
     }
 
     fn refused(mut self, broker: &Broker, refusal: &Refusal) -> Sent {
         self.answer.code = refusal.code;
         self.answer.remark = Some(refusal.remark.as_ref().into());
         broker.mark_send_answer(&mut self.answer);
+        let call = self.call(refusal.code);
         let answer = (!self.oneway).then_some(SendAnswer::Refused(self.answer));
-        Sent { answer, waits_until: None, half: None, to_new_topic: false }
+        Sent { call, answer, waits_until: None, half: None, to_new_topic: false }
+    }
+
+    fn call(&self, response: i32) -> Call {
+        Call { oneway: self.oneway, ..Call::new(self.code, response) }
     }
 
     fn answer(self, broker: &Broker, appended: &Appended) -> SendAnswer {

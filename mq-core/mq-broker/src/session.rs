@@ -6,6 +6,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -20,14 +21,15 @@ use tracing::{debug, info};
 use txn_coordinator::StoredHalf;
 
 use crate::broker::Broker;
-use crate::connection::{Connection, Mail};
+use crate::connection::{Connection, Mail, Origin};
 use crate::handlers::error::Refusal;
 use crate::handlers::transaction::{Judged, Verdicts};
 use crate::handlers::{self, Handled, Reply};
 use crate::limits;
+use crate::metrics::{Call, Tally};
 use crate::output::{Encode, Output};
 use crate::sending::Sends;
-use crate::waiting::Waiting;
+use crate::waiting::{Released, Waiting};
 
 pub(crate) struct Session {
     broker: Arc<Broker>,
@@ -41,6 +43,10 @@ pub(crate) struct Session {
     verdicts: Verdicts,
     output: Output,
     waiting: Waiting,
+    /// Of `waiting`, as the broker's instruments know it.
+    waiting_told: usize,
+    /// What was answered in this turn; `None` where nobody reads metrics.
+    tally: Option<Tally>,
     /// Requests on the blocking lane.
     lane: usize,
     /// Requests that wait for another client.
@@ -76,6 +82,7 @@ impl Session {
         connection: Connection,
         shutdown: CancellationToken,
     ) -> Self {
+        let metered = broker.config.metrics_enabled;
         Self {
             broker,
             socket,
@@ -87,6 +94,8 @@ impl Session {
             verdicts: Verdicts::default(),
             output: Output::default(),
             waiting: Waiting::default(),
+            waiting_told: 0,
+            tally: metered.then(Tally::default),
             lane: 0,
             later: 0,
             heard: Instant::now(),
@@ -114,6 +123,7 @@ impl Session {
             // Copied first: the store's thread waits for whoever still looks, and may hold what a release waits for.
             let up_to = *durable.borrow_and_update();
             self.release(up_to);
+            self.tell_instruments();
             if let Err(error) = self.output.write_to(&self.socket) {
                 return error.into();
             }
@@ -239,19 +249,28 @@ impl Session {
             let ready = self.refuse_if_behind();
             match ready.and_then(|()| handlers::send::prepare(&self.broker, &self.connection, &command)) {
                 Ok(prepared) => self.sends.push(prepared),
-                Err(refusal) if command.is_oneway() => debug!(connection = ?self.connection, "{}", refusal.remark),
-                Err(refusal) => self.output.push(&handlers::send::refuse(&self.broker, refusal, &command)),
+                Err(refusal) => {
+                    let call = Call { oneway: command.is_oneway(), ..Call::new(command.code, refusal.code) };
+                    count(&mut self.tally, Some(call), self.heard);
+                    if call.oneway {
+                        debug!(connection = ?self.connection, "{}", refusal.remark);
+                    } else {
+                        self.output.push(&handlers::send::refuse(&self.broker, refusal, &command));
+                    }
+                }
             }
             return;
         }
         if command.code == request::END_TRANSACTION {
             if let Err(refusal) = self.verdicts.push(&command) {
-                self.reply(command, Err(refusal));
+                let origin = self.origin(&command);
+                self.reply(command, origin, Err(refusal));
             }
             return;
         }
         let handled = handlers::dispatch(&self.broker, &self.connection, &command);
-        self.reply(command, handled);
+        let origin = self.origin(&command);
+        self.reply(command, origin, handled);
     }
 
     /// Answers wait for the disk too long: a client does better with another broker, or later.
@@ -273,13 +292,12 @@ impl Session {
             {
                 self.start_receipt_of_new_topic(receipt.into_command(), sent.waits_until);
             }
-            match (sent.waits_until, sent.answer) {
-                (Some(at), answer) => {
-                    self.waiting.push(at, self.heard, answer.as_ref().map(|answer| answer as &dyn Encode), sent.half);
-                }
-                (None, Some(answer)) => self.output.push(&answer),
-                (None, None) => {}
-            }
+            let Some(at) = sent.waits_until else {
+                count(&mut self.tally, Some(sent.call), self.heard);
+                return sent.answer.iter().for_each(|answer| self.output.push(answer));
+            };
+            let answer = sent.answer.as_ref().map(|answer| answer as &dyn Encode);
+            self.waiting.push(at, self.heard, Some(sent.call), answer, sent.half);
         });
         self.sends = sends;
     }
@@ -295,7 +313,8 @@ impl Session {
                 None => Reply::Now(answer),
             })
         };
-        self.start_later(Box::pin(later), receipt);
+        let origin = Origin { code: None, since: self.heard, long_polling: false };
+        self.start_later(Box::pin(later), receipt, origin);
     }
 
     /// The same for all verdicts.
@@ -305,46 +324,75 @@ impl Session {
         }
         let mut verdicts = std::mem::take(&mut self.verdicts);
         let broker = self.broker.clone();
-        verdicts.end(&broker, |Judged { answer, waits_until }| match waits_until {
-            Some(at) => self.waiting.push(at, self.heard, Some(&answer), None),
-            None => self.output.push(&answer),
+        verdicts.end(&broker, |Judged { answer, oneway, waits_until }| {
+            let call = Call { oneway, ..Call::new(request::END_TRANSACTION, answer.code) };
+            match waits_until.filter(|_| !oneway) {
+                Some(at) => self.waiting.push(at, self.heard, Some(call), Some(&answer), None),
+                None => {
+                    count(&mut self.tally, Some(call), self.heard);
+                    if !oneway {
+                        self.output.push(&answer);
+                    }
+                }
+            }
         });
         self.verdicts = verdicts;
     }
 
-    fn reply(&mut self, request: Command, handled: Handled) {
+    fn origin(&self, request: &Command) -> Origin {
+        Origin { code: Some(request.code), since: self.heard, long_polling: false }
+    }
+
+    fn reply(&mut self, request: Command, origin: Origin, handled: Handled) {
         let reply = handled.unwrap_or_else(|refusal| Reply::Now(refusal.answer(&request)));
         match reply {
-            Reply::Blocking(job) => self.start_on_lane(job, request),
-            Reply::Later(later) => self.start_later(later, request),
-            _ if request.is_oneway() => {}
-            reply => self.push(reply),
+            Reply::Blocking(job) => self.start_on_lane(job, request, origin),
+            Reply::Later(later) => self.start_later(later, request, origin),
+            reply => self.push(reply, origin, request.is_oneway()),
         }
     }
 
-    fn push(&mut self, reply: Reply) {
+    fn push(&mut self, reply: Reply, origin: Origin, oneway: bool) {
+        let call = |response| {
+            let Origin { code, long_polling, .. } = origin;
+            code.map(|code| Call { long_polling, oneway, ..Call::new(code, response) })
+        };
         match reply {
             Reply::None | Reply::Blocking(_) | Reply::Later(_) => {}
-            Reply::Now(answer) => self.output.push(&answer),
-            Reply::Durable { at, answer } => self.waiting.push(at, self.heard, Some(&answer), None),
-            Reply::Slices { head, slices, bytes } => self.output.push_slices(&head, slices, bytes),
+            Reply::Durable { at, answer } if !oneway => {
+                self.waiting.push(at, self.heard, call(answer.code), Some(&answer), None);
+            }
+            Reply::Now(answer) | Reply::Durable { answer, .. } => {
+                count(&mut self.tally, call(answer.code), origin.since);
+                if !oneway {
+                    self.output.push(&answer);
+                }
+            }
+            Reply::Slices { head, slices, bytes } => {
+                count(&mut self.tally, call(head.code), origin.since);
+                if !oneway {
+                    self.output.push_slices(&head, slices, bytes);
+                }
+            }
         }
     }
 
-    fn start_on_lane(&mut self, job: handlers::Job, request: Command) {
+    fn start_on_lane(&mut self, job: handlers::Job, request: Command, origin: Origin) {
         self.lane += 1;
         let (broker, connection) = (self.broker.clone(), self.connection.clone());
+        broker.instruments.on_lane.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
             // A bug in one request must not take the connection's other requests along.
             let handled = catch_unwind(AssertUnwindSafe(|| job(&broker))).unwrap_or_else(|_| Err(Refusal::broken()));
-            connection.answer(Mail::FromLane(request, handled));
+            broker.instruments.on_lane.fetch_sub(1, Ordering::Relaxed);
+            connection.answer(Mail::FromLane(request, origin, handled));
         });
     }
 
-    fn start_later(&mut self, later: handlers::Later, request: Command) {
+    fn start_later(&mut self, later: handlers::Later, request: Command, origin: Origin) {
         self.later += 1;
         let connection = self.connection.clone();
-        tokio::spawn(async move { connection.answer(Mail::FromLater(request, later.await)) });
+        tokio::spawn(async move { connection.answer(Mail::FromLater(request, origin, later.await)) });
     }
 
     fn take_posted(&mut self) {
@@ -353,42 +401,69 @@ impl Session {
                 Mail::Command(command) => self.output.push(&command),
                 Mail::Pull(pull) => {
                     let request = pull.answer.clone();
+                    let since = pull.until.and_then(|until| until.checked_sub(pull.hold)).unwrap_or(self.heard);
+                    let origin = Origin { code: Some(request::PULL_MESSAGE), since, long_polling: true };
                     let woken = handlers::pull::woken(&self.broker, &self.connection, *pull);
-                    self.reply(request, Ok(woken));
+                    self.reply(request, origin, Ok(woken));
                 }
                 Mail::Poll(poll) => {
                     let request = poll.answer.clone();
+                    let code = if poll.ask.pop.is_some() { request::POP_MESSAGE } else { request::NOTIFICATION };
+                    let origin = Origin { code: Some(code), since: poll.since, long_polling: true };
                     let woken = handlers::pop::woken(&self.broker, &self.connection, *poll);
-                    self.reply(request, Ok(woken));
+                    self.reply(request, origin, Ok(woken));
                 }
-                Mail::FromLane(request, handled) => {
+                Mail::FromLane(request, origin, handled) => {
                     self.lane -= 1;
-                    self.reply(request, handled);
+                    self.reply(request, origin, handled);
                 }
-                Mail::FromLater(request, handled) => {
+                Mail::FromLater(request, origin, handled) => {
                     self.later -= 1;
-                    self.reply(request, handled);
+                    self.reply(request, origin, handled);
                 }
             }
         }
     }
 
+    /// Once a turn, with one look at the clock for all that was answered.
+    fn tell_instruments(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.settle(&self.broker.instruments.rpc);
+        }
+        let waiting = self.waiting.requests();
+        if waiting != self.waiting_told {
+            self.broker.instruments.waiting_changed(self.waiting_told, waiting);
+            self.waiting_told = waiting;
+        }
+    }
+
     /// Moves the replies that became true to the output.
     fn release(&mut self, durable: LogOffset) {
-        while let Some((replies, halves)) = self.waiting.take_one(durable) {
+        while let Some(Released { encoded, halves, calls, since }) = self.waiting.take_one(durable) {
             self.broker.learn(halves);
-            self.output.push_encoded(replies);
+            self.output.push_encoded(encoded);
+            if let Some(tally) = &mut self.tally {
+                calls.into_iter().for_each(|(call, times)| tally.count(call, since, times));
+            }
         }
+    }
+}
+
+/// Apart from the session, of which a closure may hold another part.
+fn count(tally: &mut Option<Tally>, call: Option<Call>, since: Instant) {
+    if let (Some(tally), Some(call)) = (tally, call) {
+        tally.count(call, since, 1);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.broker.instruments.waiting_changed(self.waiting_told, 0);
         self.connection.close();
         self.broker.disconnected(&self.connection);
         let halves = self.waiting.take_halves();
         if !halves.is_empty() && self.broker.failed.get().is_none() {
-            // The producer is gone, its halves are not: they will be asked about.
+            // The producer is gone, its halves are not: they will be origin about.
             tokio::spawn(learn_when_durable(self.broker.clone(), halves));
         }
     }

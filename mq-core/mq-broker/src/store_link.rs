@@ -3,6 +3,7 @@
 //! The store calls from its own threads and from those that append: everything here is quick and never appends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
@@ -17,6 +18,7 @@ use crate::broker::Broker;
 use crate::delay_levels::DelayLevels;
 use crate::failure::Failure;
 use crate::held::HeldPulls;
+use crate::metrics::Instruments;
 use crate::pop::Polls;
 use crate::schedule;
 use crate::stats::Stats;
@@ -49,6 +51,7 @@ pub(crate) struct Link {
     schedule: Arc<Bell>,
     timers: Arc<Bell>,
     stats: Arc<Stats>,
+    instruments: Arc<Instruments>,
 }
 
 impl Link {
@@ -63,6 +66,7 @@ impl Link {
             schedule: broker.schedule_bell().clone(),
             timers: broker.timer_bell().clone(),
             stats: broker.stats.clone(),
+            instruments: broker.instruments.clone(),
         }
     }
 }
@@ -70,6 +74,10 @@ impl Link {
 impl Listener for Link {
     fn durable(&self, up_to: LogOffset) {
         self.durable.send_replace(up_to);
+    }
+
+    fn synced(&self, took: Duration) {
+        self.instruments.log_synced(took);
     }
 
     fn visible(&self, arrivals: &[Arrival]) {

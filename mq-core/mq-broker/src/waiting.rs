@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mq_protocol::ids::LogOffset;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use txn_coordinator::StoredHalf;
 
+use crate::metrics::Call;
 use crate::output::Encode;
 
 /// In the order of their marks. Marks of one connection hardly ever go back; an older one then waits with a newer one.
@@ -23,7 +25,17 @@ struct Entry {
     since: Instant,
     encoded: BytesMut,
     requests: usize,
+    calls: SmallVec<[(Call, u64); 2]>,
     halves: Vec<StoredHalf>,
+}
+
+/// Replies that became true.
+pub(crate) struct Released {
+    pub(crate) encoded: BytesMut,
+    pub(crate) halves: Vec<StoredHalf>,
+    /// What is answered, and how often, since when.
+    pub(crate) calls: SmallVec<[(Call, u64); 2]>,
+    pub(crate) since: Instant,
 }
 
 impl Waiting {
@@ -42,13 +54,27 @@ impl Waiting {
     }
 
     /// Keeps the answer, if any, until the log is durable up to `at`.
-    pub(crate) fn push(&mut self, at: LogOffset, now: Instant, answer: Option<&dyn Encode>, half: Option<StoredHalf>) {
+    pub(crate) fn push(
+        &mut self,
+        at: LogOffset,
+        now: Instant,
+        call: Option<Call>,
+        answer: Option<&dyn Encode>,
+        half: Option<StoredHalf>,
+    ) {
         if self.queue.back().is_none_or(|last| last.at < at) {
-            self.queue.push_back(Entry { at, since: now, encoded: BytesMut::new(), requests: 0, halves: Vec::new() });
+            let (encoded, calls, halves) = (BytesMut::new(), SmallVec::new(), Vec::new());
+            self.queue.push_back(Entry { at, since: now, encoded, requests: 0, calls, halves });
         }
         let last = self.queue.back_mut().expect("pushed above if there was none");
         last.halves.extend(half);
         last.requests += 1;
+        if let Some(call) = call {
+            match last.calls.iter_mut().find(|(known, _)| *known == call) {
+                Some((_, times)) => *times += 1,
+                None => last.calls.push((call, 1)),
+            }
+        }
         self.requests += 1;
         if let Some(answer) = answer {
             answer.encode(&mut last.encoded);
@@ -56,10 +82,11 @@ impl Waiting {
     }
 
     /// The oldest replies, if they are true by now.
-    pub(crate) fn take_one(&mut self, durable: LogOffset) -> Option<(BytesMut, Vec<StoredHalf>)> {
-        let entry = self.queue.pop_front_if(|first| first.at <= durable)?;
-        self.requests -= entry.requests;
-        Some((entry.encoded, entry.halves))
+    pub(crate) fn take_one(&mut self, durable: LogOffset) -> Option<Released> {
+        let Entry { since, encoded, requests, calls, halves, .. } =
+            self.queue.pop_front_if(|first| first.at <= durable)?;
+        self.requests -= requests;
+        Some(Released { encoded, halves, calls, since })
     }
 
     /// What is left to learn when nobody waits for the replies any more.
@@ -71,7 +98,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use mq_protocol::codes::response;
+    use mq_protocol::codes::{request, response};
     use mq_protocol::command::Command;
 
     use super::*;
@@ -84,14 +111,16 @@ mod tests {
         let mut one = BytesMut::new();
         answer.encode(&mut one);
         let answer: &dyn Encode = &answer;
+        let call = Call::new(request::SEND_MESSAGE, response::SUCCESS);
         for (at, answer) in [(8, Some(answer)), (8, None), (8, Some(answer)), (9, None), (5, Some(answer))] {
-            waiting.push(LogOffset(at), now, answer, None);
+            waiting.push(LogOffset(at), now, Some(call), answer, None);
         }
         assert_eq!(waiting.requests(), 5);
         assert_eq!(waiting.longest(now + Duration::from_millis(70)), Duration::from_millis(70));
         assert!(waiting.take_one(LogOffset(7)).is_none());
         for (durable, left, replies) in [(8, 2, 2), (9, 0, 1)] {
-            let (encoded, _) = waiting.take_one(LogOffset(durable)).expect("durable");
+            let Released { encoded, calls, .. } = waiting.take_one(LogOffset(durable)).expect("durable");
+            assert_eq!(calls[..], [(call, if durable == 8 { 3 } else { 2 })]);
             assert_eq!((waiting.requests(), encoded.len()), (left, replies * one.len()), "durable up to {durable}");
             assert!(waiting.take_one(LogOffset(durable)).is_none());
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
@@ -42,6 +43,10 @@ pub trait Listener: Send + Sync {
     }
     fn visible(&self, arrivals: &[Arrival]) {
         let _ = arrivals;
+    }
+    /// A sync of the log took so long.
+    fn synced(&self, took: Duration) {
+        let _ = took;
     }
     /// A sync failed. Nothing is acknowledged any more.
     fn failed(&self, error: &Poisoned) {
@@ -147,6 +152,7 @@ impl Core {
         if from == to {
             return Ok(false);
         }
+        let start = Instant::now();
         if let Err(error) = self.segments.sync(from.0, to.0) {
             let poisoned = self.poison.get_or_init(|| Poisoned(error)).clone();
             drop(checkpoints);
@@ -155,6 +161,9 @@ impl Core {
         }
         self.marks.set_durable(to);
         checkpoints.durable(to);
+        drop(checkpoints);
+        let took = start.elapsed();
+        self.listeners.read().iter().for_each(|listener| listener.synced(took));
         Ok(true)
     }
 

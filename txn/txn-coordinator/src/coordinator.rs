@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::driver::{Inner, State};
 use crate::end::{EndError, EndRequest, Ended};
+use crate::ends::TopicEnds;
 use crate::engine::{Counters, Half, Input, Rules, Schedule};
 use crate::half::{HalfError, NewHalf};
 use crate::progress::Progress;
@@ -184,6 +185,12 @@ impl Coordinator {
     pub fn stats(&self) -> Stats {
         let state = self.0.state.lock();
         Stats { pending_halves: state.engine.pending(), counters: state.engine.counters() }
+    }
+
+    /// How the transactions of each topic ended, since the start.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(ByteString, TopicEnds)> {
+        self.0.state.lock().ends.by_topic()
     }
 
     #[must_use]

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::coordinator::{Check, CheckpointError, TransactionOptions};
 use crate::end::{Answer, EndError, EndRequest, Ended};
+use crate::ends::Ends;
 use crate::engine::{Action, End, Engine, Input};
 use crate::half::{self, QUEUE};
 use crate::plan::{self, Plan};
@@ -35,6 +37,7 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) published: Published,
+    pub(crate) ends: Ends,
     ops: OpRecords,
     /// Every half below has ended.
     finished: HalfOffset,
@@ -123,13 +126,16 @@ impl Inner {
             }
             Some(Action::Refuse(refusal)) => return Err(refusal.into()),
             Some(Action::Rollback { ends }) => {
-                Decided::Append(Plan { first: None, ends, outcome: Outcome::RolledBack })
+                let half = found.as_ref().expect("what was not found is refused");
+                let topic = half.message.property(name::REAL_TOPIC).map(ByteString::from);
+                Decided::Append(Plan { first: None, ends, outcome: Outcome::RolledBack, topic })
             }
             Some(Action::Commit { half, ends }) => {
                 let named = found.as_ref().expect("what was not found is refused");
                 let oldest = if half == request.half { None } else { half_at(&self.store, half).ok().flatten() };
                 let real = half::real_message(oldest.as_ref().unwrap_or(named)).ok_or(EndError::NoRealTopic)?;
-                Decided::Append(Plan { first: Some(real), ends, outcome: Outcome::Committed })
+                let topic = Some(real.topic.clone());
+                Decided::Append(Plan { first: Some(real), ends, outcome: Outcome::Committed, topic })
             }
             Some(other) => unreachable!("a verdict leads to no {other:?}"),
         })
@@ -181,7 +187,7 @@ impl Inner {
             for action in state.engine.step(now, Input::Due) {
                 match action {
                     Action::Check { half, client, attempt } => asks.push(Ask { half, client, attempt }),
-                    Action::Close { ends, outcome } => plans.push(Plan { first: None, ends, outcome }),
+                    Action::Close { ends, outcome } => plans.push(Plan { first: None, ends, outcome, topic: None }),
                     Action::Park { half, ends, reason, checks } => {
                         plans.extend(self.park(&mut state, half, ends, reason, checks, now));
                     }
@@ -206,7 +212,8 @@ impl Inner {
         let group = record.message.property(name::PRODUCER_GROUP);
         let transaction = record.message.property(name::UNIQ_KEY);
         tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
-        Some(Plan { first: Some(half::parked_copy(&record, checks)), ends, outcome: Outcome::Parked })
+        let first = Some(half::parked_copy(&record, checks));
+        Some(Plan { first, ends, outcome: Outcome::Parked, topic: None })
     }
 
     fn check(&self, ask: Ask, now: UnixMillis) -> Option<Check> {
@@ -263,6 +270,9 @@ impl Inner {
             state.written_to = appended.end;
         }
         for plan in plans {
+            if let Some(topic) = &plan.topic {
+                state.ends.add(topic, plan.outcome, plan.first.as_ref(), now);
+            }
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
         Ok(state.written_to)
@@ -300,7 +310,8 @@ impl Batch {
 impl State {
     pub(crate) fn new(rebuilt: Rebuilt, store: &Store, now: UnixMillis) -> Self {
         let Rebuilt { engine, ops, finished } = rebuilt;
-        let mut state = Self { engine, ops, finished, published: Published::default(), written_to: store.end() };
+        let (published, ends) = (Published::default(), Ends::default());
+        let mut state = Self { engine, ends, ops, finished, published, written_to: store.end() };
         state.published = Published::at(state.progress(store, now));
         state
     }

@@ -6,6 +6,7 @@
 mod coordinator;
 mod driver;
 mod end;
+mod ends;
 pub mod engine;
 mod half;
 mod op;
@@ -18,6 +19,7 @@ mod verdicts;
 
 pub use coordinator::{Check, CheckpointError, Coordinator, OpenError, Stats, StoredHalf, TransactionOptions};
 pub use end::{Answer, EndError, EndRequest, Ended};
+pub use ends::{COMMIT_SECONDS, TopicEnds};
 pub use engine::{Counters, Rules, Schedule};
 pub use half::{HalfError, NewHalf, ResumeError, half_of, resumed};
 pub use progress::Progress;

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use mq_protocol::ByteString;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::record::Message;
 
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) first: Option<Message>,
     pub(crate) ends: Vec<HalfOffset>,
     pub(crate) outcome: Outcome,
+    /// Where the message would be published, if a verdict led to this.
+    pub(crate) topic: Option<ByteString>,
 }
 
 /// The messages of one group, and all that its OP record ends.
@@ -67,7 +70,7 @@ mod tests {
         let host = SocketAddr::from(([127, 0, 0, 1], 1));
         let copy = Message { body: vec![0; body_bytes].into(), ..op_record(&[HalfOffset(0)], UnixMillis(0), host) };
         let first = (body_bytes > 0).then_some(copy);
-        Plan { first, ends: ends.map(HalfOffset).collect(), outcome: Outcome::Committed }
+        Plan { first, ends: ends.map(HalfOffset).collect(), outcome: Outcome::Committed, topic: None }
     }
 
     #[test]

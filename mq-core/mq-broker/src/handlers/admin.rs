@@ -37,7 +37,7 @@ pub(crate) fn create_topic(request: &Command) -> Handled {
             order: header.order.unwrap_or(false),
             attributes: header.attributes.as_deref().unwrap_or_default(),
         };
-        broker.topics.put(&[wanted], broker.clock.now())?;
+        broker.instruments.topics_created.timed(|| broker.topics.put(&[wanted], broker.clock.now()))?;
         Ok(once_routed(broker, request))
     })))
 }
@@ -50,7 +50,7 @@ pub(crate) fn create_topics(request: &Command) -> Handled {
         let attributes: Vec<String> = list.topic_config_list.iter().map(attribute_text).collect();
         let wanted: Vec<_> =
             list.topic_config_list.iter().zip(&attributes).map(|(config, text)| as_request(config, text)).collect();
-        broker.topics.put(&wanted, broker.clock.now())?;
+        broker.instruments.topics_created.timed(|| broker.topics.put(&wanted, broker.clock.now()))?;
         Ok(once_routed(broker, request))
     })))
 }
@@ -163,7 +163,7 @@ pub(crate) fn put_group(request: &Command) -> Handled {
     let config: SubscriptionGroup = body::from_json("subscription group", &request.body)?;
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
-        broker.groups.put(vec![config], broker.clock.now())?;
+        broker.instruments.groups_created.timed(|| broker.groups.put(vec![config], broker.clock.now()))?;
         Reply::ok(&request)
     })))
 }
@@ -187,7 +187,8 @@ pub(crate) fn put_groups(request: &Command) -> Handled {
     let list: SubscriptionGroups = body::from_json("list of subscription groups", &request.body)?;
     let request = request.clone();
     Ok(Reply::Blocking(Box::new(move |broker| {
-        broker.groups.put(list.group_config_list, broker.clock.now())?;
+        let groups = list.group_config_list;
+        broker.instruments.groups_created.timed(|| broker.groups.put(groups, broker.clock.now()))?;
         Reply::ok(&request)
     })))
 }

@@ -168,8 +168,9 @@ impl Patience {
 
 fn work(broker: &Arc<Broker>, from: &Connection, request: &Command, ask: Ask, patience: Patience) -> Handled {
     // Nobody would hear the answer of a one-way request; a held one no longer knows that.
-    let until = (!patience.left.is_zero() && !request.is_oneway()).then(|| Instant::now() + patience.left);
-    Ok(woken(broker, from, Poll { answer: request.response(response::SUCCESS), ask, until }))
+    let since = Instant::now();
+    let until = (!patience.left.is_zero() && !request.is_oneway()).then(|| since + patience.left);
+    Ok(woken(broker, from, Poll { answer: request.response(response::SUCCESS), ask, since, until }))
 }
 
 /// Answers a poll that is new, or whose wait has ended, or that may be luckier now.

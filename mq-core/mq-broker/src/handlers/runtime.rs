@@ -166,12 +166,14 @@ fn timer(broker: &Broker, table: &mut Table) -> Result<(), Refusal> {
         Err(_) => (TimersBehind::default(), 0),
     };
     let stored = broker.store.queue_bounds(topic::TIMER, timers::QUEUE).max;
-    put(table, "timerReadBehind", behind.seconds);
+    put(table, "timerReadBehind", behind.late.as_secs());
     put(table, "timerOffsetBehind", stored.0.saturating_sub(behind.linked.0));
     put(table, "timerCongestNum", waiting);
-    for key in ["timerEnqueueTps", "timerDequeueTps"] {
-        put(table, key, double(0.0));
-    }
+    let now = broker.clock.now();
+    let [linked, ..] = broker.stats.rates(now, |amounts| amounts.timers_linked);
+    let [fired, ..] = broker.stats.rates(now, |amounts| amounts.timers_fired);
+    put(table, "timerEnqueueTps", double(linked));
+    put(table, "timerDequeueTps", double(fired));
     Ok(())
 }
 

@@ -25,6 +25,8 @@ struct Pending {
 /// An answer, and what it waits for.
 pub(crate) struct Judged {
     pub(crate) answer: Command,
+    /// Nobody wants the answer.
+    pub(crate) oneway: bool,
     pub(crate) waits_until: Option<LogOffset>,
 }
 
@@ -40,10 +42,10 @@ impl Verdicts {
         Ok(())
     }
 
-    /// Decides all of them under one lock, with one append, and empties this. One-way requests get no answer.
+    /// Decides all of them under one lock, with one append, and empties this.
     pub(crate) fn end(&mut self, broker: &Broker, mut each: impl FnMut(Judged)) {
         let ended = broker.transactions.end(&self.requests);
-        for (pending, ended) in self.answers.drain(..).zip(ended).filter(|(pending, _)| !pending.oneway) {
+        for (pending, ended) in self.answers.drain(..).zip(ended) {
             each(pending.judged(broker, ended));
         }
         self.requests.clear();
@@ -57,13 +59,14 @@ impl Pending {
     /// Whatever names a verdict waits until that verdict is durable: the one that was just given, the same one given
     /// before, and the one that a contrary request is refused for.
     fn judged(self, broker: &Broker, ended: Result<Ended, EndError>) -> Judged {
+        let oneway = self.oneway;
         let (refusal, waits_until) = match ended {
-            Ok(ended) => return Judged { answer: self.answer, waits_until: Some(ended.durable_at) },
+            Ok(ended) => return Judged { answer: self.answer, oneway, waits_until: Some(ended.durable_at) },
             Err(error @ EndError::Refused(Refused::Contrary(_))) => (error, Some(broker.store.end())),
             Err(error) => (error, None),
         };
         let refusal = Refusal::from(refusal);
         let answer = Command { code: refusal.code, remark: Some(refusal.remark.as_ref().into()), ..self.answer };
-        Judged { answer, waits_until }
+        Judged { answer, oneway, waits_until }
     }
 }

@@ -1,11 +1,18 @@
 //! The broker's figures for Prometheus, under RocketMQ's names and labels.
 //!
-//! Nothing is kept for it: counters are read where they count, and gauges are worked out when somebody asks.
+//! Counters are read where they count, and gauges are worked out when somebody asks. What is measured for metrics only is
+//! in `instruments`. Names carry their unit, as Apache's exporter prints them; `docs/METRICS.md` lists them.
 
 mod gather;
+mod instruments;
+mod rpc;
 mod text;
 
 use crate::broker::Broker;
+use crate::histogram::Distribution;
+
+pub(crate) use instruments::Instruments;
+pub(crate) use rpc::{Call, Tally};
 
 /// Rows of one answer (`metricsOtelCardinalityLimit`); what is beyond is counted and left out.
 const MAX_ROWS: usize = 50_000;
@@ -15,6 +22,25 @@ enum Kind {
     /// Its name is printed with `_total`.
     Counter,
     Gauge,
+    Histogram,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Number(u64),
+    Distribution(Distribution),
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Distribution> for Value {
+    fn from(distribution: Distribution) -> Self {
+        Self::Distribution(distribution)
+    }
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -25,7 +51,7 @@ struct Family {
     name: &'static str,
     help: &'static str,
     kind: Kind,
-    rows: Vec<(Labels, u64)>,
+    rows: Vec<(Labels, Value)>,
 }
 
 impl Family {
@@ -33,8 +59,12 @@ impl Family {
         Self { name, help, kind, rows: Vec::new() }
     }
 
-    fn with(mut self, labels: Labels, value: u64) -> Self {
-        self.rows.push((labels, value));
+    fn push(&mut self, labels: Labels, value: impl Into<Value>) {
+        self.rows.push((labels, value.into()));
+    }
+
+    fn with(mut self, labels: Labels, value: impl Into<Value>) -> Self {
+        self.push(labels, value);
         self
     }
 }

@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Family, Kind, Labels};
+use super::{Family, Kind, Labels, Value};
 
 #[derive(Debug)]
 struct Families(Vec<Family>);
@@ -19,13 +19,19 @@ impl Collector for Families {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for (labels, value) in &family.rows {
                 let mut row = metric.encode_family(labels)?;
-                match family.kind {
-                    Kind::Counter => row.encode_counter::<NoLabelSet, _, u64>(value, None)?,
-                    Kind::Gauge => row.encode_gauge(&i64::try_from(*value).unwrap_or(i64::MAX))?,
+                match value {
+                    Value::Number(value) if family.kind == Kind::Counter => {
+                        row.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+                    }
+                    Value::Number(value) => row.encode_gauge(&i64::try_from(*value).unwrap_or(i64::MAX))?,
+                    Value::Distribution(told) => {
+                        row.encode_histogram::<NoLabelSet>(told.sum, told.count(), &told.buckets, None)?;
+                    }
                 }
             }
         }

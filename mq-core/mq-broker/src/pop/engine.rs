@@ -155,6 +155,10 @@ impl Engine {
         self.groups.get(group).copied().unwrap_or(0)
     }
 
+    pub(crate) fn open_checkpoints(&self) -> usize {
+        self.checkpoints.len()
+    }
+
     pub(crate) fn in_flight_in_total(&self) -> usize {
         self.messages
     }

@@ -5,6 +5,7 @@
 //! with the record of the pop, never before it. Pops in order are `order`'s; waiting ones `polls`'.
 
 mod engine;
+mod figures;
 mod order;
 mod polls;
 mod records;
@@ -32,6 +33,7 @@ use crate::config::{BrokerConfig, PopConfig};
 use crate::config_file::{ConfigFile, SaveError};
 use crate::offsets::OffsetTable;
 use engine::{CheckpointId, Engine, Lapsed, RecordAt};
+use figures::Flows;
 use order::{Orders, OrdersFile};
 use records::{Record, Writer};
 
@@ -60,6 +62,7 @@ pub(crate) struct Pops {
     journal: Mutex<Journal>,
     /// Where pops go on whose records the engine has yet to read.
     cursors: Mutex<HashMap<Place, Cursor>>,
+    flows: Flows,
     orders: Mutex<Orders>,
     orders_file: ConfigFile,
     /// One pop of a queue at a time.
@@ -115,6 +118,7 @@ impl Pops {
             next_revive_queue: AtomicU32::new(0),
             journal: Mutex::new(journal),
             cursors: Mutex::default(),
+            flows: Flows::default(),
             orders: Mutex::new(orders),
             orders_file,
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
@@ -169,12 +173,16 @@ impl Pops {
     fn learn(&self, journal: &mut Journal, message: &Message, at: RecordAt, offsets: &OffsetTable) {
         match Record::read(message) {
             Ok(Some(Record::Checkpoint(record))) => {
+                self.flows.read(&record.topic, &record.consumer_group, at.queue_id, false);
                 journal.engine.checkpoint(&record, at);
                 if record.from.is_none() && at.offset >= journal.known_to_offsets[at.queue_id.0 as usize] {
                     self.move_offset(&record, offsets);
                 }
             }
-            Ok(Some(Record::Ack(record))) => journal.engine.ack(&record),
+            Ok(Some(Record::Ack(record))) => {
+                self.flows.read(&record.topic, &record.consumer_group, at.queue_id, true);
+                journal.engine.ack(&record);
+            }
             Ok(None) => {}
             Err(error) => warn!(%error, queue = %at.queue_id, offset = %at.offset, "a record of a pop is passed over"),
         }
@@ -239,7 +247,9 @@ impl Pops {
             std::mem::replace(&mut cursor.next, next)
         };
         let written = self.append(vec![self.writer.checkpoint(record, revive_queue, now)]);
-        if written.is_err() {
+        if written.is_ok() {
+            self.flows.wrote(&place.topic, &place.group, 1, 0);
+        } else {
             let mut cursors = self.cursors.lock();
             if let Some(cursor) = cursors.get_mut(place) {
                 cursor.unread -= 1;
@@ -259,7 +269,9 @@ impl Pops {
         revive_queue: QueueId,
         now: UnixMillis,
     ) -> Result<LogOffset, AppendError> {
-        self.append(vec![self.writer.ack(record, revive_queue, now)])
+        let end = self.append(vec![self.writer.ack(record, revive_queue, now)])?;
+        self.flows.wrote(&record.topic, &record.consumer_group, 0, 1);
+        Ok(end)
     }
 
     /// A consumer wants a message of a checkpoint at another time: the new checkpoint, and the old one's acknowledgement
@@ -283,6 +295,7 @@ impl Pops {
         }
         let records = [self.writer.checkpoint(record, revive_queue, now), self.writer.ack(old, revive_queue, now)];
         let end = self.append(records.into())?;
+        self.flows.wrote(&old.topic, &old.consumer_group, 1, 1);
         journal.changed_until = end;
         Ok(Some(end))
     }
@@ -320,6 +333,11 @@ impl Pops {
     pub(crate) fn in_flight(&self, place: &Place) -> usize {
         let popped = self.journal.lock().engine.in_flight(place);
         popped + self.orders.lock().in_flight(place)
+    }
+
+    /// The same of all groups.
+    pub(crate) fn in_flight_in_total(&self) -> usize {
+        self.journal.lock().engine.in_flight_in_total()
     }
 
     /// A message that could not be revived is looked at again at `until`.

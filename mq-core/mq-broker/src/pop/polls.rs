@@ -54,6 +54,7 @@ pub(crate) struct Poll {
     /// The answer without its fields.
     pub(crate) answer: Command,
     pub(crate) ask: Ask,
+    pub(crate) since: Instant,
     /// `None`: it does not wait.
     pub(crate) until: Option<Instant>,
 }
@@ -302,7 +303,7 @@ mod tests {
     fn hold(polls: &Polls, connection: &Connection, group: &str) -> Option<Full> {
         let ask =
             Ask { topic: "T".into(), group: group.into(), queue_id: None, order: false, attempt_id: None, pop: None };
-        let poll = Box::new(Poll { answer: Command::request(0), ask, until: None });
+        let poll = Box::new(Poll { answer: Command::request(0), ask, since: Instant::now(), until: None });
         let held = HeldPoll { connection: connection.clone(), poll };
         polls.hold(held, Instant::now() + Duration::from_secs(20)).err().map(|(full, _)| full)
     }

@@ -175,9 +175,15 @@ impl Batch<'_> {
         if groups.is_empty() {
             return;
         }
+        // A copy and its closing record; the closing record alone where nothing came again.
+        let copies: Vec<usize> = groups.iter().map(|records| records.len() - 1).collect();
         if let Err(error) = self.broker.store.append(&groups) {
             warn!(%error, messages = groups.len(), "not revived yet");
             of.iter().for_each(|id| self.broker.pops.postpone(id, self.now.plus(RETRY_AFTER)));
+            return;
+        }
+        for (id, _) in of.iter().zip(copies).filter(|(_, copies)| *copies > 0) {
+            self.broker.pops.flows.revived(&id.place.topic, &id.place.group);
         }
     }
 }

@@ -18,6 +18,8 @@ use mq_protocol::topic;
 use mq_store::{Arrival, Clock};
 use parking_lot::{Mutex, RwLock};
 
+use crate::histogram::{Distribution, Histogram, Scale};
+
 pub(crate) use meter::{Counted, Meter};
 pub(crate) use reader::Reader;
 use totals::Totals;
@@ -34,7 +36,7 @@ pub(crate) struct Stats {
     cluster: String,
     totals: Totals,
     /// Messages that became readable, by topic.
-    topics: RwLock<HashMap<String, Arc<Meter>, RandomState>>,
+    topics: RwLock<HashMap<String, Arc<TopicMeter>, RandomState>>,
     /// Messages that were handed out, by group and topic.
     readers: Pairs<Reader>,
     /// Messages that consumers sent back, by group and topic.
@@ -42,6 +44,15 @@ pub(crate) struct Stats {
     /// When the meters were sampled last.
     sampled: Mutex<UnixMillis>,
 }
+
+/// What became readable of a topic.
+struct TopicMeter {
+    meter: Meter,
+    sizes: Histogram<6>,
+}
+
+/// Apache's bounds of a message's size.
+static SIZES: Scale<6> = Scale { bounds: [1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20], per_unit: 1 };
 
 struct Pairs<M>(RwLock<PairTable<M>>);
 
@@ -116,8 +127,9 @@ impl Stats {
     pub(crate) fn arrived(&self, arrivals: &[Arrival]) {
         for run in arrivals.chunk_by(|one, next| one.topic == next.topic) {
             let (messages, bytes) = (run.len() as u64, run.iter().map(|arrival| u64::from(arrival.size)).sum());
-            if let Some(meter) = self.topic(&run[0].topic, run[0].store_timestamp) {
-                meter.add(messages, messages, bytes);
+            if let Some(topic) = self.topic(&run[0].topic, run[0].store_timestamp) {
+                topic.meter.add(messages, messages, bytes);
+                topic.sizes.add_all(run.iter().map(|arrival| arrival.size.into()));
             }
             if run[0].topic.starts_with(topic::DLQ_PREFIX) {
                 self.totals.dead(messages);
@@ -128,7 +140,7 @@ impl Stats {
         }
     }
 
-    fn topic(&self, topic: &str, now: UnixMillis) -> Option<Arc<Meter>> {
+    fn topic(&self, topic: &str, now: UnixMillis) -> Option<Arc<TopicMeter>> {
         if let Some(known) = self.topics.read().get(topic) {
             return Some(known.clone());
         }
@@ -136,7 +148,8 @@ impl Stats {
         if topics.len() >= MAX_METERS {
             return None;
         }
-        Some(topics.entry(topic.to_owned()).or_insert_with(|| Arc::new(Meter::new(now))).clone())
+        let make = || Arc::new(TopicMeter { meter: Meter::new(now), sizes: Histogram::new(&SIZES) });
+        Some(topics.entry(topic.to_owned()).or_insert_with(make).clone())
     }
 
     /// Where a group's reads of a topic are counted.
@@ -169,7 +182,7 @@ impl Stats {
     }
 
     pub(crate) fn topic_put_tps(&self, topic: &str, now: UnixMillis) -> f64 {
-        self.topics.read().get(topic).map_or(0.0, |meter| meter.messages_in_minute(now).tps)
+        self.topics.read().get(topic).map_or(0.0, |topic| topic.meter.messages_in_minute(now).tps)
     }
 
     pub(crate) fn group_get_tps(&self, group: &str, topic: &str, now: UnixMillis) -> f64 {
@@ -177,8 +190,19 @@ impl Stats {
     }
 
     /// Messages that became readable, since their topic was first seen.
-    pub(crate) fn by_topic(&self) -> Vec<(String, Counted)> {
-        self.topics.read().iter().map(|(topic, meter)| (topic.clone(), meter.counted())).collect()
+    pub(crate) fn by_topic(&self) -> Vec<(String, Counted, Distribution)> {
+        let topics = self.topics.read();
+        topics.iter().map(|(name, topic)| (name.clone(), topic.meter.counted(), topic.sizes.distribution())).collect()
+    }
+
+    /// Messages that began to wait for an arbitrary time.
+    pub(crate) fn timers_linked(&self, messages: u64) {
+        self.totals.timers_linked(messages);
+    }
+
+    /// Messages whose time came.
+    pub(crate) fn timers_fired(&self, messages: u64) {
+        self.totals.timers_fired(messages);
     }
 
     /// Reads by group and topic.
@@ -211,12 +235,12 @@ impl Stats {
             *sampled = now;
         }
         // Readers of the tables are kept out only when something is to go.
-        let forgotten = |meter: &Arc<Meter>| {
-            meter.sample(now);
-            meter.is_forgotten(now)
+        let forgotten = |topic: &Arc<TopicMeter>| {
+            topic.meter.sample(now);
+            topic.meter.is_forgotten(now)
         };
-        if self.topics.read().values().filter(|meter| forgotten(meter)).count() > 0 {
-            self.topics.write().retain(|_, meter| !meter.is_forgotten(now));
+        if self.topics.read().values().filter(|topic| forgotten(topic)).count() > 0 {
+            self.topics.write().retain(|_, topic| !topic.meter.is_forgotten(now));
         }
         self.readers.sample(now);
         self.sent_back.sample(now);

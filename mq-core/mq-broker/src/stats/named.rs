@@ -10,7 +10,7 @@ impl Stats {
     /// `None`: no such name, or nothing was counted under the key.
     pub(crate) fn named(&self, name: &str, key: &str, now: UnixMillis) -> Option<BrokerStatsData> {
         let (messages, bytes) = (|counted: &Counted| counted.messages, |counted: &Counted| counted.bytes);
-        let topic = |amount| Some(self.topics.read().get(key)?.spans(now, amount));
+        let topic = |amount| Some(self.topics.read().get(key)?.meter.spans(now, amount));
         let reader = |amount| {
             let (topic, group) = key.split_once('@')?;
             Some(self.readers.get(group, topic)?.meter.spans(now, amount))

@@ -29,6 +29,9 @@ pub(crate) struct Amounts {
     pub(crate) sent_back: u64,
     /// Messages that became dead letters.
     pub(crate) dead: u64,
+    /// Messages that began to wait for an arbitrary time, and those whose time came.
+    pub(crate) timers_linked: u64,
+    pub(crate) timers_fired: u64,
 }
 
 /// Put and got, at the last two midnights of this machine's time zone and now.
@@ -46,6 +49,8 @@ pub(super) struct Totals {
     missed: AtomicU64,
     sent_back: AtomicU64,
     dead: AtomicU64,
+    timers_linked: AtomicU64,
+    timers_fired: AtomicU64,
     zone: TimeZone,
     history: Mutex<History>,
 }
@@ -72,6 +77,8 @@ impl Totals {
             missed: AtomicU64::new(0),
             sent_back: AtomicU64::new(0),
             dead: AtomicU64::new(0),
+            timers_linked: AtomicU64::new(0),
+            timers_fired: AtomicU64::new(0),
             zone,
             history: Mutex::new(history),
         }
@@ -89,6 +96,14 @@ impl Totals {
         self.dead.fetch_add(messages, Relaxed);
     }
 
+    pub(super) fn timers_linked(&self, messages: u64) {
+        self.timers_linked.fetch_add(messages, Relaxed);
+    }
+
+    pub(super) fn timers_fired(&self, messages: u64) {
+        self.timers_fired.fetch_add(messages, Relaxed);
+    }
+
     pub(super) fn amounts(&self) -> Amounts {
         let (put, got) = (self.put.counted(), self.got.counted());
         Amounts {
@@ -100,6 +115,8 @@ impl Totals {
             missed: self.missed.load(Relaxed),
             sent_back: self.sent_back.load(Relaxed),
             dead: self.dead.load(Relaxed),
+            timers_linked: self.timers_linked.load(Relaxed),
+            timers_fired: self.timers_fired.load(Relaxed),
         }
     }
 

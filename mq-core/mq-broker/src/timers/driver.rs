@@ -82,6 +82,8 @@ pub(crate) struct Driver {
 struct Link {
     entry: TimerEntry,
     real_topic: ByteString,
+    /// From its sending to its time.
+    ahead: Duration,
     /// The queue offset behind it.
     next: QueueOffset,
 }
@@ -310,7 +312,8 @@ impl Driver {
             deletes: facts.deletes,
             topic_hash: java::string_hash(&facts.real_topic),
         };
-        Ok(Arrived::Link(Link { entry, real_topic: facts.real_topic, next: at.plus(1) }))
+        let ahead = facts.due.since(stored.message.born_timestamp);
+        Ok(Arrived::Link(Link { entry, real_topic: facts.real_topic, ahead, next: at.plus(1) }))
     }
 
     fn link(&mut self, links: &mut Vec<Link>) -> Result<(), TimersError> {
@@ -318,8 +321,9 @@ impl Driver {
             let entries: Vec<TimerEntry> = links.iter().map(|link| link.entry).collect();
             let linked = self.timers.index.lock().link(&entries)?;
             let now = self.clock.now();
-            for Link { entry, real_topic, next } in links.drain(..linked) {
-                self.timers.counts.lock().add(&real_topic, weight(&entry), now);
+            self.timers.stats.timers_linked(linked as u64);
+            for Link { entry, real_topic, ahead, next } in links.drain(..linked) {
+                self.timers.counts.lock().linked(&real_topic, weight(&entry), ahead, now);
                 self.counted_until = self.counted_until.max(entry.log_offset.plus(entry.size.into()));
                 self.count_up_to(next);
             }
@@ -426,8 +430,9 @@ impl Driver {
         self.progress.fired = batch.position;
         self.unsaved = true;
         let now = self.clock.now();
+        self.timers.stats.timers_fired(batch.counts.len() as u64);
         for (topic, messages) in batch.counts.drain(..) {
-            self.timers.counts.lock().add(&topic, messages, now);
+            self.timers.counts.lock().fired(&topic, messages, now);
         }
         batch.bytes = 0;
         if appends {

@@ -22,9 +22,10 @@ use mq_store::timer::{TimerCheckpoint, TimerError, TimerIndex, TimerOptions, Tim
 use mq_store::{Backend, DiskError, ReadError, Store};
 use parking_lot::Mutex;
 
-use counts::TopicCounts;
+use counts::{ToldFlow, TopicCounts};
 
 use crate::retention::first_at;
+use crate::stats::Stats;
 
 pub(crate) use driver::Driver;
 pub(crate) use message::{QUEUE, recall, waiting};
@@ -38,13 +39,14 @@ pub(crate) struct Timers {
     index: Mutex<TimerIndex>,
     counts: Mutex<TopicCounts>,
     progress: Mutex<TimerProgress>,
+    stats: Arc<Stats>,
 }
 
 /// How far linking and delivering are.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TimersBehind {
     /// The oldest slot that is not fired yet ended so long ago.
-    pub(crate) seconds: u64,
+    pub(crate) late: Duration,
     /// Messages of the timer topic below it are linked.
     pub(crate) linked: QueueOffset,
 }
@@ -54,6 +56,7 @@ impl Timers {
         backend: Arc<dyn Backend>,
         options: TimerOptions,
         config_directory: &Path,
+        stats: Arc<Stats>,
         now: UnixMillis,
     ) -> Result<(Arc<Self>, TimerProgress, TimerStart), TimerError> {
         let (index, progress, start) = TimerIndex::open(backend, options, now)?;
@@ -61,7 +64,8 @@ impl Timers {
         if start == TimerStart::Lost {
             counts.clear();
         }
-        let shared = Self { index: Mutex::new(index), counts: Mutex::new(counts), progress: Mutex::new(progress) };
+        let (counts, shared_progress) = (Mutex::new(counts), Mutex::new(progress));
+        let shared = Self { index: Mutex::new(index), counts, progress: shared_progress, stats };
         Ok((Arc::new(shared), progress, start))
     }
 
@@ -73,13 +77,18 @@ impl Timers {
         self.counts.lock().metrics().clone()
     }
 
+    /// What came and went by topic, since the start.
+    pub(crate) fn flows(&self) -> Vec<(String, ToldFlow)> {
+        self.counts.lock().flows()
+    }
+
     pub(crate) fn behind(&self, now: UnixMillis) -> TimersBehind {
         let progress = *self.progress.lock();
         let index = self.index.lock();
         // Without a message that is due nothing is behind, however long ago the last one was.
         let due = index.next_slot(progress.read_time).map(|slot| UnixMillis(slot.0 + index.precision_ms()));
-        let seconds = due.map_or(0, |due| now.since(due).as_secs());
-        TimersBehind { seconds, linked: progress.queue_offset }
+        let late = due.map_or(Duration::ZERO, |due| now.since(due));
+        TimersBehind { late, linked: progress.queue_offset }
     }
 
     /// The first record of the log that waits in the wheel or for it. Where the timer log is unreadable anything may wait

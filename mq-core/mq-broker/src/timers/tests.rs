@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use super::driver::TimersError;
 use super::{Driver, Timers, message};
 use crate::bell::Bell;
+use crate::stats::Stats;
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
 const SLOTS: u64 = 70;
@@ -43,7 +44,9 @@ impl World {
         let options = Options { segment_bytes: 64 << 10, flush: FlushMode::Manual, ..Options::default() };
         let (store, _) = Store::open(backend.clone(), options, clock.clone()).map_err(Failed::Open)?;
         let options = TimerOptions { slots: SLOTS, log_file_bytes: 7 * 52 + 20, ..TimerOptions::default() };
-        let (timers, progress, start) = Timers::open(backend, options, config, clock.now()).map_err(Failed::Index)?;
+        let stats = Arc::new(Stats::new("c", clock.now()));
+        let (timers, progress, start) =
+            Timers::open(backend, options, config, stats, clock.now()).map_err(Failed::Index)?;
         let bell = Arc::new(Bell::default());
         let mut driver = Driver::new(store.clone(), clock.clone(), timers.clone(), bell, WINDOW, (progress, start));
         driver.begin().map_err(Failed::Driver)?;

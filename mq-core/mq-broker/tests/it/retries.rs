@@ -13,7 +13,7 @@ use crate::harness::{Client, Pull, Send, World};
 
 const LONG: Duration = Duration::from_secs(15);
 
-fn back(offset: LogOffset, group: &str, delay_level: i32, max: Option<i32>) -> Command {
+pub(crate) fn back(offset: LogOffset, group: &str, delay_level: i32, max: Option<i32>) -> Command {
     let header = ConsumerSendMsgBack {
         offset,
         group: group.into(),

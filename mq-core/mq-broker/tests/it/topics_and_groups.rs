@@ -10,7 +10,7 @@ use mq_protocol::header::{
 
 use crate::harness::{Client, Pull, Send, World, pulled};
 
-fn create(topic: &str, queues: i32, perm: i32, attributes: &str) -> Command {
+pub(crate) fn create(topic: &str, queues: i32, perm: i32, attributes: &str) -> Command {
     let header = CreateTopic {
         topic: topic.into(),
         default_topic: Some("TBW102".into()),
@@ -34,7 +34,7 @@ fn read(topic: &str) -> Command {
     Command::request_with(request::GET_TOPIC_CONFIG, &GetTopicConfig { topic: topic.into(), lo: Some(true) })
 }
 
-fn group(name: &str, retries: i32) -> Command {
+pub(crate) fn group(name: &str, retries: i32) -> Command {
     let config =
         SubscriptionGroup { group_name: name.into(), retry_max_times: retries, ..SubscriptionGroup::default() };
     Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP).with_body(body::to_json(&config))
