@@ -47,7 +47,7 @@ use crate::registration::{self, Registrant, Registrations};
 use crate::retention;
 use crate::routes::Routes;
 use crate::schedule::Schedule;
-use crate::schedule_progress::{self, Delivered, ProgressFile};
+use crate::schedule_progress::{Delivered, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
 use crate::settings::{
@@ -176,7 +176,7 @@ impl Broker {
         let on_config = |error| StartError::Config { directory: config.config_directory(), error };
         let topics = TopicTable::open(&config, now).map_err(on_config)?;
         let groups = GroupTable::open(&config, now).map_err(on_config)?;
-        let offsets = OffsetTable::open(&config, now).map_err(on_config)?;
+        let offsets = OffsetTable::open(&config, backend.clone(), now).map_err(on_config)?;
         let taken_back = offsets.take_back(|topic, queue| store.queue_bounds(topic, queue).max);
         if taken_back > 0 {
             warn!(queues = taken_back, "consumer offsets stood behind the end of their queues");
@@ -187,15 +187,15 @@ impl Broker {
         let revive_queues =
             topics.get(&topic::revive_topic(&config.cluster_name)).map_or(1, |topic| topic.read_queue_nums);
         let pops =
-            Pops::open(&config, store.clone(), store_host, revive_queues.max(1), &offsets).map_err(
-                |error| match error {
+            Pops::open(&config, store.clone(), store_host, revive_queues.max(1), &offsets, now).map_err(|error| {
+                match error {
                     pop::OpenError::Io(error) => on_config(error),
                     pop::OpenError::Read(error) => error.into(),
-                },
-            )?;
+                }
+            })?;
         let request_modes = RequestModes::open(&config).map_err(on_config)?;
         let bell = Arc::new(Bell::default());
-        let progress = ProgressFile::new(config.config_directory().join(schedule_progress::FILE));
+        let progress = ProgressFile::in_directory(&config.config_directory());
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
         let delivered = schedule.delivered();
         let stats = Arc::new(Stats::new(&config.cluster_name, now));
@@ -346,6 +346,8 @@ impl Broker {
 
     /// Sends a group elsewhere in a queue, wherever an operator wants it.
     pub(crate) fn reset_offset(&self, group: &str, topic: &str, queue_id: QueueId, to: QueueOffset) {
+        // Else a start would move it on again by the pops before.
+        self.pops.note_progress(&self.offsets);
         self.offsets.reset(group, topic, queue_id, to);
         self.pops.moved(&Place { topic: topic.into(), group: group.into(), queue_id }, to);
     }

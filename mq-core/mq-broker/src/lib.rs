@@ -25,6 +25,7 @@ mod incoming;
 pub mod limits;
 mod locks;
 mod metrics;
+mod offset_journal;
 mod offsets;
 mod output;
 mod pop;

@@ -1,4 +1,4 @@
-//! How far each group has consumed each queue, in `config/consumerOffset.json`.
+//! How far each group has consumed each queue, in `config/consumerOffset.json` and a journal of what changed since.
 //!
 //! Offsets only grow, so that a late commit of a queue's former owner cannot take the new owner back; an explicit reset
 //! may set them anywhere, and then no commit counts until the consumer heard of it. One beyond its queue's end (a power cut took messages that were consumed but not on disk) may
@@ -6,15 +6,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mq_protocol::body::{ConsumerOffsetTable, DataVersion};
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
+use mq_store::Backend;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tracing::info;
 
 use crate::config::BrokerConfig;
 use crate::config_file::{ConfigFile, SaveError};
+use crate::offset_journal::{Change, Journal, Waiting};
 use crate::topics::next_version;
 
 type Queues = BTreeMap<QueueId, QueueOffset>;
@@ -25,7 +29,13 @@ pub(crate) struct OffsetTable {
     /// How many queues an operator reset whose consumers have not heard of it: mostly none, and then no pull looks.
     unheard: AtomicUsize,
     /// Held through a write to disk, so that an older table never replaces a newer one.
-    saving: Mutex<()>,
+    saving: Mutex<Saving>,
+}
+
+struct Saving {
+    journal: Journal,
+    /// Room for what waits; empty in between.
+    changes: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -35,6 +45,8 @@ struct Table {
     offsets: HashMap<String, HashMap<String, Queues>>,
     /// Reset by an operator, their consumers have not heard of it.
     resets: HashMap<String, HashMap<String, Queues>>,
+    /// For the journal.
+    waiting: Waiting,
     dirty: bool,
 }
 
@@ -47,9 +59,9 @@ struct Stored {
 }
 
 impl OffsetTable {
-    pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
+    pub(crate) fn open(config: &BrokerConfig, backend: Arc<dyn Backend>, now: UnixMillis) -> io::Result<Self> {
         let file = ConfigFile::new(&config.config_directory(), "consumerOffset.json");
-        let stored: Stored = file.load()?.unwrap_or_default();
+        let (stored, stamp): (Stored, u32) = file.load_stamped()?.unwrap_or_default();
         let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
         let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
         let mut table = Table { version, ..Table::default() };
@@ -59,7 +71,13 @@ impl OffsetTable {
                 Some((QueueId(queue.parse().ok()?), QueueOffset(u64::try_from(offset).ok()?)))
             }));
         }
-        Ok(Self { file, table: Mutex::new(table), unheard: AtomicUsize::new(0), saving: Mutex::new(()) })
+        let (journal, changes) = Journal::open(backend, stamp, |change| table.apply(change))?;
+        if changes > 0 {
+            info!(changes, "offsets that were committed since the last save are taken from their journal");
+        }
+        table.dirty = changes > 0;
+        let saving = Mutex::new(Saving { journal, changes: Vec::new() });
+        Ok(Self { file, table: Mutex::new(table), unheard: AtomicUsize::new(0), saving })
     }
 
     pub(crate) fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -80,7 +98,7 @@ impl OffsetTable {
                 table.queues(group, topic).insert(queue, offset);
             }
         }
-        table.dirty = true;
+        table.note(Change::Offset { group, topic, queue, offset });
     }
 
     /// Where the group is in this queue: at `start` for good, if it was nowhere.
@@ -88,8 +106,7 @@ impl OffsetTable {
         let mut table = self.table.lock();
         let held = table.offsets.get(group).and_then(|topics| topics.get(topic)?.get(&queue).copied());
         held.unwrap_or_else(|| {
-            table.queues(group, topic).insert(queue, start);
-            table.dirty = true;
+            table.change(Change::Offset { group, topic, queue, offset: start });
             start
         })
     }
@@ -100,19 +117,17 @@ impl OffsetTable {
         if let Some(unheard) = table.resets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue)) {
             *unheard = offset;
         }
-        table.queues(group, topic).insert(queue, offset);
-        table.dirty = true;
+        table.change(Change::Offset { group, topic, queue, offset });
     }
 
     /// Sets an offset that the group's consumers are to go to: their next pull of the queue hears of it.
     pub(crate) fn redirect(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
         let mut table = self.table.lock();
-        table.queues(group, topic).insert(queue, offset);
+        table.change(Change::Offset { group, topic, queue, offset });
         let resets = table.resets.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_default();
         if resets.insert(queue, offset).is_none() {
             self.unheard.fetch_add(1, Ordering::Relaxed);
         }
-        table.dirty = true;
     }
 
     /// Where an operator wants the group in this queue, asked once: from then on it is as if they were told.
@@ -137,17 +152,21 @@ impl OffsetTable {
     /// After a crash: takes back to its queue's end what stands beyond it. Says how many offsets that were.
     pub(crate) fn take_back(&self, end_of: impl Fn(&str, QueueId) -> QueueOffset) -> usize {
         let mut table = self.table.lock();
+        let Table { offsets, waiting, dirty, .. } = &mut *table;
         let mut taken_back = 0;
-        for (topic, queues) in table.offsets.values_mut().flatten() {
-            for (queue, offset) in queues {
-                let end = end_of(topic, *queue);
-                if *offset > end {
-                    *offset = end;
-                    taken_back += 1;
+        for (group, topics) in offsets {
+            for (topic, queues) in topics {
+                for (queue, offset) in queues {
+                    let end = end_of(topic, *queue);
+                    if *offset > end {
+                        *offset = end;
+                        waiting.add(Change::Offset { group, topic, queue: *queue, offset: end });
+                        taken_back += 1;
+                    }
                 }
             }
         }
-        table.dirty |= taken_back > 0;
+        *dirty |= taken_back > 0;
         taken_back
     }
 
@@ -169,27 +188,23 @@ impl OffsetTable {
     pub(crate) fn copy(&self, source: &str, target: &str, topic: &str) {
         let mut table = self.table.lock();
         let Some(queues) = table.offsets.get(source).and_then(|topics| topics.get(topic)).cloned() else { return };
-        table.queues(target, topic).extend(queues);
-        table.dirty = true;
+        for (queue, offset) in queues {
+            table.change(Change::Offset { group: target, topic, queue, offset });
+        }
     }
 
     pub(crate) fn forget_topic(&self, topic: &str) {
         let mut table = self.table.lock();
-        table.offsets.retain(|_, topics| {
-            topics.remove(topic);
-            !topics.is_empty()
-        });
+        table.change(Change::TopicGone(topic));
         table.resets.values_mut().for_each(|topics| drop(topics.remove(topic)));
         self.recount(&table);
-        table.dirty = true;
     }
 
     pub(crate) fn forget_group(&self, group: &str) {
         let mut table = self.table.lock();
-        table.offsets.remove(group);
+        table.change(Change::GroupGone(group));
         table.resets.remove(group);
         self.recount(&table);
-        table.dirty = true;
     }
 
     fn recount(&self, table: &Table) {
@@ -201,9 +216,25 @@ impl OffsetTable {
         self.table.lock().as_body()
     }
 
+    /// Whether something waits for the journal.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.table.lock().waiting.is_empty()
+    }
+
+    /// Writes what changed since the last time to the journal, without waiting for the disk. A table that is being saved
+    /// has it, or the next call. True: the journal is so long that the table should be saved.
+    pub(crate) fn write_journal(&self) -> bool {
+        let Some(mut saving) = self.saving.try_lock() else { return false };
+        let Saving { journal, changes } = &mut *saving;
+        self.table.lock().waiting.swap(changes);
+        journal.add(changes);
+        journal.is_very_long()
+    }
+
     /// Writes the table if it changed since the last time.
     pub(crate) fn save(&self, now: UnixMillis) -> Result<(), SaveError> {
-        let _saving = self.saving.lock();
+        let mut saving = self.saving.lock();
+        let Saving { journal, changes } = &mut *saving;
         let body = {
             let mut table = self.table.lock();
             if !table.dirty {
@@ -211,15 +242,48 @@ impl OffsetTable {
             }
             table.dirty = false;
             table.version = next_version(table.version, now);
+            table.waiting.swap(changes);
             table.as_body()
         };
-        self.file.save(&body).inspect_err(|_| self.table.lock().dirty = true)
+        // In the table as well; but should it not be written, only the journal has them.
+        journal.add(changes);
+        let saved = self.file.render(&body).and_then(|rendered| {
+            journal.note_table(rendered.stamp());
+            self.file.write(&rendered)?;
+            journal.table_is_written(rendered.stamp());
+            Ok(())
+        });
+        saved.inspect_err(|_| self.table.lock().dirty = true)
     }
 }
 
 impl Table {
     fn queues(&mut self, group: &str, topic: &str) -> &mut Queues {
         self.offsets.entry(group.to_owned()).or_default().entry(topic.to_owned()).or_default()
+    }
+
+    fn apply(&mut self, change: Change<'_>) {
+        match change {
+            Change::Offset { group, topic, queue, offset } => {
+                self.queues(group, topic).insert(queue, offset);
+            }
+            Change::TopicGone(topic) => self.offsets.retain(|_, topics| {
+                topics.remove(topic);
+                !topics.is_empty()
+            }),
+            Change::GroupGone(group) => drop(self.offsets.remove(group)),
+        }
+    }
+
+    /// Is to be saved.
+    fn note(&mut self, change: Change<'_>) {
+        self.waiting.add(change);
+        self.dirty = true;
+    }
+
+    fn change(&mut self, change: Change<'_>) {
+        self.apply(change);
+        self.note(change);
     }
 
     fn reset_of(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -238,6 +302,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use mq_store::FileBackend;
+
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_000);
@@ -245,7 +311,8 @@ mod tests {
 
     fn in_directory(directory: &tempfile::TempDir) -> OffsetTable {
         let config = BrokerConfig { store_root: directory.path().into(), ..BrokerConfig::default() };
-        OffsetTable::open(&config, NOW).expect("opens")
+        let backend = Arc::new(FileBackend::new(directory.path()).expect("a directory"));
+        OffsetTable::open(&config, backend, NOW).expect("opens")
     }
 
     #[test]
@@ -329,6 +396,97 @@ mod tests {
     }
 
     #[test]
+    fn a_killed_process_takes_back_only_what_was_not_journalled() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let table = directory.path().join("config/consumerOffset.json");
+        let offsets = in_directory(&directory);
+        let commit = |offsets: &OffsetTable, group, offset| {
+            offsets.commit(group, "t", Q0, QueueOffset(offset), QueueOffset(offset));
+            assert!(offsets.has_news());
+        };
+        commit(&offsets, "g", 1);
+        commit(&offsets, "gone", 1);
+        offsets.write_journal();
+        let before = offsets.snapshot().offset_table;
+        commit(&offsets, "g", 2);
+        assert_eq!(in_directory(&directory).snapshot().offset_table, before, "without a table");
+        offsets.save(NOW).expect("saved");
+        for offset in 3..9 {
+            commit(&offsets, "g", offset);
+            offsets.write_journal();
+        }
+        offsets.reset("g", "t", Q0, QueueOffset(4));
+        offsets.forget_group("gone");
+        offsets.copy("g", "h", "t");
+        offsets.write_journal();
+        let again = in_directory(&directory);
+        assert_eq!(again.snapshot().offset_table, offsets.snapshot().offset_table, "with a table");
+        assert_eq!((again.get("h", "t", Q0), again.get("gone", "t", Q0)), (Some(QueueOffset(4)), None));
+
+        let saved = std::fs::read(&table).expect("a table");
+        commit(&again, "g", 7);
+        again.save(NOW).expect("saved");
+        commit(&again, "g", 8);
+        again.write_journal();
+        std::fs::write(&table, &saved).expect("the write of the table was cut short");
+        assert_eq!(in_directory(&directory).get("g", "t", Q0), Some(QueueOffset(8)), "from the table before");
+
+        std::fs::write(&table, r#"{"offsetTable":{"t@g":{0:3}}}"#).expect("Apache wrote it");
+        assert_eq!(in_directory(&directory).get("g", "t", Q0), Some(QueueOffset(3)));
+    }
+
+    #[test]
+    fn a_damaged_journal_counts_up_to_its_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = directory.path().join("checkback/offset-journal");
+        let offsets = in_directory(&directory);
+        let mut ends = Vec::new();
+        for offset in 1..6 {
+            offsets.commit("g", "t", Q0, QueueOffset(offset), QueueOffset(offset));
+            offsets.write_journal();
+            ends.push(std::fs::metadata(&journal).expect("a journal").len());
+        }
+        let whole = std::fs::read(&journal).expect("a journal");
+        for at in 0..whole.len() {
+            for cut in [false, true] {
+                let mut bytes = whole.clone();
+                if cut {
+                    bytes.truncate(at)
+                } else {
+                    bytes[at] ^= 0x10
+                }
+                std::fs::write(&journal, &bytes).expect("written");
+                let held = ends.iter().take_while(|end| **end <= at as u64).count() as u64;
+                let again = in_directory(&directory);
+                let found = again.get("g", "t", Q0);
+                assert_eq!(found, (held > 0).then_some(QueueOffset(held)), "byte {at}, cut {cut}");
+                again.commit("g", "t", Q0, QueueOffset(9), QueueOffset(9));
+                again.write_journal();
+                assert_eq!(in_directory(&directory).get("g", "t", Q0), Some(QueueOffset(9)), "it goes on");
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_does_not_outgrow_its_limit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = directory.path().join("checkback/offset-journal");
+        let offsets = in_directory(&directory);
+        let bytes = || std::fs::metadata(&journal).expect("a journal").len();
+        let group = "g".repeat(200);
+        let mut longest = Vec::new();
+        for offset in 1..160_000 {
+            offsets.commit(&group, "t", Q0, QueueOffset(offset), QueueOffset(offset));
+            if offset % 1000 == 0 && offsets.write_journal() {
+                longest.push(bytes());
+                offsets.save(NOW).expect("saved");
+                assert!(bytes() < 100, "begun anew");
+            }
+        }
+        assert!(!longest.is_empty() && longest.iter().all(|bytes| *bytes < 17 << 20), "{longest:?}");
+    }
+
+    #[test]
     fn files_of_apache_and_torn_files_are_tolerated() {
         let unquoted =
             r#"{"dataVersion":{"counter":3},"groupTopicMap":{"g":["t"]},"offsetTable":{"t@g":{0:250,1:-1}}}"#;
@@ -337,7 +495,7 @@ mod tests {
             (Some(unquoted), None, Some(250)),
             (Some(quoted), None, Some(250)),
             (Some(&unquoted[..60]), Some(quoted), Some(250)),
-            (Some(""), None, None),
+            (Some(""), Some(quoted), Some(250)),
             (None, Some(quoted), Some(250)),
             (None, None, None),
         ] {

@@ -5,23 +5,24 @@
 //! that a crash delivers nothing twice. Apache drops the key when it writes the file, and then only the offsets count.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mq_protocol::body::{DataVersion, DelayOffsetTable};
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
-use mq_protocol::{java, topic};
-use mq_store::{ReadError, Store, write_file_atomically};
+use mq_protocol::topic;
+use mq_store::{ReadError, Store};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
+use crate::config_file::ConfigFile;
 use crate::delay_levels::DelayLevels;
 use crate::schedule::{corrected, identity, scheduled_at};
 
-pub(crate) const FILE: &str = "delayOffset.json";
+const FILE: &str = "delayOffset.json";
 /// Bounds what a start after a crash reads again.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// The same for a log that moves while no delayed message does.
@@ -77,7 +78,7 @@ struct Saved {
 }
 
 pub(crate) struct ProgressFile {
-    path: PathBuf,
+    file: ConfigFile,
     version: DataVersion,
     saved: BTreeMap<u32, QueueOffset>,
     saved_log_offset: LogOffset,
@@ -85,9 +86,9 @@ pub(crate) struct ProgressFile {
 }
 
 impl ProgressFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub(crate) fn in_directory(config_directory: &Path) -> Self {
         Self {
-            path,
+            file: ConfigFile::new(config_directory, FILE),
             version: DataVersion::default(),
             saved: BTreeMap::new(),
             saved_log_offset: LogOffset::ZERO,
@@ -118,19 +119,11 @@ impl ProgressFile {
 
     /// A missing file is a store that never saved: all of its log counts.
     fn read(&self) -> Saved {
-        let text = match std::fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    warn!(path = %self.path.display(), %error, "cannot read the delay offsets; the log tells them");
-                }
-                return Saved { log_offset: Some(LogOffset::ZERO), ..Saved::default() };
-            }
-        };
-        serde_json::from_str(&java::quote_integer_keys(&text)).unwrap_or_else(|error| {
-            error!(path = %self.path.display(), %error, "the delay offsets are not readable; the log tells them");
-            Saved { log_offset: Some(LogOffset::ZERO), ..Saved::default() }
-        })
+        let saved = self.file.load().unwrap_or_else(|error| {
+            error!(%error, "the delay offsets are not readable; the log tells them");
+            None
+        });
+        saved.unwrap_or_else(|| Saved { log_offset: Some(LogOffset::ZERO), ..Saved::default() })
     }
 
     /// Saves now and then; gives the time to come back when something is unsaved.
@@ -157,21 +150,20 @@ impl ProgressFile {
             log_offset: Some(log_offset),
             offset_table: progress.offsets.iter().map(|(level, offset)| (*level, offset.0)).collect(),
         };
-        let bytes = serde_json::to_vec(&saved).expect("numbers are printable");
-        match write_file_atomically(&self.path, &bytes) {
+        match self.file.save(&saved) {
             Ok(()) => {
                 self.saved.clone_from(&progress.offsets);
                 self.saved_log_offset = log_offset;
                 self.saved_at = Instant::now();
             }
-            Err(error) => warn!(path = %self.path.display(), %error, "cannot save the delay offsets"),
+            Err(error) => warn!(%error, "the delay offsets are not saved; trying again"),
         }
     }
 }
 
 /// The offsets that were saved last, for tools; empty before the first time.
 pub(crate) fn saved(config_directory: &Path) -> DelayOffsetTable {
-    let Saved { data_version, offset_table, .. } = ProgressFile::new(config_directory.join(FILE)).read();
+    let Saved { data_version, offset_table, .. } = ProgressFile::in_directory(config_directory).read();
     DelayOffsetTable { data_version, offset_table }
 }
 

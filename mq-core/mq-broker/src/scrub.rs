@@ -1,19 +1,19 @@
 //! Looks after the directory of a broker that is stopped: the store's scrub, and the broker's own files beside it.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use mq_protocol::body;
 use mq_store::{FileBackend, Finding, OpenError, Options, Severity, VerifyReport};
 
 use crate::config::BrokerConfig;
+use crate::config_file::damaged_tables;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
 use crate::settings::store_options;
 
-const CONFIG_ADVICE: &str =
-    "the next start sets it aside and takes the .bak beside it, if there is one: restore it from a copy before";
+const CONFIG_ADVICE: &str = "the next start sets it aside and takes the .bak beside it, which lacks its last change, or \
+     refuses to start: restore it from a copy before";
+const BACKUP_ADVICE: &str = "the next change of its table writes it again";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScrubError {
@@ -52,26 +52,14 @@ fn stopped_store(config: &BrokerConfig) -> Result<(FileBackend, Options), ScrubE
     Ok((backend, store_options(config, &levels)))
 }
 
-/// The tables have to be readable; what they say is the broker's.
+/// The tables have to be as they were written, as far as that can be seen; what they say is the broker's.
 fn check_tables(directory: &Path, report: &mut VerifyReport) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    paths.sort();
-    for path in paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
-        let bytes = fs::read(&path)?;
-        if let Err(error) = body::from_json::<serde_json::Value>("configuration file", &bytes) {
-            report.add(Finding {
-                severity: Severity::Lost,
-                path: path.display().to_string(),
-                bytes: Some(0..bytes.len() as u64),
-                what: error.to_string(),
-                affects: Vec::new(),
-                advice: CONFIG_ADVICE,
-            });
-        }
+    for (path, what) in damaged_tables(directory)? {
+        let is_backup = path.extension().is_some_and(|extension| extension == "bak");
+        let (severity, advice) =
+            if is_backup { (Severity::Derived, BACKUP_ADVICE) } else { (Severity::Lost, CONFIG_ADVICE) };
+        let path = path.display().to_string();
+        report.add(Finding { severity, path, bytes: None, what, affects: Vec::new(), advice });
     }
     Ok(())
 }

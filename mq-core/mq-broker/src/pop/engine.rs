@@ -70,8 +70,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// A pop gave messages out, or a consumer asked for another time. One that was taken from a checkpoint which no longer
-    /// has the message changes nothing: the message was acknowledged or has come again meanwhile.
-    pub(crate) fn checkpoint(&mut self, record: &CheckpointRecord, at: RecordAt) {
+    /// has the message changes nothing: the message was acknowledged or has come again meanwhile. Nothing is due before
+    /// `not_before`: its acknowledgements may be on their way.
+    pub(crate) fn checkpoint(&mut self, record: &CheckpointRecord, at: RecordAt, not_before: Option<UnixMillis>) {
         let place = self.place(&record.topic, &record.consumer_group, record.queue_id);
         let id = CheckpointId { place, start: record.start_offset, pop_time: record.pop_time };
         let mut open: Vec<QueueOffset> = record.offsets().collect();
@@ -90,6 +91,7 @@ impl Engine {
         self.messages += open.len();
         *self.needed.entry(needs).or_default() += 1;
         let due = UnixMillis(record.pop_time.0.saturating_add(record.invisible_time.max(0)));
+        let due = not_before.map_or(due, |not_before| due.max(not_before));
         self.due.insert((due, id.clone()));
         self.checkpoints.insert(id, Checkpoint { needs, open, due: Some(due), by_consumer: record.from.is_some() });
     }

@@ -1,7 +1,7 @@
 //! The engine's cases as text: what it learns and is asked, and what it says.
 //!
-//! `ck at start+diffs @popped ~invisible [< start@popped]` is a checkpoint (taken from another one), `ack start@popped
-//! offsets` an acknowledgement; `at` is `revive queue:offset`. `due now` lists what lapsed, `again start@popped until` puts it off,
+//! `ck at start+diffs @popped ~invisible [< start@popped]` is a checkpoint (taken from another one), `apaches time ck …` one
+//! whose acknowledgements may come until then, `ack start@popped offsets` an acknowledgement; `at` is `revive queue:offset`. `due now` lists what lapsed, `again start@popped until` puts it off,
 //! `flying` counts, `first queue` names the first record that is needed.
 
 use std::fmt::Write;
@@ -80,7 +80,7 @@ fn read_again(engine: &Engine, log: &[Logged]) -> Engine {
             Logged::Checkpoint(record, at)
                 if engine.first_open(at.queue_id).is_some_and(|first| at.offset >= first) =>
             {
-                again.checkpoint(record, *at);
+                again.checkpoint(record, *at, None);
             }
             Logged::Checkpoint(..) => {}
             Logged::Ack(record) => again.ack(record),
@@ -103,7 +103,12 @@ fn run(script: &str) -> String {
         match words[0] {
             "ck" => {
                 let (record, at) = checkpoint(&words[1..]);
-                engine.checkpoint(&record, at);
+                engine.checkpoint(&record, at, None);
+                log.push(Logged::Checkpoint(record, at));
+            }
+            "apaches" => {
+                let (record, at) = checkpoint(&words[3..]);
+                engine.checkpoint(&record, at, Some(number(words[1])));
                 log.push(Logged::Checkpoint(record, at));
             }
             "ack" => {
@@ -152,6 +157,7 @@ fn what_is_acknowledged_in_time_stays_away_and_what_is_not_comes_again() {
         ("late but before its copy", "ck 0:0 5+0 @100 ~50; due 150; ack 5@100 5; flying; due 999", "5@100:5 | 0 |"),
         ("two pops of a queue", "ck 0:0 5+0 @100 ~50; ck 1:0 6+0 @101 ~9; due 120; due 150", "6@101:6 | 5@100:5 |"),
         ("no time at all", "ck 0:0 5+0 @100 ~-7; due 100", "5@100:5 |"),
+        ("Apache's", "apaches 153 ck 0:0 5+0,1 @100 ~50; due 152; ack 5@100 5; due 153", "| 5@100:6 |"),
         ("for ever", "ck 0:0 5+0 @100 ~9223372036854775807; due 9223372036854775806", "|"),
         ("read again", "ck 0:0 5+0 @100 ~50; ck 0:0 5+0 @100 ~50; flying; ack 5@100 5; flying", "1 0"),
     ] {

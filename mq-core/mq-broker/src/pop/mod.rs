@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytestring::ByteString;
 use mq_protocol::body::{AckRecord, CheckpointRecord};
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
-use mq_protocol::record::{self, Message};
+use mq_protocol::record::{self, Message, StoredMessage};
 use mq_protocol::topic;
 use mq_store::{AppendError, PullLimits, ReadError, Store};
 use parking_lot::{Mutex, MutexGuard};
@@ -35,7 +35,7 @@ use crate::offsets::OffsetTable;
 use engine::{CheckpointId, Engine, Lapsed, RecordAt};
 use figures::Flows;
 use order::{Orders, OrdersFile};
-use records::{Record, Writer};
+use records::{Record, Writer, apaches_acks_come_until};
 
 pub(crate) use engine::Place;
 pub(crate) use order::{Acked, Attempts};
@@ -57,6 +57,7 @@ pub(crate) struct Pops {
     pub(crate) bell: Arc<Bell>,
     store: Store,
     writer: Writer,
+    started_at: UnixMillis,
     revive_queues: u32,
     next_revive_queue: AtomicU32,
     journal: Mutex<Journal>,
@@ -93,6 +94,7 @@ impl Pops {
         store_host: SocketAddr,
         revive_queues: u32,
         offsets: &OffsetTable,
+        now: UnixMillis,
     ) -> Result<Self, OpenError> {
         let revive_topic = topic::revive_topic(&config.cluster_name);
         let orders_file = ConfigFile::new(&config.config_directory(), "consumerOrderInfo.json");
@@ -114,6 +116,7 @@ impl Pops {
             bell: Arc::default(),
             store,
             writer: Writer { topic: revive_topic.into(), broker_name: config.broker_name.clone(), store_host },
+            started_at: now,
             revive_queues,
             next_revive_queue: AtomicU32::new(0),
             journal: Mutex::new(journal),
@@ -156,7 +159,7 @@ impl Pops {
                     match record::decode_all(slice) {
                         Ok(records) => records.iter().for_each(|stored| {
                             let at = RecordAt { queue_id, offset: stored.queue_offset };
-                            self.learn(journal, &stored.message, at, offsets);
+                            self.learn(journal, stored, at, offsets);
                         }),
                         Err(error) => error!(%error, %queue_id, %from, "records of pops are damaged and passed over"),
                     }
@@ -170,12 +173,15 @@ impl Pops {
         Ok(())
     }
 
-    fn learn(&self, journal: &mut Journal, message: &Message, at: RecordAt, offsets: &OffsetTable) {
-        match Record::read(message) {
+    fn learn(&self, journal: &mut Journal, stored: &StoredMessage, at: RecordAt, offsets: &OffsetTable) {
+        match Record::read(&stored.message) {
             Ok(Some(Record::Checkpoint(record))) => {
                 self.flows.read(&record.topic, &record.consumer_group, at.queue_id, false);
-                journal.engine.checkpoint(&record, at);
-                if record.from.is_none() && at.offset >= journal.known_to_offsets[at.queue_id.0 as usize] {
+                let not_before = apaches_acks_come_until(stored, self.started_at);
+                journal.engine.checkpoint(&record, at, not_before);
+                // Apache moves the offset with the pop, long before its record comes.
+                let moves = record.from.is_none() && not_before.is_none();
+                if moves && at.offset >= journal.known_to_offsets[at.queue_id.0 as usize] {
                     self.move_offset(&record, offsets);
                 }
             }

@@ -40,6 +40,12 @@ pub(crate) struct OrderInfo {
 }
 
 impl OrderInfo {
+    /// Whether a pop could have left it: each offset has its bit. What a file has of another kind is given out again.
+    fn is_of_a_pop(&self) -> bool {
+        (1..=i64::BITS as usize).contains(&self.offsets.len())
+            && self.offsets.iter().all(|offset| *offset <= i64::MAX as u64)
+    }
+
     fn offsets(&self) -> impl Iterator<Item = QueueOffset> + '_ {
         let first = self.offsets.first().copied().unwrap_or(0);
         self.offsets
@@ -103,7 +109,7 @@ impl Orders {
         let mut orders = Self::default();
         for (key, queues) in file.table {
             let Some((topic, group)) = key.split_once('@') else { continue };
-            for (queue, info) in queues.into_iter().filter(|(_, info)| !info.offsets.is_empty()) {
+            for (queue, info) in queues.into_iter().filter(|(_, info)| info.is_of_a_pop()) {
                 let (topic, group) = (ByteString::from(topic), ByteString::from(group));
                 orders.put(Place { topic, group, queue_id: QueueId(queue) }, info);
             }

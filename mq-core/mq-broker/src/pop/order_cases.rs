@@ -117,3 +117,14 @@ fn apaches_file_is_read_and_ours_is_like_it() {
     orders.take_unsaved(UnixMillis(5), |_| false);
     assert_eq!(orders.in_flight(&place()), 0, "a place that is gone is forgotten");
 }
+
+#[test]
+fn what_no_pop_could_have_left_in_the_file_is_passed_over() {
+    let with = |offsets: Vec<u64>| {
+        let info = OrderInfo { pop_time: UnixMillis(1), invisible_time: Some(9), offsets, ..OrderInfo::default() };
+        let file = OrdersFile { table: [("T@g".to_owned(), [(0, info)].into())].into() };
+        Orders::load(file).in_flight(&place())
+    };
+    assert_eq!(with((0..64).collect()), 64);
+    assert_eq!([with((0..65).collect()), with(vec![]), with(vec![3, u64::MAX])], [0, 0, 0]);
+}

@@ -4,17 +4,20 @@
 //! the time of their writing as their timer's time: an Apache broker that takes over waits for each checkpoint's own time.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mq_protocol::body::{self, AckRecord, BodyError, CheckpointRecord};
 use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
 use mq_protocol::properties::{Properties, name};
-use mq_protocol::record::Message;
+use mq_protocol::record::{Message, StoredMessage};
 use serde::Serialize;
 
 const CHECKPOINT: &str = "ck";
 const ACK: &str = "ack";
 const BATCH_ACK: &str = "bAck";
+/// Apache's timer brings a checkpoint a second before its acknowledgements, and each within a second.
+const APACHES_ACKS_COME_WITHIN: Duration = Duration::from_secs(3);
 
 /// A record of the revive topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,13 @@ impl Record {
             _ => None,
         })
     }
+}
+
+/// For a checkpoint that Apache wrote: until when its acknowledgements, which wait in the timer, may be on their way.
+/// They are as late as this broker if it did not run.
+pub(crate) fn apaches_acks_come_until(checkpoint: &StoredMessage, started_at: UnixMillis) -> Option<UnixMillis> {
+    checkpoint.message.property(name::TIMER_OUT_MS)?;
+    Some(checkpoint.store_timestamp.max(started_at).plus(APACHES_ACKS_COME_WITHIN))
 }
 
 /// Where and by whom records are written.

@@ -1,11 +1,13 @@
 //! One store directory, two brokers: Apache RocketMQ's own (from Maven Central) and the real `mq`, one after the other,
 //! in both orders, after a clean stop and after SIGKILL. What one stored the other has to go on with.
 
+mod popping;
+
 use std::collections::BTreeMap;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mq_client::{
     CheckedHalf, Client, ClientOptions, Message, Producer, PullConsumer, QueueOffset, ReceivedMessage, TopicSettings,
@@ -25,11 +27,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 const WAIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
+/// Until a timer's message is due that the second broker is to deliver. It may be the first on a slow machine.
+const TIMER: Duration = Duration::from_secs(30);
 /// The same for both brokers: a store's files have the length that its configuration says.
 const CONFIGURATION: &str = "\
 brokerName=broker-a
 mappedFileSizeCommitLog=16777216
 mappedFileSizeConsumeQueue=60000
+mappedFileSizeTimerLog=1048576
 flushDiskType=SYNC_FLUSH
 flushConsumerOffsetInterval=200
 messageDelayLevel=1s 25s
@@ -82,9 +87,11 @@ impl Broker {
         // Its topics can be changed once a name server knows it.
         let client = Client::new(ClientOptions::new(&broker.names)).unwrap();
         let deadline = Instant::now() + WAIT;
-        while let Err(error) = client.create_topic("orders", TopicSettings::with_queues(QUEUES)).await {
-            assert!(Instant::now() < deadline, "{error}\n{}", broker.log());
-            tokio::time::sleep(POLL).await;
+        for (topic, queues) in [("orders", QUEUES), (popping::TOPIC, 1)] {
+            while let Err(error) = client.create_topic(topic, TopicSettings::with_queues(queues)).await {
+                assert!(Instant::now() < deadline, "{error}\n{}", broker.log());
+                tokio::time::sleep(POLL).await;
+            }
         }
         broker
     }
@@ -97,7 +104,7 @@ impl Broker {
         tokio::spawn(async move { server.run(listener, until).await });
         let mut options = ApacheOptions::new(directory.path());
         options.name_server = Some(names);
-        options.configuration = format!("{CONFIGURATION}mappedFileSizeTimerLog=1048576\n");
+        options.configuration = CONFIGURATION.to_owned();
         let broker = tokio::task::spawn_blocking(|| ApacheBroker::start(options)).await.unwrap().unwrap();
         let address = broker.broker;
         Self { process: Process::Apache { broker, _names: shutdown.drop_guard() }, names: names.to_string(), address }
@@ -231,20 +238,45 @@ async fn write(broker: &Broker, store: PathBuf) -> Written {
     producer.end(&rolled_back, Verdict::Rollback).await.unwrap();
     half("pending").await.unwrap();
     broker.bodies("bank", &["committed"]).await;
-    // The second broker delivers this one: the first is gone by then.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    producer.send(Message::new("timed", "soon").deliver_at(millis(now + Duration::from_secs(2)))).await.unwrap();
+    broker.bodies("timed", &["soon"]).await;
+    // The second broker delivers these: the first is gone by then.
+    producer.send(Message::new("timed", "after the change").deliver_at(millis(now + TIMER))).await.unwrap();
     producer.send(Message::new("later", "after the change").delay_level(2)).await.unwrap();
+    popping::create_group(broker.address);
+    for body in ["done", "open"] {
+        producer.send(Message::new(popping::TOPIC, body)).await.unwrap();
+    }
+    let popped = popping::pop_until(broker.address, "open");
+    popping::acknowledge(broker.address, popped.iter().find(|popped| popped.body() == "done").unwrap());
     let offsets = store.join("config/consumerOffset.json");
-    let saved = format!("orders@readers:{{0:{},1:{},2:{}}}", READ[0], READ[1], READ[2]);
+    let saved = [
+        format!("orders@readers:{{0:{},1:{},2:{}}}", READ[0], READ[1], READ[2]),
+        format!("{}@poppers:{{0:2}}", popping::TOPIC),
+    ];
     let deadline = Instant::now() + WAIT;
     loop {
-        let text = std::fs::read_to_string(&offsets).unwrap_or_default();
-        if text.replace(['"', '\n', '\t', ' '], "").contains(&saved) {
+        let text = std::fs::read_to_string(&offsets).unwrap_or_default().replace(['"', '\n', '\t', ' '], "");
+        if saved.iter().all(|saved| text.contains(saved)) {
             break;
         }
-        assert!(Instant::now() < deadline, "{saved} is not in {text}");
+        assert!(Instant::now() < deadline, "{saved:?} are not in {text}");
         tokio::time::sleep(POLL).await;
     }
     Written { orders: broker.messages("orders").await }
+}
+
+fn millis(since_1970: Duration) -> UnixMillis {
+    UnixMillis(since_1970.as_millis() as i64)
+}
+
+/// What was given out and not acknowledged comes again, and nothing else.
+fn pops_again(broker: &Broker) -> popping::Popped {
+    let mut popped = popping::pop_until(broker.address, "open");
+    let bodies: Vec<_> = popped.iter().map(popping::Popped::body).collect();
+    assert_eq!(bodies, ["open"], "the other is acknowledged\n{}", broker.log());
+    popped.remove(0)
 }
 
 async fn goes_on_with(first: Whose, end: End) {
@@ -270,6 +302,9 @@ async fn goes_on_with(first: Whose, end: End) {
     // enough to get here that of the second message, too.
     let at_most = if end == End::Clean { 1 } else { 2 };
     assert!(later.values().all(|count| *count <= at_most), "delayed: {later:?}");
+    pops_again(&broker);
+    let timed = broker.bodies("timed", &["soon", "after the change"]).await;
+    assert!(timed.values().all(|count| *count <= at_most), "timed: {timed:?}");
 
     let sent = producer.send(Message::new("orders", "one more").key("k7")).await.unwrap();
     let offsets =
@@ -290,6 +325,8 @@ async fn goes_on_with(first: Whose, end: End) {
     assert!(found.len() == 2 && found[0] == "one more", "by key, back: {found:?}");
     assert_eq!(broker.bodies("bank", &["committed", "pending"]).await, bank);
     assert_eq!(broker.bodies("later", &["soon", "after the change"]).await, later);
+    assert_eq!(broker.bodies("timed", &["soon", "after the change"]).await, timed);
+    popping::acknowledge(broker.address, &pops_again(&broker));
 }
 
 #[tokio::test(flavor = "multi_thread")]
