@@ -156,7 +156,7 @@ impl Schedule {
 pub(crate) fn scheduled_at(store: &Store, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
     match store.read(at) {
         Ok(None) => error!(%at, "a delayed message is no longer in the log"),
-        Err(error @ (ReadError::NotARecord { .. } | ReadError::Misplaced { .. })) => {
+        Err(error) if error.damaged_at().is_some() => {
             error!(%error, "a delayed message is damaged and dropped");
         }
         found => return found,

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use mq_protocol::ids::LogOffset;
+use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::record::{EncodeError, RecordError};
 
 use crate::backend::Backend;
@@ -120,8 +120,21 @@ pub enum ReadError {
     NotARecord { at: LogOffset, reason: RecordError },
     #[error("the record at log offset {at} says that it stands at {stated}")]
     Misplaced { at: LogOffset, stated: LogOffset },
+    #[error("the record at log offset {at} says that it stands at offset {stated} of its queue, which no queue has")]
+    QueueOffset { at: LogOffset, stated: QueueOffset },
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+}
+
+impl ReadError {
+    /// Where no readable record stands and none ever will; `None` for what may be otherwise another time.
+    #[must_use]
+    pub fn damaged_at(&self) -> Option<LogOffset> {
+        match self {
+            Self::NotARecord { at, .. } | Self::Misplaced { at, .. } | Self::QueueOffset { at, .. } => Some(*at),
+            Self::Disk(_) | Self::Mismatch(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

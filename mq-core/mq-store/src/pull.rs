@@ -89,7 +89,25 @@ impl Core {
         }
     }
 
+    /// Where old files go meanwhile, what is left of the queue decides.
     pub(crate) fn pull(
+        &self,
+        topic: &str,
+        queue_id: QueueId,
+        from: QueueOffset,
+        limits: PullLimits,
+        wanted: Wanted<'_>,
+    ) -> Result<Pulled, ReadError> {
+        loop {
+            let log_min = self.segments.min();
+            match self.pull_once(topic, queue_id, from, limits, wanted) {
+                Err(_) if self.segments.min() > log_min || self.bounds(topic, queue_id).min > from => {}
+                pulled => return pulled,
+            }
+        }
+    }
+
+    fn pull_once(
         &self,
         topic: &str,
         queue_id: QueueId,

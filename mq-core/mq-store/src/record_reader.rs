@@ -5,8 +5,11 @@ use mq_protocol::ids::LogOffset;
 use mq_protocol::record::{self, RecordError, StoredMessage};
 
 use crate::error::{DiskError, ReadError};
+use crate::options::QUEUE_ENTRY_BYTES;
 use crate::segments::Segments;
 
+/// Where an entry could still stand in a file of its queue.
+const MAX_QUEUE_OFFSET: u64 = i64::MAX as u64 / QUEUE_ENTRY_BYTES;
 /// Size and magic.
 pub(crate) const HEAD_BYTES: u64 = 8;
 
@@ -62,6 +65,9 @@ pub(crate) fn step(log: &impl LogBytes, at: LogOffset, limit: u64) -> Result<Ste
         Err(reason) => Step::Nothing(ReadError::NotARecord { at, reason }),
         Ok(message) if message.log_offset != at => {
             Step::Nothing(ReadError::Misplaced { at, stated: message.log_offset })
+        }
+        Ok(message) if message.queue_offset.0 > MAX_QUEUE_OFFSET => {
+            Step::Nothing(ReadError::QueueOffset { at, stated: message.queue_offset })
         }
         Ok(message) => Step::Record(message),
     })

@@ -200,7 +200,7 @@ fn message_at(broker: &Broker, lapsed: &Lapsed, offset: QueueOffset) -> Result<O
             }
             Ok(found)
         }
-        Err(error @ (ReadError::NotARecord { .. } | ReadError::Misplaced { .. })) => {
+        Err(error) if error.damaged_at().is_some() => {
             error!(%error, "a popped message is damaged and dropped");
             Ok(None)
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::decode_all;
-use mq_store::{FileBackend, FlushMode, IndexOptions, KeyKind, ManualClock, Options, PullStatus, Store, TimeWindow};
+use mq_store::{
+    FileBackend, FlushMode, IndexOptions, KeyKind, ManualClock, Options, PullLimits, PullStatus, Store, TimeWindow,
+};
 
 use crate::support::*;
 
@@ -138,4 +140,52 @@ fn files_go_while_messages_come() {
         assert_eq!(bodies(&store, "T", queue as u32), bodies_before);
         assert_eq!(store.queue_bounds("T", QueueId(queue as u32)).max, max);
     }
+}
+
+#[test]
+fn a_pull_beside_the_removal_of_what_it_reads_is_told_where_to_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(&FileBackend::new(directory.path()).unwrap(), manual());
+    for n in 0..2000 {
+        append(&store, vec![message("T", 0, format!("{n:0200}"))]);
+    }
+    store.settle().unwrap();
+    let reading = {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            let (mut moved, mut from) = (0, QueueOffset(0));
+            while from < QueueOffset(1900) {
+                let limits = PullLimits { messages: 40, ..ALL };
+                let pulled = store.pull("T", QueueId(0), from, limits, &|_| true).unwrap();
+                let found: usize = pulled.slices.iter().map(|slice| decode_all(slice).unwrap().len()).sum();
+                assert_eq!(found, pulled.messages);
+                moved += u32::from(pulled.status == PullStatus::OffsetTooSmall);
+                // Always where the removal is going on.
+                from = store.queue_bounds("T", QueueId(0)).min.max(from);
+            }
+            moved
+        })
+    };
+    while remove_oldest(&store) {
+        store.sweep().unwrap();
+    }
+    println!("{} pulls came too late", reading.join().unwrap());
+}
+
+#[test]
+fn a_queue_offset_that_no_queue_has_is_damage_and_no_overflow() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = FileBackend::new(directory.path()).unwrap();
+    // Else the sums of the log name it.
+    let options = Options { checksums: false, ..small() };
+    let (store, _) = open(&backend, options.clone());
+    let first = send(&store, vec![message("T", 0, "first")]);
+    send(&store, vec![message("T", 0, "second")]);
+    drop(store);
+    let path = directory.path().join("commitlog/00000000000000000000");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[first.end.0 as usize + 20] = 0x70;
+    std::fs::write(&path, bytes).unwrap();
+    let refused = Store::open(Arc::new(backend), options, Arc::new(ManualClock::at(NOW))).err().unwrap().to_string();
+    assert!(refused.contains("offset 8070450532247928833 of its queue"), "{refused}");
 }
