@@ -28,7 +28,7 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 	cargo build --release --workspace --bins
 
 .PHONY: test
-test: redis clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
+test: redis databases clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
@@ -97,6 +97,13 @@ target/apache/fetched: $(apache)/pom.xml
 .PHONY: redis
 redis:
 	@$(call need,redis-server,redis-server)
+
+# The servers only: nothing is started by them. PostgreSQL's are not in PATH.
+.PHONY: databases
+databases:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(call need,initdb,postgresql); }
+	@$(call need,mariadb-install-db,mariadb-server-core)
+	@$(call need,my_print_defaults,mariadb-client-core)
 
 .PHONY: clean
 clean: ## Removes everything that was built

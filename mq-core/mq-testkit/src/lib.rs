@@ -1,4 +1,4 @@
-//! For tests only: brokers in this process and as real processes, a real Redis, and the crash harness with its checker.
+//! For tests only: brokers in this process and as real processes, real Redis and database servers, and the crash harness with its checker.
 //!
 //! Nothing here is part of a program; crates use it as a dev-dependency.
 
@@ -6,6 +6,7 @@ pub mod apache;
 mod child;
 pub mod cluster;
 pub mod crash;
+pub mod database;
 pub mod process;
 pub mod redis;
 pub mod wire;

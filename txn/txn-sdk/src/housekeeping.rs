@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use mq_protocol::ids::UnixMillis;
-use sqlx::SqlitePool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    database::{self, DatabaseError, Value},
+    database::{Database, DatabaseError, Side, Value},
     id::TransactionId,
 };
 
@@ -17,15 +16,6 @@ use crate::{
 const BATCH: i64 = 500;
 /// How often, on average. Instances that share a database are spread by jitter.
 const EVERY: Duration = Duration::from_secs(600);
-
-const RAISE_HORIZON: &str = "UPDATE checkback_horizon SET horizon_ms = max(horizon_ms, ?1)";
-const CLEAN_MARKERS: &str = "
-    DELETE FROM checkback_marker
-    WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)";
-const CLEAN_INBOX: &str = "
-    DELETE FROM checkback_inbox
-    WHERE rowid IN (
-        SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 AND consumer_group = ?3 ORDER BY created_ms LIMIT ?2)";
 
 /// Whose rows a housekeeper cleans.
 #[derive(Clone, Debug)]
@@ -36,14 +26,14 @@ pub(crate) enum Rows {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Housekeeper {
-    pub(crate) pool: SqlitePool,
+pub(crate) struct Housekeeper<D> {
+    pub(crate) side: Side<D>,
     pub(crate) rows: Rows,
     /// Longer than twice the time that the broker keeps a message.
     pub(crate) keep: Duration,
 }
 
-impl Housekeeper {
+impl<D: Database> Housekeeper<D> {
     pub(crate) async fn run_until(self, shutdown: CancellationToken) {
         loop {
             let jitter = f64::from(TransactionId::fresh().as_bytes()[15]) / 255.0;
@@ -63,16 +53,17 @@ impl Housekeeper {
     pub(crate) async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
         let horizon = UnixMillis(now.0.saturating_sub(keep));
+        let dialect = self.side.dialect();
         match &self.rows {
             Rows::Markers => {
                 // Before the first row goes: from then on a missing row proves nothing, and checkbacks answer so.
-                sqlx::query(RAISE_HORIZON).bind(horizon.0).execute(&self.pool).await?;
+                self.side.execute(dialect.raise_horizon, &[Value::Number(horizon.0)]).await?;
                 let bound = TransactionId::lower_bound(horizon);
-                self.in_batches(CLEAN_MARKERS, &[Value::Bytes(&bound), Value::Number(BATCH)]).await
+                self.in_batches(dialect.clean_markers, &[Value::Bytes(&bound), Value::Number(BATCH)]).await
             }
             Rows::Inbox(group) => {
-                let of_group = [Value::Number(horizon.0), Value::Number(BATCH), Value::Bytes(group.as_bytes())];
-                self.in_batches(CLEAN_INBOX, &of_group).await
+                let of_group = [Value::Number(horizon.0), Value::Bytes(group.as_bytes()), Value::Number(BATCH)];
+                self.in_batches(dialect.clean_inbox, &of_group).await
             }
         }
     }
@@ -80,7 +71,7 @@ impl Housekeeper {
     async fn in_batches(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
         let mut gone = 0;
         loop {
-            let batch = database::bind(sql, values).execute(&self.pool).await?.rows_affected();
+            let batch = self.side.execute(sql, values).await?;
             gone += batch;
             if batch < BATCH.unsigned_abs() {
                 return Ok(gone);

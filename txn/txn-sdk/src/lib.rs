@@ -8,7 +8,7 @@
 //! # async fn insert_payment(tx: &DatabaseTransaction, order: i64) -> Result<(), DbErr> { Ok(()) }
 //! # async fn issue_red_packet(tx: &DatabaseTransaction, order: i64) -> Result<(), DbErr> { Ok(()) }
 //! # async fn example(order: i64) -> Result<(), Box<dyn std::error::Error>> {
-//! let db = Database::connect("sqlite://shop.db?mode=rwc").await?; // or a sqlx::SqlitePool
+//! let db = Database::connect("sqlite://shop.db?mode=rwc").await?; // or a sqlx pool; or mysql://, postgres://
 //! let txn = TxnProducer::builder("127.0.0.1:9876").group("order-service").database(db).topics(["ORDER_PAID"]).build().await?;
 //!
 //! let message = Message::new("ORDER_PAID", format!(r#"{{"order":{order}}}"#)).key(format!("order-{order}"));
@@ -44,9 +44,13 @@
 //! place, so that the transaction can no longer commit, and only then the message is cancelled. The consumer writes its
 //! inbox row and its effect in one transaction. Both tables appear by themselves (`checkback_*`).
 //!
-//! SQLite in a file for now, through sqlx or sea-orm. The SDK opens connections of its own with the options of yours, sets
-//! the journal to WAL and every commit to durable (`synchronous=FULL`). A transaction holds SQLite's one write lock from
-//! its begin to its commit: keep it short.
+//! # Databases
+//!
+//! SQLite in a file, MySQL or MariaDB with InnoDB, and PostgreSQL, through a sqlx pool or sea-orm. The SDK opens
+//! connections of its own with the options of yours (as many as your pool, and three for checks), and refuses a database
+//! whose commits would not survive a power cut. `docs/SDK.md` has what it needs from each.
+//!
+//! On SQLite a transaction holds the one write lock from its begin to its commit: keep it short.
 
 mod clock;
 mod consumer;
@@ -67,7 +71,7 @@ pub use consumer::{
 pub use counters::Sample;
 pub use database::{Database, DatabaseError};
 pub use id::{InvalidTransactionId, TRANSACTION_ID_PROPERTY, TransactionId};
-pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers};
+pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers, Seal};
 pub use mq_client::{Message, ReceivedMessage, Verdict};
 pub use producer::{
     Asked, BuildError, Outcome, Own, Pending, Sent, Source, Transaction, TxnError, TxnProducer, TxnProducerBuilder,

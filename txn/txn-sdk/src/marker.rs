@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
-use sqlx::{Row as _, SqlitePool, sqlite::SqlitePoolOptions};
 
 use crate::{
     clock,
-    database::{self, Database, DatabaseError, Value},
+    database::{self, Begin, Database, DatabaseError, PoolSize, Side, Value},
     decision::{self, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
@@ -20,18 +19,6 @@ use crate::{
 const CHECK_CONNECTIONS: u32 = 3;
 /// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Inserts nothing when the key is taken, when the transaction was born before the horizon (its tombstone may have been
-/// cleaned), or when the commit would not be durable.
-const INSERT_MARKER: &str = "
-    INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6
-    WHERE ?6 >= (SELECT horizon_ms FROM checkback_horizon)
-      AND (SELECT synchronous FROM pragma_synchronous) >= 2
-    ON CONFLICT (tx_id) DO NOTHING";
-const LOOK: &str = "
-    SELECT h.horizon_ms, m.state, m.mode
-    FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1";
 
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
@@ -70,24 +57,33 @@ pub enum MarkError {
     Database(#[from] DatabaseError),
 }
 
+/// What a transaction looks like just before its commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "only a sealed transaction may commit"]
+pub enum Seal {
+    /// It may commit.
+    Sealed,
+    /// A checkback may have answered ROLLBACK. It must not commit.
+    Fenced,
+    /// Its marker is no longer in it: somebody has ended it, or the database has, with an error that the work did not pass
+    /// on (a deadlock of MySQL's). It must not commit.
+    Ended,
+}
+
 /// The markers of one database: what [`TxnProducer`](crate::TxnProducer) writes and what its checkbacks read.
 #[derive(Clone, Debug)]
 pub struct Markers<D> {
     database: D,
-    checks: SqlitePool,
+    checks: Side<D>,
     options: MarkerOptions,
 }
 
 impl<D: Database> Markers<D> {
     /// Creates or migrates the tables; refuses a database whose commits would not survive a power cut.
     pub async fn open(database: D, options: MarkerOptions) -> Result<Self, DatabaseError> {
-        let database = database.with_own_pool();
+        let database = database.with_own_pool(PoolSize::Same);
         schema::prepare(&database).await?;
-        let connect = (*database.sqlite_pool()?.connect_options()).clone().busy_timeout(options.lock_timeout);
-        let checks = SqlitePoolOptions::new()
-            .max_connections(CHECK_CONNECTIONS)
-            .acquire_timeout(CHECK_TIMEOUT)
-            .connect_lazy_with(connect);
+        let checks = Side::of(&database, CHECK_CONNECTIONS, options.lock_timeout)?;
         Ok(Self { database, checks, options })
     }
 
@@ -97,13 +93,22 @@ impl<D: Database> Markers<D> {
 
     /// The first statement of a transaction.
     pub async fn mark(tx: &mut D::Tx, id: TransactionId, owner: MarkerOwner<'_>) -> Result<(), MarkError> {
-        if D::execute(tx, INSERT_MARKER, &row_values(&id, owner, Row::COMMITTED)).await? == 1 {
+        if insert_row::<D>(tx, &id, owner, Row::COMMITTED).await? {
             return Ok(());
         }
-        match schema::synchronous::<D>(tx).await? {
-            durable if durable >= 2 => Err(MarkError::Fenced),
-            weak => Err(DatabaseError::NotDurable(weak).into()),
-        }
+        schema::require_durable::<D>(tx).await?;
+        Err(MarkError::Fenced)
+    }
+
+    /// The last statement of a transaction. Its marker must still be in it, and its tombstone cannot have been cleaned
+    /// before the marker went in. It also finds a transaction that the database has given up: PostgreSQL would roll that
+    /// back at the COMMIT, and call it a success.
+    pub async fn seal(tx: &mut D::Tx, id: TransactionId) -> Result<Seal, DatabaseError> {
+        Ok(match look::<D>(tx, id).await? {
+            (_, horizon) if id.born() < horizon => Seal::Fenced,
+            (Some(_), _) => Seal::Sealed,
+            (None, _) => Seal::Ended,
+        })
     }
 
     /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
@@ -122,7 +127,7 @@ impl<D: Database> Markers<D> {
         }
     }
 
-    async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, sqlx::Error> {
+    async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
         let (row, horizon) = self.look(id).await?;
         let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
         match decision::first_look(&sight) {
@@ -132,20 +137,31 @@ impl<D: Database> Markers<D> {
         }
     }
 
-    async fn look(&self, id: TransactionId) -> Result<(Option<Row>, UnixMillis), sqlx::Error> {
-        let found = sqlx::query(LOOK).bind(id.as_bytes().to_vec()).fetch_one(&self.checks).await?;
-        let state: Option<i64> = found.try_get(1)?;
-        let row = match state {
-            Some(state) => Some(Row { state, mode: found.try_get(2)? }),
-            None => None,
-        };
-        Ok((row, UnixMillis(found.try_get(0)?)))
+    /// A row that it shows is there for good.
+    async fn look(&self, id: TransactionId) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
+        let mut tx = self.checks.begin(Begin::Look).await?;
+        let seen = look::<D>(&mut tx, id).await?;
+        match self.checks.dialect().barrier {
+            Some(barrier) if seen.0.is_some() => {
+                D::execute(&mut tx, barrier, &[]).await?;
+                database::commit::<D>(tx).await?;
+            }
+            _ => D::rollback(tx).await?,
+        }
+        Ok(seen)
     }
 
     /// Whether the tombstone was written, durably.
-    async fn fence(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<bool, sqlx::Error> {
-        let values = row_values(&id, owner, Row::TOMBSTONE);
-        Ok(database::bind(INSERT_MARKER, &values).execute(&self.checks).await?.rows_affected() == 1)
+    async fn fence(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<bool, DatabaseError> {
+        let mut tx = self.checks.begin(Begin::Write).await?;
+        let written = insert_row::<D>(&mut tx, &id, owner, Row::TOMBSTONE).await?;
+        // Otherwise a marker may have been committed and cleaned since the first look.
+        if written && look::<D>(&mut tx, id).await?.1 <= id.born() {
+            database::commit::<D>(tx).await?;
+            return Ok(true);
+        }
+        D::rollback(tx).await?;
+        Ok(false)
     }
 
     /// Deletes markers that nobody can ask about any more, in small batches, and says how many rows went. The producer does it
@@ -154,18 +170,32 @@ impl<D: Database> Markers<D> {
         self.housekeeper().clean(now).await
     }
 
-    pub(crate) fn housekeeper(&self) -> Housekeeper {
-        Housekeeper { pool: self.checks.clone(), rows: Rows::Markers, keep: self.options.keep }
+    pub(crate) fn housekeeper(&self) -> Housekeeper<D> {
+        Housekeeper { side: self.checks.clone(), rows: Rows::Markers, keep: self.options.keep }
     }
 }
 
-fn row_values<'v>(id: &'v TransactionId, owner: MarkerOwner<'v>, row: Row) -> [Value<'v>; 6] {
-    [
+async fn insert_row<D: Database>(
+    tx: &mut D::Tx,
+    id: &TransactionId,
+    owner: MarkerOwner<'_>,
+    row: Row,
+) -> Result<bool, DatabaseError> {
+    let values = [
         Value::Bytes(id.as_bytes()),
         Value::Text(owner.group),
         Value::Text(owner.topic),
         Value::Number(row.state),
         Value::Number(row.mode),
         Value::Number(id.born().0),
-    ]
+    ];
+    database::insert::<D>(tx, D::dialect_of(tx).insert_marker, &values).await
+}
+
+async fn look<D: Database>(tx: &mut D::Tx, id: TransactionId) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
+    let seen = D::row(tx, D::dialect_of(tx).look, &[Value::Bytes(id.as_bytes())]).await?;
+    let [horizon, state, mode] = seen.unwrap_or_default();
+    let row = state.zip(mode).map(|(state, mode)| Row { state, mode });
+    // No horizon, no promise: somebody has emptied the table.
+    Ok((row, UnixMillis(horizon.unwrap_or(i64::MAX))))
 }

@@ -4,24 +4,20 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use mq_client::ReceivedMessage;
-use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::{
     clock,
-    database::{Database, DatabaseError, Value},
+    database::{self, Database, DatabaseError, PoolSize, Side, Value},
     housekeeping::{Housekeeper, Rows},
     schema,
 };
 
-/// Inserts nothing when the message was here before, or when the commit would not be durable.
-const INSERT: &str = "
-    INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
-    SELECT ?1, ?2, ?3, ?4, ?5
-    WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
-    ON CONFLICT (consumer_group, topic, tag, message_key) DO NOTHING";
-
-/// Longest key of a message; longer ones are refused rather than cut, which would make two of them one.
+/// Longest key, and longest tag, of a message; longer ones are refused rather than cut, which would make two of them one.
 const MAX_KEY_BYTES: usize = 1024;
+/// Of a group and of a topic. All four together are a key that each of the databases can index.
+const MAX_NAME_BYTES: usize = 255;
+/// How long the clean-up waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What makes two deliveries the same message.
 #[derive(Clone, Default)]
@@ -54,8 +50,7 @@ impl Key {
         };
         match key.len() {
             0 => Err(InboxError::NoKey),
-            1..=MAX_KEY_BYTES => Ok(key),
-            bytes => Err(InboxError::KeyTooLong { bytes }),
+            1.. => Ok(key),
         }
     }
 }
@@ -87,8 +82,8 @@ pub enum InboxError {
     NoKey,
     #[error("the message has several KEYS: say with Key::by which of them makes it unique")]
     SeveralKeys,
-    #[error("the message's key takes {bytes} bytes, the limit is {MAX_KEY_BYTES}")]
-    KeyTooLong { bytes: usize },
+    #[error("the message's {part} takes {bytes} bytes, the limit is {limit}")]
+    TooLong { part: &'static str, bytes: usize, limit: usize },
 }
 
 /// Remembers in `D` which messages have had their effect there.
@@ -101,7 +96,11 @@ pub struct Inbox<D> {
 
 impl<D: Database> Inbox<D> {
     pub fn new(database: D) -> Self {
-        Self { database: database.with_own_pool(), key: Key::default(), keep: Duration::from_secs(7 * 24 * 3600) }
+        Self {
+            database: database.with_own_pool(PoolSize::Same),
+            key: Key::default(),
+            keep: Duration::from_secs(7 * 24 * 3600),
+        }
     }
 
     #[must_use]
@@ -126,33 +125,72 @@ impl<D: Database> Inbox<D> {
         &self.database
     }
 
-    pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper, DatabaseError> {
-        let connect = (*self.database.sqlite_pool()?.connect_options()).clone();
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        Ok(Housekeeper { pool, rows: Rows::Inbox(group.to_owned()), keep: self.keep })
+    pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper<D>, DatabaseError> {
+        let side = Side::of(&self.database, 1, LOCK_TIMEOUT)?;
+        Ok(Housekeeper { side, rows: Rows::Inbox(group.to_owned()), keep: self.keep })
     }
 
-    /// Writes the message's row into `tx`. False: its effect is already in this database.
+    /// Writes the message's row into `tx`. `None`: its effect is already in this database.
     pub(crate) async fn admit(
         &self,
         tx: &mut D::Tx,
         group: &str,
         message: &ReceivedMessage,
-    ) -> Result<bool, InboxError> {
-        let key = self.key.of(message)?;
-        let row = [
-            Value::Bytes(group.as_bytes()),
-            Value::Bytes(message.topic.as_bytes()),
-            Value::Bytes(message.tags().unwrap_or_default().as_bytes()),
-            Value::Bytes(key.as_bytes()),
-            Value::Number(clock::now().0),
-        ];
-        if D::execute(tx, INSERT, &row).await? == 1 {
-            return Ok(true);
+    ) -> Result<Option<Admitted>, InboxError> {
+        let admitted = Admitted::new(group, message, self.key.of(message)?)?;
+        let [group, topic, tag, key] = admitted.columns();
+        let row = [group, topic, tag, key, Value::Number(clock::now().0)];
+        if database::insert::<D>(tx, D::dialect_of(tx).insert_inbox, &row).await? {
+            return Ok(Some(admitted));
         }
-        match schema::synchronous::<D>(tx).await? {
-            durable if durable >= 2 => Ok(false),
-            weak => Err(DatabaseError::NotDurable(weak).into()),
+        schema::require_durable::<D>(tx).await?;
+        Ok(None)
+    }
+
+    /// Whether the row is still in the handler's transaction. A database that has given the transaction up (an error that
+    /// the handler did not pass on) would roll it back at the COMMIT, and PostgreSQL would call that a success.
+    pub(crate) async fn is_sealed(tx: &mut D::Tx, admitted: &Admitted) -> Result<bool, DatabaseError> {
+        Ok(D::row::<1>(tx, D::dialect_of(tx).look_inbox, &admitted.columns()).await?.is_some())
+    }
+
+    /// Ends the transaction of a duplicate. After that its first delivery's commit is on disk, and it may be acknowledged.
+    pub(crate) async fn leave(mut tx: D::Tx) -> Result<(), DatabaseError> {
+        match D::dialect_of(&tx).barrier {
+            Some(barrier) => {
+                D::execute(&mut tx, barrier, &[]).await?;
+                database::commit::<D>(tx).await
+            }
+            None => D::rollback(tx).await,
         }
+    }
+}
+
+/// The key of a message's row.
+pub(crate) struct Admitted {
+    group: String,
+    topic: String,
+    tag: String,
+    key: String,
+}
+
+impl Admitted {
+    fn new(group: &str, message: &ReceivedMessage, key: String) -> Result<Self, InboxError> {
+        let tag = message.tags().unwrap_or_default().to_owned();
+        let admitted = Self { group: group.to_owned(), topic: message.topic.to_string(), tag, key };
+        for (part, text, limit) in [
+            ("group", &admitted.group, MAX_NAME_BYTES),
+            ("topic", &admitted.topic, MAX_NAME_BYTES),
+            ("tag", &admitted.tag, MAX_KEY_BYTES),
+            ("key", &admitted.key, MAX_KEY_BYTES),
+        ] {
+            if text.len() > limit {
+                return Err(InboxError::TooLong { part, bytes: text.len(), limit });
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn columns(&self) -> [Value<'_>; 4] {
+        [&self.group, &self.topic, &self.tag, &self.key].map(|text| Value::Bytes(text.as_bytes()))
     }
 }

@@ -87,6 +87,8 @@ enum DeliveryError {
     Inbox(#[from] InboxError),
     #[error(transparent)]
     Handler(#[from] HandlerError),
+    #[error("the handler's transaction was ended before its commit")]
+    Ended,
     #[error("the commit was not confirmed: {0}")]
     Commit(DatabaseError),
     #[error("the handler panicked")]
@@ -163,12 +165,15 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     async fn take(&self, message: ReceivedMessage) -> Result<bool, DeliveryError> {
         reach("inbox-before-row");
         let mut tx = self.inbox.database().begin().await?;
-        if !self.inbox.admit(&mut tx, &self.group, &message).await? {
-            D::rollback(tx).await?;
+        let Some(admitted) = self.inbox.admit(&mut tx, &self.group, &message).await? else {
+            Inbox::<D>::leave(tx).await?;
             return Ok(false);
-        }
+        };
         reach("inbox-after-row");
         self.handlers.handle(&mut tx, message).await?;
+        if !Inbox::<D>::is_sealed(&mut tx, &admitted).await? {
+            return Err(DeliveryError::Ended);
+        }
         match D::commit(tx).await {
             Ok(()) => {
                 reach("inbox-before-ack");

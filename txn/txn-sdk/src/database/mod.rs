@@ -1,36 +1,46 @@
-//! The databases whose transactions a message can be tied to: `sqlx::SqlitePool` and `sea_orm::DatabaseConnection`.
-//! Knows how to begin, run one statement and finish; knows no table of ours and no broker.
+//! The databases whose transactions a message can be tied to: sqlx pools and `sea_orm::DatabaseConnection`, on SQLite,
+//! MySQL or MariaDB, and PostgreSQL. Knows how to begin, run one statement and finish; knows no broker.
 
+mod dialect;
+mod mysql;
+mod postgres;
 mod sea_orm;
+mod side;
+mod sqlite;
 mod sqlx;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use ::sqlx::{
-    SqliteConnection, SqlitePool,
-    sqlite::{SqliteSynchronous, SqliteTransactionManager},
-};
+use ::sqlx::{Connection, Pool};
 use sqlx_core::transaction::TransactionManager;
 
-pub(crate) use self::sqlx::bind;
+pub(crate) use self::dialect::Dialect;
+pub(crate) use self::side::{Side, commit};
 
-/// A database that the SDK can keep its marker and inbox rows in. Sealed: the rules that make a marker trustworthy
-/// (write lock from the first statement, durable commit, no half-open connection back into the pool) are kept here.
+/// A database that the SDK can keep its marker and inbox rows in: `sqlx::{SqlitePool, MySqlPool, PgPool}`, or
+/// `sea_orm::DatabaseConnection` on any of the three. Sealed: the rules that make a marker trustworthy (which locks,
+/// which isolation, durable commit, no half-open connection back into the pool) are kept here.
 ///
-/// SQLite it is for now, in a file. The SDK makes connections of its own with the options of yours.
+/// The SDK makes connections of its own with the options of yours.
 pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     /// An open transaction. Dropped, it is rolled back.
     type Tx: Send + 'static;
-    /// What your code inside a transaction receives: `&DatabaseTransaction` (sea-orm), `&mut SqliteConnection` (sqlx).
+    /// What your code inside a transaction receives: `&DatabaseTransaction` (sea-orm), `&mut SqliteConnection`,
+    /// `&mut MySqlConnection` or `&mut PgConnection` (sqlx).
     type Handle<'t>: Send;
 
     /// The same database over connections of the SDK's own: see `own_pool`.
     #[doc(hidden)]
-    fn with_own_pool(&self) -> Self;
+    fn with_own_pool(&self, size: PoolSize) -> Self;
     #[doc(hidden)]
-    fn sqlite_pool(&self) -> Result<&SqlitePool, DatabaseError>;
+    fn dialect(&self) -> Result<&'static Dialect, DatabaseError>;
     #[doc(hidden)]
-    fn begin(&self) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send;
+    fn dialect_of(tx: &Self::Tx) -> &'static Dialect;
+    /// What has to be set once, outside of any transaction.
+    #[doc(hidden)]
+    fn set_up(&self) -> impl Future<Output = Result<(), DatabaseError>> + Send;
+    #[doc(hidden)]
+    fn begin_as(&self, begin: Begin) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send;
     #[doc(hidden)]
     fn handle(tx: &mut Self::Tx) -> Self::Handle<'_>;
     /// Runs one statement and says how many rows it changed.
@@ -40,37 +50,88 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<u64, DatabaseError>> + Send;
-    /// The first column of the first row.
+    /// The first columns of the first row.
     #[doc(hidden)]
-    fn number(
+    fn row<const N: usize>(
         tx: &mut Self::Tx,
         sql: &'static str,
         values: &[Value<'_>],
-    ) -> impl Future<Output = Result<Option<i64>, DatabaseError>> + Send;
+    ) -> impl Future<Output = Result<Option<Numbers<N>>, DatabaseError>> + Send;
     #[doc(hidden)]
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
     #[doc(hidden)]
     fn rollback(tx: Self::Tx) -> impl Future<Output = Result<(), DatabaseError>> + Send;
+    /// Closes the connections.
+    #[doc(hidden)]
+    fn close(&self) -> impl Future<Output = ()> + Send;
+
+    /// A transaction for the user's work.
+    #[doc(hidden)]
+    fn begin(&self) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send {
+        self.begin_as(Begin::Work)
+    }
 }
 
-/// Connections whose word can be trusted. Each commit is durable, and no connection is used again on which a commit or
-/// rollback failed: the driver still believes it inside a transaction, begins the next one as a savepoint in that, and
-/// may call a commit done that never reached the disk.
-fn own_pool(pool: &SqlitePool) -> SqlitePool {
-    let connect = (*pool.connect_options()).clone().synchronous(SqliteSynchronous::Full);
+/// Inserts one row. False: its key is taken, or the statement's condition does not hold.
+pub(crate) async fn insert<D: Database>(
+    tx: &mut D::Tx,
+    sql: &'static str,
+    values: &[Value<'_>],
+) -> Result<bool, DatabaseError> {
+    match D::execute(tx, sql, values).await {
+        Ok(rows) => Ok(rows == 1),
+        Err(error) if error.is_duplicate_key() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a transaction is for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// The user's: at the isolation that he has set. On SQLite it takes the write lock at once.
+    Work,
+    /// The SDK's own, that only reads.
+    Look,
+    /// The SDK's own, that writes.
+    Write,
+}
+
+/// How many connections of its own.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub enum PoolSize {
+    /// As many as the user's pool.
+    Same,
+    /// So many, which on SQLite wait so long for the write lock.
+    Few { connections: u32, lock_timeout: Duration },
+}
+
+/// Connections whose word can be trusted: none is used again on which a commit or rollback failed. The driver still
+/// believes it inside a transaction, begins the next one as a savepoint in that, and may call a commit done that never
+/// reached the disk.
+fn own_pool<DB: ::sqlx::Database>(
+    pool: &Pool<DB>,
+    size: PoolSize,
+    connect: <DB::Connection as Connection>::Options,
+) -> Pool<DB> {
     let options = pool.options().clone().min_connections(0).test_before_acquire(true);
+    let options = match size {
+        PoolSize::Same => options,
+        PoolSize::Few { connections, .. } => options.max_connections(connections),
+    };
     options
-        .before_acquire(|connection, _| Box::pin(std::future::ready(Ok(is_idle(connection)))))
+        .before_acquire(|connection, _| {
+            Box::pin(std::future::ready(Ok(DB::TransactionManager::get_transaction_depth(connection) == 0)))
+        })
         .connect_lazy_with(connect)
-}
-
-fn is_idle(connection: &SqliteConnection) -> bool {
-    SqliteTransactionManager::get_transaction_depth(connection) == 0
 }
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for ::sqlx::SqlitePool {}
+    impl Sealed for ::sqlx::MySqlPool {}
+    impl Sealed for ::sqlx::PgPool {}
     impl Sealed for ::sea_orm::DatabaseConnection {}
 }
 
@@ -83,20 +144,24 @@ pub enum Value<'v> {
     Number(i64),
 }
 
+/// The columns of a row.
+#[doc(hidden)]
+pub(crate) type Numbers<const N: usize> = [Option<i64>; N];
+
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error(transparent)]
     Sqlx(#[from] ::sqlx::Error),
     #[error(transparent)]
     SeaOrm(#[from] ::sea_orm::DbErr),
-    #[error("{0} is not supported: messages are tied to SQLite databases in a file")]
+    #[error("{0} is not supported: messages are tied to SQLite files, MySQL, MariaDB and PostgreSQL")]
     Unsupported(String),
-    #[error(
-        "the connections of this pool set synchronous={0}; a commit must be durable before it is announced: use FULL"
-    )]
-    NotDurable(i64),
+    #[error("a commit must be durable before it is announced: {0}")]
+    NotDurable(&'static str),
     #[error("the journal mode is {0}, and could not be set to WAL")]
     NotWal(String),
+    #[error("another instance has been creating the checkback_* tables for {0:?}; is it stuck?")]
+    SchemaLocked(Duration),
 }
 
 /// Why a commit did not answer "done". The difference decides between "nothing was written" and "in doubt".
@@ -109,30 +174,31 @@ pub enum CommitError {
     Unknown(DatabaseError),
 }
 
-const SQLITE_CONSTRAINT: u32 = 19;
-
 impl CommitError {
-    /// Only a broken constraint (deferred until the commit) is a sure refusal. A full disk, an I/O error or a lost
-    /// connection is not: the checkback will read what really happened.
-    fn of(error: DatabaseError) -> Self {
-        let code = error.as_sqlx().and_then(::sqlx::Error::as_database_error).and_then(|error| error.code());
-        match code.and_then(|code| code.parse::<u32>().ok()) {
-            Some(code) if code & 0xff == SQLITE_CONSTRAINT => Self::Refused(error),
+    /// A full disk, an I/O error or a lost connection is no sure refusal: the checkback will read what really happened.
+    fn of(dialect: &Dialect, error: DatabaseError) -> Self {
+        match error.of_database() {
+            Some(said) if (dialect.refuses_commit)(said) => Self::Refused(error),
             _ => Self::Unknown(error),
         }
     }
 }
 
 impl DatabaseError {
-    fn as_sqlx(&self) -> Option<&::sqlx::Error> {
+    fn is_duplicate_key(&self) -> bool {
+        self.of_database().is_some_and(|error| error.is_unique_violation())
+    }
+
+    /// What the database itself said, if it was asked.
+    fn of_database(&self) -> Option<&dyn ::sqlx::error::DatabaseError> {
         use ::sea_orm::{DbErr, RuntimeErr};
         match self {
-            Self::Sqlx(error) => Some(error),
+            Self::Sqlx(error) => error.as_database_error(),
             Self::SeaOrm(
                 DbErr::Conn(RuntimeErr::SqlxError(error))
                 | DbErr::Exec(RuntimeErr::SqlxError(error))
                 | DbErr::Query(RuntimeErr::SqlxError(error)),
-            ) => Some(error),
+            ) => error.as_database_error(),
             _ => None,
         }
     }

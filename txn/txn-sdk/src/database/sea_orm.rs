@@ -1,40 +1,61 @@
-//! Transactions on a `sea_orm::DatabaseConnection`.
+//! Transactions on a `sea_orm::DatabaseConnection`, whichever database it is connected to.
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, SqliteTransactionMode,
-    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, IsolationLevel,
+    SqliteTransactionMode, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
+    TransactionOptions, TransactionTrait,
 };
-use sqlx::SqlitePool;
 
-use super::{CommitError, Database, DatabaseError, Value, own_pool};
+use super::{
+    Begin, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, postgres::POSTGRES,
+    sqlite, sqlite::SQLITE, sqlx::same_options,
+};
 
 impl Database for DatabaseConnection {
     type Tx = DatabaseTransaction;
     type Handle<'t> = &'t DatabaseTransaction;
 
-    fn with_own_pool(&self) -> Self {
-        match self.sqlite_pool() {
-            Ok(pool) => SqlxSqliteConnector::from_sqlx_sqlite_pool(own_pool(pool)),
-            Err(_) => self.clone(),
-        }
-    }
-
-    fn sqlite_pool(&self) -> Result<&SqlitePool, DatabaseError> {
+    fn with_own_pool(&self, size: PoolSize) -> Self {
         match &self.inner {
-            DatabaseConnectionType::SqlxSqlitePoolConnection(_) => Ok(self.get_sqlite_connection_pool()),
-            DatabaseConnectionType::Disconnected => Err(DatabaseError::Unsupported("a disconnected database".into())),
-            // Reached when another crate of the build turns on another database of sea-orm.
-            #[allow(unreachable_patterns)]
-            _ => Err(DatabaseError::Unsupported(format!("{:?}", self.get_database_backend()))),
+            DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
+                SqlxSqliteConnector::from_sqlx_sqlite_pool(sqlite::pool(self.get_sqlite_connection_pool(), size))
+            }
+            DatabaseConnectionType::SqlxMySqlPoolConnection(_) => {
+                SqlxMySqlConnector::from_sqlx_mysql_pool(same_options(self.get_mysql_connection_pool(), size))
+            }
+            DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
+                SqlxPostgresConnector::from_sqlx_postgres_pool(same_options(self.get_postgres_connection_pool(), size))
+            }
+            // `dialect` refuses it.
+            _ => self.clone(),
         }
     }
 
-    async fn begin(&self) -> Result<Self::Tx, DatabaseError> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        Ok(self.begin_with_options(options).await?)
+    fn dialect(&self) -> Result<&'static Dialect, DatabaseError> {
+        match &self.inner {
+            DatabaseConnectionType::SqlxSqlitePoolConnection(_)
+            | DatabaseConnectionType::SqlxMySqlPoolConnection(_)
+            | DatabaseConnectionType::SqlxPostgresPoolConnection(_) => dialect(self.get_database_backend()),
+            _ => Err(DatabaseError::Unsupported("a disconnected or mocked database".into())),
+        }
+    }
+
+    fn dialect_of(tx: &Self::Tx) -> &'static Dialect {
+        dialect(tx.get_database_backend()).expect("only a known database has begun a transaction")
+    }
+
+    async fn set_up(&self) -> Result<(), DatabaseError> {
+        match &self.inner {
+            DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
+                sqlite::switch_to_wal(self.get_sqlite_connection_pool()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn begin_as(&self, begin: Begin) -> Result<Self::Tx, DatabaseError> {
+        self.dialect()?;
+        Ok(self.begin_with_options(options(self.get_database_backend(), begin)).await?)
     }
 
     fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {
@@ -42,28 +63,67 @@ impl Database for DatabaseConnection {
     }
 
     async fn execute(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
-        Ok(tx.execute_raw(statement(sql, values)).await?.rows_affected())
+        let statement = statement(tx.get_database_backend(), sql, values);
+        Ok(tx.execute_raw(statement).await?.rows_affected())
     }
 
-    async fn number(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<Option<i64>, DatabaseError> {
-        let row = tx.query_one_raw(statement(sql, values)).await?;
-        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
+    async fn row<const N: usize>(
+        tx: &mut Self::Tx,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Option<Numbers<N>>, DatabaseError> {
+        let statement = statement(tx.get_database_backend(), sql, values);
+        let Some(row) = tx.query_one_raw(statement).await? else { return Ok(None) };
+        let mut numbers = [None; N];
+        for (column, number) in numbers.iter_mut().enumerate() {
+            *number = row.try_get_by_index(column)?;
+        }
+        Ok(Some(numbers))
     }
 
     async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
-        tx.commit().await.map_err(|error| CommitError::of(error.into()))
+        let dialect = Self::dialect_of(&tx);
+        tx.commit().await.map_err(|error| CommitError::of(dialect, error.into()))
     }
 
     async fn rollback(tx: Self::Tx) -> Result<(), DatabaseError> {
         Ok(tx.rollback().await?)
     }
+
+    async fn close(&self) {
+        let _ = self.close_by_ref().await;
+    }
 }
 
-fn statement(sql: &'static str, values: &[Value<'_>]) -> Statement {
+fn dialect(backend: DbBackend) -> Result<&'static Dialect, DatabaseError> {
+    match backend {
+        DbBackend::Sqlite => Ok(&SQLITE),
+        DbBackend::MySql => Ok(&MYSQL),
+        DbBackend::Postgres => Ok(&POSTGRES),
+        other => Err(DatabaseError::Unsupported(format!("{other:?}"))),
+    }
+}
+
+/// `Dialect::begin` in sea-orm's words.
+fn options(backend: DbBackend, begin: Begin) -> TransactionOptions {
+    let own = begin != Begin::Work;
+    TransactionOptions {
+        isolation_level: match backend {
+            DbBackend::MySql if own => Some(IsolationLevel::RepeatableRead),
+            DbBackend::Postgres if own => Some(IsolationLevel::ReadCommitted),
+            _ => None,
+        },
+        sqlite_transaction_mode: (backend == DbBackend::Sqlite && begin != Begin::Look)
+            .then_some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    }
+}
+
+fn statement(backend: DbBackend, sql: &'static str, values: &[Value<'_>]) -> Statement {
     let values = values.iter().map(|value| match *value {
         Value::Bytes(bytes) => sea_orm::Value::from(bytes.to_vec()),
         Value::Text(text) => text.into(),
         Value::Number(number) => number.into(),
     });
-    Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
+    Statement::from_sql_and_values(backend, sql, values)
 }

@@ -1,51 +1,96 @@
-//! Transactions on a `sqlx::SqlitePool`.
+//! Transactions on sqlx pools.
 
-use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction, sqlite::SqliteArguments};
+use sqlx::{
+    MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite, SqliteConnection, SqlitePool,
+    Transaction,
+};
 
-use super::{CommitError, Database, DatabaseError, Value, own_pool};
+use super::{
+    Begin, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, own_pool,
+    postgres::POSTGRES, sqlite, sqlite::SQLITE,
+};
 
-impl Database for SqlitePool {
-    type Tx = Transaction<'static, Sqlite>;
-    type Handle<'t> = &'t mut SqliteConnection;
-
-    fn with_own_pool(&self) -> Self {
-        own_pool(self)
-    }
-
-    fn sqlite_pool(&self) -> Result<&SqlitePool, DatabaseError> {
-        Ok(self)
-    }
-
-    async fn begin(&self) -> Result<Self::Tx, DatabaseError> {
-        Ok(self.begin_with("BEGIN IMMEDIATE").await?)
-    }
-
-    fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {
-        tx
-    }
-
-    async fn execute(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
-        Ok(bind(sql, values).execute(&mut **tx).await?.rows_affected())
-    }
-
-    async fn number(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<Option<i64>, DatabaseError> {
-        let row = bind(sql, values).fetch_optional(&mut **tx).await?;
-        Ok(row.map(|row| row.try_get(0)).transpose()?)
-    }
-
-    async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
-        tx.commit().await.map_err(|error| CommitError::of(error.into()))
-    }
-
-    async fn rollback(tx: Self::Tx) -> Result<(), DatabaseError> {
-        Ok(tx.rollback().await?)
-    }
+macro_rules! bind {
+    ($sql:expr, $values:expr) => {
+        $values.iter().fold(sqlx::query($sql), |query, value| match *value {
+            Value::Bytes(bytes) => query.bind(bytes.to_vec()),
+            Value::Text(text) => query.bind(text.to_owned()),
+            Value::Number(number) => query.bind(number),
+        })
+    };
 }
 
-pub(crate) fn bind<'q>(sql: &'static str, values: &[Value<'_>]) -> sqlx::query::Query<'q, Sqlite, SqliteArguments> {
-    values.iter().fold(sqlx::query(sql), |query, value| match *value {
-        Value::Bytes(bytes) => query.bind(bytes.to_vec()),
-        Value::Text(text) => query.bind(text.to_owned()),
-        Value::Number(number) => query.bind(number),
-    })
+/// The same words for each driver: their traits do not add up to one bound that could be written here.
+macro_rules! database {
+    ($pool:ty, $driver:ty, $connection:ty, $dialect:expr, own_pool: $own_pool:expr, set_up: $set_up:expr) => {
+        impl Database for $pool {
+            type Tx = Transaction<'static, $driver>;
+            type Handle<'t> = &'t mut $connection;
+
+            fn with_own_pool(&self, size: PoolSize) -> Self {
+                $own_pool(self, size)
+            }
+
+            fn dialect(&self) -> Result<&'static Dialect, DatabaseError> {
+                Ok(&$dialect)
+            }
+
+            fn dialect_of(_: &Self::Tx) -> &'static Dialect {
+                &$dialect
+            }
+
+            async fn set_up(&self) -> Result<(), DatabaseError> {
+                $set_up(self).await
+            }
+
+            async fn begin_as(&self, begin: Begin) -> Result<Self::Tx, DatabaseError> {
+                Ok(self.begin_with(($dialect.begin)(begin)).await?)
+            }
+
+            fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {
+                tx
+            }
+
+            async fn execute(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
+                Ok(bind!(sql, values).execute(&mut **tx).await?.rows_affected())
+            }
+
+            async fn row<const N: usize>(
+                tx: &mut Self::Tx,
+                sql: &'static str,
+                values: &[Value<'_>],
+            ) -> Result<Option<Numbers<N>>, DatabaseError> {
+                let Some(row) = bind!(sql, values).fetch_optional(&mut **tx).await? else { return Ok(None) };
+                let mut numbers = [None; N];
+                for (column, number) in numbers.iter_mut().enumerate() {
+                    *number = row.try_get(column)?;
+                }
+                Ok(Some(numbers))
+            }
+
+            async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
+                tx.commit().await.map_err(|error| CommitError::of(&$dialect, error.into()))
+            }
+
+            async fn rollback(tx: Self::Tx) -> Result<(), DatabaseError> {
+                Ok(tx.rollback().await?)
+            }
+
+            async fn close(&self) {
+                Self::close(self).await;
+            }
+        }
+    };
+}
+
+database!(SqlitePool, Sqlite, SqliteConnection, SQLITE, own_pool: sqlite::pool, set_up: sqlite::switch_to_wal);
+database!(MySqlPool, MySql, MySqlConnection, MYSQL, own_pool: same_options, set_up: nothing);
+database!(PgPool, Postgres, PgConnection, POSTGRES, own_pool: same_options, set_up: nothing);
+
+pub(super) fn same_options<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, size: PoolSize) -> sqlx::Pool<DB> {
+    own_pool(pool, size, (*pool.connect_options()).clone())
+}
+
+async fn nothing<DB: sqlx::Database>(_: &sqlx::Pool<DB>) -> Result<(), DatabaseError> {
+    Ok(())
 }

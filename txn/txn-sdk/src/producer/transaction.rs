@@ -12,7 +12,7 @@ use crate::{
     database::{CommitError, Database},
     failpoints::reach,
     id::TransactionId,
-    marker::{MarkError, MarkerOwner, Markers},
+    marker::{MarkError, MarkerOwner, Markers, Seal},
 };
 
 /// An open transaction whose message is published if and only if it commits. Dropped, it is rolled back and its half
@@ -115,10 +115,26 @@ impl<D: Database> Transaction<D> {
     }
 }
 
-async fn commit_and_publish<D: Database>(tx: D::Tx, mut half: Half) -> Result<Sent, TxnError> {
+async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Result<Sent, TxnError> {
     reach("txn-after-rows");
     half.leave();
-    match D::commit(tx).await {
+    let committed = match Markers::<D>::seal(&mut tx, half.id()).await {
+        Ok(Seal::Sealed) => D::commit(tx).await,
+        // No commit was asked for, so there will be none.
+        Err(error) => {
+            drop(tx);
+            Err(CommitError::Refused(error))
+        }
+        Ok(Seal::Fenced) => {
+            half.link().counters.refused.add_one();
+            return Err(TxnError::Fenced);
+        }
+        Ok(Seal::Ended) => {
+            tracing::error!(id = %half.id(), "in doubt: something ended the transaction before its commit");
+            return Ok(half.sent(Outcome::InDoubt));
+        }
+    };
+    match committed {
         Ok(()) => {
             reach("txn-between-commit-and-end");
             half.end(Verdict::Commit).await;

@@ -1,51 +1,116 @@
-//! A temporary SQLite file opened as either of the two databases, and what the suites need to say to it.
+//! A database of its own for each test, on each engine and through each library, and what the suites need to say to it.
+//! The servers are real ones, started once for all tests of this process.
 
-#[cfg(feature = "failpoints")]
-use std::path::Path;
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector};
+use mq_testkit::database::{DatabaseKind, DatabaseServer};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, QueryResult, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
+    Statement,
+};
 use sqlx::{
-    SqlitePool,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+    Connection, Executor, MySqlPool, PgPool, Pool, SqlitePool, mysql::MySqlConnectOptions, pool::PoolOptions,
+    postgres::PgConnectOptions, sqlite::SqliteConnectOptions,
 };
 use tempfile::TempDir;
 use txn_sdk::Database;
 
-/// Makes one test per database of each generic `async fn`.
-macro_rules! on_both_databases {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    MySql,
+    Postgres,
+}
+
+/// Makes one test per engine and library of each generic `async fn`.
+macro_rules! on_all_databases {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlx {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<sqlx::SqlitePool>().await; })+
+            crate::databases::column!(sqlite, sqlx::SqlitePool, Sqlite, $($name),+);
+            crate::databases::column!(mysql, sqlx::MySqlPool, MySql, $($name),+);
+            crate::databases::column!(postgres, sqlx::PgPool, Postgres, $($name),+);
         }
         mod on_sea_orm {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<sea_orm::DatabaseConnection>().await; })+
+            crate::databases::column!(sqlite, sea_orm::DatabaseConnection, Sqlite, $($name),+);
+            crate::databases::column!(mysql, sea_orm::DatabaseConnection, MySql, $($name),+);
+            crate::databases::column!(postgres, sea_orm::DatabaseConnection, Postgres, $($name),+);
         }
     };
 }
-pub(crate) use on_both_databases;
+macro_rules! column {
+    ($module:ident, $database:ty, $engine:ident, $($name:ident),+) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::super::$name::<$database>(crate::databases::Engine::$engine).await;
+            })+
+        }
+    };
+}
+pub(crate) use {column, on_all_databases};
+
+/// A service's pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolShape {
+    pub(crate) connections: u32,
+    /// Said on each new connection.
+    pub(crate) on_connect: Option<&'static str>,
+}
 
 pub(crate) trait TestDatabase: Database {
-    fn from_pool(pool: SqlitePool) -> Self;
+    fn open(url: &str, shape: PoolShape) -> impl Future<Output = Self> + Send;
     /// Runs a statement inside a transaction, as the user's code would.
     fn run<'t>(handle: Self::Handle<'t>, sql: &'static str) -> impl Future<Output = Result<(), String>> + Send + 't;
 }
 
-impl TestDatabase for SqlitePool {
-    fn from_pool(pool: SqlitePool) -> Self {
-        pool
-    }
-
-    async fn run<'t>(handle: Self::Handle<'t>, sql: &'static str) -> Result<(), String> {
-        sqlx::query(sql).execute(handle).await.map(drop).map_err(|error| error.to_string())
-    }
+async fn pool<DB: sqlx::Database>(options: <DB::Connection as Connection>::Options, shape: PoolShape) -> Pool<DB>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    let pool = PoolOptions::<DB>::new().max_connections(shape.connections).after_connect(move |connection, _| {
+        Box::pin(async move {
+            match shape.on_connect {
+                Some(statement) => connection.execute(statement).await.map(drop),
+                None => Ok(()),
+            }
+        })
+    });
+    pool.connect_with(options).await.unwrap()
 }
 
+macro_rules! sqlx_database {
+    ($pool:ty, $options:ty, $more:expr) => {
+        impl TestDatabase for $pool {
+            async fn open(url: &str, shape: PoolShape) -> Self {
+                let options: $options = url.parse().unwrap();
+                pool($more(options), shape).await
+            }
+
+            async fn run<'t>(handle: Self::Handle<'t>, sql: &'static str) -> Result<(), String> {
+                sqlx::raw_sql(sql).execute(handle).await.map(drop).map_err(|error| error.to_string())
+            }
+        }
+    };
+}
+sqlx_database!(SqlitePool, SqliteConnectOptions, |options: SqliteConnectOptions| options
+    .busy_timeout(Duration::from_secs(20)));
+sqlx_database!(MySqlPool, MySqlConnectOptions, |options| options);
+sqlx_database!(PgPool, PgConnectOptions, |options| options);
+
 impl TestDatabase for DatabaseConnection {
-    fn from_pool(pool: SqlitePool) -> Self {
-        SqlxSqliteConnector::from_sqlx_sqlite_pool(pool)
+    async fn open(url: &str, shape: PoolShape) -> Self {
+        match url.split_once(':').unwrap().0 {
+            "sqlite" => SqlxSqliteConnector::from_sqlx_sqlite_pool(SqlitePool::open(url, shape).await),
+            "mysql" => SqlxMySqlConnector::from_sqlx_mysql_pool(MySqlPool::open(url, shape).await),
+            _ => SqlxPostgresConnector::from_sqlx_postgres_pool(PgPool::open(url, shape).await),
+        }
     }
 
     async fn run<'t>(handle: Self::Handle<'t>, sql: &'static str) -> Result<(), String> {
@@ -53,68 +118,136 @@ impl TestDatabase for DatabaseConnection {
     }
 }
 
-/// A database file, with a table of the user's in it.
-pub(crate) struct File {
-    directory: PathBuf,
-    /// Gone when it is dropped.
-    _temporary: Option<TempDir>,
+fn server(kind: DatabaseKind) -> &'static DatabaseServer {
+    static POSTGRES: OnceLock<DatabaseServer> = OnceLock::new();
+    static MARIADB: OnceLock<DatabaseServer> = OnceLock::new();
+    let server = match kind {
+        DatabaseKind::Postgres => &POSTGRES,
+        DatabaseKind::MariaDb => &MARIADB,
+    };
+    server.get_or_init(|| DatabaseServer::start(kind, &[]).unwrap())
 }
 
-impl File {
-    pub(crate) async fn with_orders() -> Self {
-        let temporary = tempfile::tempdir().unwrap();
-        let file = Self { directory: temporary.path().to_owned(), _temporary: Some(temporary) };
-        sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, note TEXT)")
-            .execute(&file.pool().await)
-            .await
-            .unwrap();
-        file
+/// Servers whose commits a power cut may take back.
+fn weak_server(kind: DatabaseKind) -> &'static DatabaseServer {
+    static POSTGRES: OnceLock<DatabaseServer> = OnceLock::new();
+    static MARIADB: OnceLock<DatabaseServer> = OnceLock::new();
+    match kind {
+        DatabaseKind::Postgres => POSTGRES.get_or_init(|| DatabaseServer::start(kind, &[("fsync", "off")]).unwrap()),
+        DatabaseKind::MariaDb => MARIADB.get_or_init(|| {
+            // Flushed at each commit, but recovery asks the binary log, and that is not.
+            DatabaseServer::start(kind, &[("log-bin", "binlog"), ("sync-binlog", "0")]).unwrap()
+        }),
+    }
+}
+
+/// A database, with a table of the user's in it.
+pub(crate) struct Scratch {
+    pub(crate) engine: Engine,
+    url: String,
+    ours: DatabaseConnection,
+    /// Gone when it is dropped.
+    _directory: Option<TempDir>,
+}
+
+const A_FEW: PoolShape = PoolShape { connections: 8, on_connect: None };
+
+impl Scratch {
+    pub(crate) async fn with_orders(engine: Engine) -> Self {
+        let scratch = match engine {
+            Engine::Sqlite => {
+                let directory = tempfile::tempdir().unwrap();
+                let url = format!("sqlite://{}?mode=rwc", directory.path().join("shop.db").display());
+                Self { _directory: Some(directory), ..Self::at(engine, url).await }
+            }
+            Engine::MySql => Self::created(engine, server(DatabaseKind::MariaDb)).await,
+            Engine::Postgres => Self::created(engine, server(DatabaseKind::Postgres)).await,
+        };
+        scratch
+            .run(match engine {
+                Engine::Sqlite => "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, note TEXT)",
+                Engine::MySql => "CREATE TABLE orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, note TEXT)",
+                Engine::Postgres => "CREATE TABLE orders (id BIGSERIAL PRIMARY KEY, note TEXT)",
+            })
+            .await;
+        scratch
     }
 
-    /// The file of another process.
+    /// Where a power cut may take back what was committed, and a shape of pool that makes it so.
+    pub(crate) async fn weak(engine: Engine) -> (Self, PoolShape) {
+        match engine {
+            Engine::Sqlite => {
+                let on_connect = Some("PRAGMA synchronous = NORMAL");
+                (Self::with_orders(engine).await, PoolShape { on_connect, ..A_FEW })
+            }
+            Engine::MySql => (Self::created(engine, weak_server(DatabaseKind::MariaDb)).await, A_FEW),
+            Engine::Postgres => (Self::created(engine, weak_server(DatabaseKind::Postgres)).await, A_FEW),
+        }
+    }
+
+    async fn created(engine: Engine, server: &DatabaseServer) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let first = sea_orm::Database::connect(server.url(None)).await.unwrap();
+        first.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        first.close().await.unwrap();
+        Self::at(engine, server.url(Some(&name))).await
+    }
+
+    /// Somebody else's.
+    pub(crate) async fn at(engine: Engine, url: String) -> Self {
+        let ours = DatabaseConnection::open(&url, PoolShape { connections: 2, on_connect: None }).await;
+        Self { engine, url, ours, _directory: None }
+    }
+
     #[cfg(feature = "failpoints")]
-    pub(crate) fn at(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), _temporary: None }
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
-    pub(crate) fn options(&self) -> SqliteConnectOptions {
-        SqliteConnectOptions::new()
-            .filename(self.directory.join("shop.db"))
-            .create_if_missing(true)
-            .busy_timeout(Duration::from_secs(20))
-    }
-
-    #[cfg(feature = "failpoints")]
-    pub(crate) fn path(&self) -> &Path {
-        &self.directory
-    }
-
-    pub(crate) async fn pool(&self) -> SqlitePool {
-        Self::pool_of(self.options()).await
-    }
-
-    /// Its connections settle for less than a durable commit.
-    pub(crate) async fn weak_pool(&self) -> SqlitePool {
-        let options = SqlitePoolOptions::new().after_connect(|connection, _| {
-            Box::pin(async { sqlx::query("PRAGMA synchronous = NORMAL").execute(connection).await.map(drop) })
-        });
-        options.connect_with(self.options()).await.unwrap()
-    }
-
-    async fn pool_of(options: SqliteConnectOptions) -> SqlitePool {
-        SqlitePoolOptions::new().max_connections(8).connect_with(options).await.unwrap()
-    }
-
-    /// One more process that opens the file.
+    /// One more process that opens it.
     pub(crate) async fn open<D: TestDatabase>(&self) -> D {
-        D::from_pool(self.pool().await)
+        self.open_as(A_FEW).await
+    }
+
+    pub(crate) async fn open_as<D: TestDatabase>(&self, shape: PoolShape) -> D {
+        D::open(&self.url, shape).await
+    }
+
+    /// One more process, whose transactions have this isolation unless they say otherwise.
+    pub(crate) async fn open_isolated<D: TestDatabase>(&self, level: Isolation) -> D {
+        let on_connect = match (self.engine, level) {
+            (Engine::Sqlite, _) => "SELECT 1",
+            (Engine::MySql, Isolation::Lowest) => "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+            (Engine::MySql, Isolation::Repeatable) => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            (Engine::MySql, Isolation::Serializable) => "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            (Engine::Postgres, Isolation::Lowest) => "SET default_transaction_isolation = 'read uncommitted'",
+            (Engine::Postgres, Isolation::Repeatable) => "SET default_transaction_isolation = 'repeatable read'",
+            (Engine::Postgres, Isolation::Serializable) => "SET default_transaction_isolation = 'serializable'",
+        };
+        self.open_as(PoolShape { on_connect: Some(on_connect), ..A_FEW }).await
+    }
+
+    pub(crate) async fn run(&self, sql: &'static str) {
+        self.ours.execute_unprepared(sql).await.unwrap();
+    }
+
+    pub(crate) async fn rows(&self, sql: &'static str) -> Vec<QueryResult> {
+        self.ours.query_all_raw(Statement::from_string(self.ours.get_database_backend(), sql)).await.unwrap()
     }
 
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.pool().await).await.unwrap()
+        self.rows(sql).await[0].try_get_by_index(0).unwrap()
     }
 
     pub(crate) async fn orders(&self) -> i64 {
         self.count("SELECT count(*) FROM orders").await
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Isolation {
+    Lowest,
+    Repeatable,
+    Serializable,
 }

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use txn_sdk::{Consumer, Inbox, Message, Msg, TxnProducer};
 
-use crate::databases::{File, TestDatabase, on_both_databases};
+use crate::databases::{Engine, Scratch, TestDatabase, on_all_databases};
 
-on_both_databases!(one_packet_per_payment);
+on_all_databases!(one_packet_per_payment);
 
 #[derive(Deserialize)]
 struct Paid {
@@ -75,9 +75,9 @@ async fn pay<D: TestDatabase>(txn: &TxnProducer<D>, order: u64, fate: Fate) {
     }
 }
 
-async fn one_packet_per_payment<D: TestDatabase>() {
+async fn one_packet_per_payment<D: TestDatabase>(engine: Engine) {
     let mut cluster = Cluster::start(ClusterOptions::fast()).await.unwrap();
-    let (payments, packets) = (File::with_orders().await, File::with_orders().await);
+    let (payments, packets) = (Scratch::with_orders(engine).await, Scratch::with_orders(engine).await);
     let shutdown = CancellationToken::new();
     let failed_once: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
     let mut consumers = Vec::new();
@@ -136,14 +136,14 @@ async fn one_packet_per_payment<D: TestDatabase>() {
 }
 
 /// One packet for each payment, and one for the message that was sent without a transaction.
-async fn expected(payments: &File) -> BTreeMap<String, i64> {
+async fn expected(payments: &Scratch) -> BTreeMap<String, i64> {
     let mut expected = numbers(payments).await;
     expected.insert("1000".into(), 1);
     expected
 }
 
 /// How often each order stands in the table.
-async fn numbers(file: &File) -> BTreeMap<String, i64> {
-    let rows = sqlx::query_as("SELECT note, count(*) FROM orders GROUP BY note").fetch_all(&file.pool().await).await;
-    rows.unwrap().into_iter().collect()
+async fn numbers(file: &Scratch) -> BTreeMap<String, i64> {
+    let rows = file.rows("SELECT note, count(*) FROM orders GROUP BY note").await;
+    rows.iter().map(|row| row.try_get_many_by_index::<(String, i64)>().unwrap()).collect()
 }

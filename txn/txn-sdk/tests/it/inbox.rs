@@ -13,14 +13,16 @@ use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use serde::Deserialize;
 use txn_sdk::{ConsumeError, Consumer, Delivered, Inbox, Key, Msg};
 
-use crate::databases::{File, TestDatabase, on_both_databases};
+use crate::databases::{Engine, Scratch, TestDatabase, on_all_databases};
 
 const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('red packet')";
 
-on_both_databases!(
+on_all_databases!(
     parallel_duplicates_have_one_effect,
     failed_deliveries_leave_nothing_and_may_come_again,
+    a_handler_that_lost_its_transaction_has_no_effect_and_is_asked_again,
     messages_are_told_apart_by_group_topic_tag_and_key,
+    the_longest_names_and_keys_are_kept_whole,
     the_key_function_chooses,
     each_group_forgets_its_own_messages_in_its_own_time,
     a_consumer_can_be_spawned,
@@ -55,10 +57,10 @@ pub(crate) fn paid(order: u64) -> ReceivedMessage {
     message("ORDER_PAID", &[("KEYS", &format!("order-{order}"))], &format!(r#"{{"order":{order}}}"#))
 }
 
-async fn parallel_duplicates_have_one_effect<D: TestDatabase>() {
+async fn parallel_duplicates_have_one_effect<D: TestDatabase>(engine: Engine) {
     const ORDERS: u64 = 20;
     const COPIES: usize = 8;
-    let file = File::with_orders().await;
+    let file = Scratch::with_orders(engine).await;
     // Two processes of the group, each with a pool of its own.
     let mut instances = Vec::new();
     for _ in 0..2 {
@@ -92,8 +94,8 @@ async fn parallel_duplicates_have_one_effect<D: TestDatabase>() {
     assert_eq!(counted, duplicates as u64);
 }
 
-async fn failed_deliveries_leave_nothing_and_may_come_again<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn failed_deliveries_leave_nothing_and_may_come_again<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let attempts = AtomicU32::new(0);
     let consumer = Consumer::builder("127.0.0.1:1")
         .group("red-packet")
@@ -131,8 +133,8 @@ async fn failed_deliveries_leave_nothing_and_may_come_again<D: TestDatabase>() {
     assert_eq!((file.orders().await, attempts.load(Ordering::Relaxed)), (1, 3));
 }
 
-async fn messages_are_told_apart_by_group_topic_tag_and_key<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn messages_are_told_apart_by_group_topic_tag_and_key<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let database = file.open::<D>().await;
     let consumer = |group: &str| {
         Consumer::builder("127.0.0.1:1")
@@ -164,8 +166,50 @@ async fn messages_are_told_apart_by_group_topic_tag_and_key<D: TestDatabase>() {
     assert_eq!(two.deliver(delivery).await, Delivered::Done, "another group has an effect of its own");
 }
 
-async fn the_key_function_chooses<D: TestDatabase>() {
-    let file = File::with_orders().await;
+/// It swallowed an error with which PostgreSQL gives the transaction up, or ended it itself.
+async fn a_handler_that_lost_its_transaction_has_no_effect_and_is_asked_again<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    let attempts = AtomicU32::new(0);
+    let consumer = Consumer::builder("127.0.0.1:1").group("red-packet").inbox(Inbox::new(file.open::<D>().await)).on(
+        "LOST",
+        async |tx, _: Msg<Paid>| {
+            let lost = if engine == Engine::Postgres { "INSERT INTO no_such_table VALUES (1)" } else { "ROLLBACK" };
+            let first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+            let _swallowed = D::run(tx, if first { lost } else { INSERT_ORDER }).await;
+            Ok::<_, String>(())
+        },
+    );
+    consumer.prepare().await.unwrap();
+    let lost = || message("LOST", &[("KEYS", "order-1")], r#"{"order":1}"#);
+    let delivered = consumer.deliver(lost()).await;
+    assert!(matches!(delivered, Delivered::Later(_)), "{delivered:?}");
+    assert_eq!(file.count("SELECT count(*) FROM checkback_inbox").await, 0);
+    assert_eq!(consumer.deliver(lost()).await, Delivered::Done);
+    assert_eq!((file.orders().await, attempts.into_inner()), (1, 2));
+}
+
+/// Up to the limit all of it counts: nothing is cut, no index is too small.
+async fn the_longest_names_and_keys_are_kept_whole<D: TestDatabase>(engine: Engine) {
+    use rand::{Rng, SeedableRng, distr::Alphanumeric, rngs::StdRng};
+    let mut random = StdRng::seed_from_u64(5).sample_iter(Alphanumeric).map(char::from); // nothing to compress
+    let mut text = |bytes: usize| random.by_ref().take(bytes).collect::<String>();
+    let (group, topic, tag, key) = (text(255), text(255), text(1024), text(1023));
+    let file = Scratch::with_orders(engine).await;
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group(group)
+        .inbox(Inbox::new(file.open::<D>().await))
+        .on(topic.clone(), async |tx, _: Msg<u8>| D::run(tx, INSERT_ORDER).await);
+    consumer.prepare().await.unwrap();
+    for (last, expected) in [("x", Delivered::Done), ("x", Delivered::Duplicate), ("y", Delivered::Done)] {
+        let delivery = message(&topic, &[("TAGS", &tag), ("KEYS", &format!("{key}{last}"))], "1");
+        assert_eq!(consumer.deliver(delivery).await, expected, "{last}");
+    }
+    let longer = message(&topic, &[("TAGS", &format!("{tag}x")), ("KEYS", "k")], "1");
+    assert!(matches!(consumer.deliver(longer).await, Delivered::Later(_)));
+}
+
+async fn the_key_function_chooses<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let by_user = Key::by(|message| message.keys().find(|key| key.starts_with("user-")).map(str::to_owned));
     let consumer = Consumer::builder("127.0.0.1:1")
         .group("welcome")
@@ -181,9 +225,9 @@ async fn the_key_function_chooses<D: TestDatabase>() {
 
 /// A database shared with a producer, and with a group that remembers for longer: a row that goes too early would be a
 /// second effect, a marker that goes too early a message that is never published.
-async fn each_group_forgets_its_own_messages_in_its_own_time<D: TestDatabase>() {
+async fn each_group_forgets_its_own_messages_in_its_own_time<D: TestDatabase>(engine: Engine) {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    let file = File::with_orders().await;
+    let file = Scratch::with_orders(engine).await;
     let consumer = |group: &str, inbox: Inbox<D>| {
         let builder = Consumer::builder("127.0.0.1:1").group(group).inbox(inbox);
         builder.on("ORDER_PAID", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await)
@@ -193,10 +237,7 @@ async fn each_group_forgets_its_own_messages_in_its_own_time<D: TestDatabase>() 
         consumer("long", Inbox::new(file.open::<D>().await).keep(30 * DAY)),
     );
     short.prepare().await.unwrap();
-    sqlx::query("INSERT INTO checkback_marker VALUES (zeroblob(16), 'g', 't', 1, 0, 0)")
-        .execute(&file.pool().await)
-        .await
-        .unwrap();
+    file.run("INSERT INTO checkback_marker VALUES ('0123456789abcdef', 'g', 't', 1, 0, 0)").await;
     for order in 0..600 {
         assert_eq!(short.deliver(paid(order)).await, Delivered::Done);
     }
@@ -211,8 +252,8 @@ async fn each_group_forgets_its_own_messages_in_its_own_time<D: TestDatabase>() 
     assert_eq!(file.count("SELECT horizon_ms FROM checkback_horizon").await, 0);
 }
 
-async fn a_consumer_can_be_spawned<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn a_consumer_can_be_spawned<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let consumer = Consumer::builder("127.0.0.1:1")
         .group("red-packet")
         .inbox(Inbox::new(file.open::<D>().await))
@@ -223,8 +264,8 @@ async fn a_consumer_can_be_spawned<D: TestDatabase>() {
 }
 
 /// Also compiles only if a whole running consumer may move between threads.
-async fn two_handlers_of_one_topic_are_refused<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn two_handlers_of_one_topic_are_refused<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let consumer = Consumer::builder("127.0.0.1:1")
         .group("red-packet")
         .inbox(Inbox::new(file.open::<D>().await))

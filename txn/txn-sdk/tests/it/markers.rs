@@ -6,17 +6,21 @@ use mq_protocol::ids::UnixMillis;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sea_orm::DatabaseConnection;
 use sqlx::SqlitePool;
-use txn_sdk::{DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, TransactionId, Verdict};
+use txn_sdk::{DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, Seal, TransactionId, Verdict};
 
-use crate::databases::{File, TestDatabase, on_both_databases};
+use crate::databases::{Engine, Isolation, PoolShape, Scratch, TestDatabase, on_all_databases};
 
 const OWNER: MarkerOwner<'static> = MarkerOwner { group: "order-service", topic: "ORDER_PAID" };
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('paid')";
 
-on_both_databases!(
+on_all_databases!(
     checkback_answers_what_the_table_shows,
     fence_and_commit_never_both_win,
+    fence_and_commit_never_both_win_at_the_lowest_isolation,
+    fence_and_commit_never_both_win_at_repeatable_read,
+    fence_and_commit_never_both_win_serializable,
+    a_horizon_that_rises_meanwhile_fences,
     locked_database_is_unknown_and_promises_nothing,
     fresh_instance_answers_for_a_dead_one,
     cleaned_rows_are_unknown_never_rollback,
@@ -36,7 +40,7 @@ fn options() -> MarkerOptions {
     MarkerOptions { deadline: Duration::from_secs(10), lock_timeout: Duration::from_millis(200), ..Default::default() }
 }
 
-async fn markers<D: TestDatabase>(file: &File) -> Markers<D> {
+async fn markers<D: TestDatabase>(file: &Scratch) -> Markers<D> {
     Markers::open(file.open::<D>().await, options()).await.unwrap()
 }
 
@@ -45,6 +49,11 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     let mut tx = database.begin().await?;
     Markers::<D>::mark(&mut tx, id, OWNER).await?;
     D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
+    match Markers::<D>::seal(&mut tx, id).await? {
+        Seal::Sealed => {}
+        Seal::Fenced => return Err(MarkError::Fenced),
+        Seal::Ended => panic!("nobody has ended it"),
+    }
     if commits {
         D::commit(tx).await.unwrap()
     } else {
@@ -53,8 +62,8 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     Ok(())
 }
 
-async fn checkback_answers_what_the_table_shows<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn checkback_answers_what_the_table_shows<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let markers = markers::<D>(&file).await;
     let database = markers.database();
     for (case, age, commits, expected) in [
@@ -81,12 +90,36 @@ async fn checkback_answers_what_the_table_shows<D: TestDatabase>() {
 
 /// A transaction at its deadline races with a checkback that fences it: whoever wins, the table, the orders and every
 /// later answer agree.
-async fn fence_and_commit_never_both_win<D: TestDatabase>() {
-    const ROUNDS: u64 = 150;
-    let file = File::with_orders().await;
-    let markers = markers::<D>(&file).await;
+async fn fence_and_commit_never_both_win<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    let database = file.open::<D>().await;
+    race(&file, database, 150).await;
+}
+
+async fn fence_and_commit_never_both_win_at_the_lowest_isolation<D: TestDatabase>(engine: Engine) {
+    isolated_race::<D>(engine, Isolation::Lowest).await;
+}
+
+async fn fence_and_commit_never_both_win_at_repeatable_read<D: TestDatabase>(engine: Engine) {
+    isolated_race::<D>(engine, Isolation::Repeatable).await;
+}
+
+async fn fence_and_commit_never_both_win_serializable<D: TestDatabase>(engine: Engine) {
+    isolated_race::<D>(engine, Isolation::Serializable).await;
+}
+
+async fn isolated_race<D: TestDatabase>(engine: Engine, isolation: Isolation) {
+    if engine != Engine::Sqlite {
+        let file = Scratch::with_orders(engine).await;
+        let database = file.open_isolated::<D>(isolation).await;
+        race(&file, database, 60).await;
+    }
+}
+
+async fn race<D: TestDatabase>(file: &Scratch, database: D, rounds: u64) {
+    let markers = Markers::open(database, options()).await.unwrap();
     let (mut committed, mut fenced) = (0, 0);
-    for seed in 0..ROUNDS {
+    for seed in 0..rounds {
         let id = born(Duration::from_secs(60));
         let mut rng = StdRng::seed_from_u64(seed);
         let delays: [u64; 3] = std::array::from_fn(|_| rng.random_range(0..1_500));
@@ -107,6 +140,8 @@ async fn fence_and_commit_never_both_win<D: TestDatabase>() {
         let done = match worker.await.unwrap() {
             Ok(()) => Verdict::Commit,
             Err(MarkError::Fenced) => Verdict::Rollback,
+            // Above READ COMMITTED the database refuses whoever comes second (40001).
+            Err(MarkError::Database(error)) if error.to_string().contains("could not serialize") => Verdict::Rollback,
             Err(MarkError::Database(error)) => panic!("seed {seed}: {error}"),
         };
         for check in checks {
@@ -124,21 +159,22 @@ async fn fence_and_commit_never_both_win<D: TestDatabase>() {
     assert!(committed > 0 && fenced > 0, "the race went one way only: {committed} committed, {fenced} fenced");
 }
 
-async fn locked_database_is_unknown_and_promises_nothing<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn locked_database_is_unknown_and_promises_nothing<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let markers = markers::<D>(&file).await;
     let running = born(Duration::from_secs(60));
     let mut tx = markers.database().begin().await.unwrap();
     Markers::<D>::mark(&mut tx, running, OWNER).await.unwrap();
-    for id in [running, born(Duration::from_secs(60))] {
-        assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "a writer holds the lock");
-    }
+    assert_eq!(markers.verdict(running, OWNER).await, Verdict::Unknown, "its marker may yet be committed");
+    let other = markers.verdict(born(Duration::from_secs(60)), OWNER).await;
+    let expected = if engine == Engine::Sqlite { Verdict::Unknown } else { Verdict::Rollback };
+    assert_eq!(other, expected, "SQLite has one lock, the others one per row");
     D::commit(tx).await.unwrap();
     assert_eq!(markers.verdict(running, OWNER).await, Verdict::Commit, "slow is not dead: the row decides");
 }
 
-async fn fresh_instance_answers_for_a_dead_one<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn fresh_instance_answers_for_a_dead_one<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let (done, dead) = (born(Duration::from_secs(60)), born(Duration::from_secs(60)));
     {
         let first = markers::<D>(&file).await;
@@ -152,8 +188,8 @@ async fn fresh_instance_answers_for_a_dead_one<D: TestDatabase>() {
     assert_eq!(fresh.verdict(dead, OWNER).await, Verdict::Rollback);
 }
 
-async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
-    let file = File::with_orders().await;
+async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let markers = markers::<D>(&file).await;
     let database = markers.database();
     let (old, young) = (born(8 * DAY), born(DAY));
@@ -162,13 +198,24 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Commit, "still there");
 
     // More than one batch of old markers, and inbox rows of the same database, which are not the markers' to clean.
-    for statement in [
-        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
-         INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'g', 't', 1, 0, 0 FROM n",
-        "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
-    ] {
-        sqlx::query(statement).execute(&file.pool().await).await.unwrap();
-    }
+    let (old_markers, inbox_row) = match engine {
+        Engine::Sqlite => (
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+             INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'g', 't', 1, 0, 0 FROM n",
+            "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
+        ),
+        Engine::MySql => (
+            "INSERT INTO checkback_marker SELECT unhex(lpad(seq, 32, '0')), 'g', 't', 1, 0, 0 FROM seq_1_to_1200",
+            "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
+        ),
+        Engine::Postgres => (
+            "INSERT INTO checkback_marker
+             SELECT decode(lpad(i::text, 32, '0'), 'hex'), 'g', 't', 1, 0, 0 FROM generate_series(1, 1200) i",
+            r"INSERT INTO checkback_inbox VALUES ('\x01', '\x02', '', '\xFF', 1)",
+        ),
+    };
+    file.run(old_markers).await;
+    file.run(inbox_row).await;
 
     assert_eq!(markers.clean(now()).await.unwrap(), 1 + 1200);
     assert_eq!(file.count("SELECT count(*) FROM checkback_inbox").await, 1);
@@ -182,22 +229,41 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>() {
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Unknown, "a clock that falls back lowers no horizon");
 }
 
-async fn weak_durability_is_refused<D: TestDatabase>() {
-    let file = File::with_orders().await;
-    let weak = D::from_pool(file.weak_pool().await);
+async fn weak_durability_is_refused<D: TestDatabase>(engine: Engine) {
+    let (place, shape) = Scratch::weak(engine).await;
+    let weak = place.open_as::<D>(shape).await;
     let opened = Markers::open(weak.clone(), options()).await.map(drop);
-    assert!(matches!(opened, Err(DatabaseError::NotDurable(1))), "{opened:?}");
+    assert!(matches!(opened, Err(DatabaseError::NotDurable(_))), "{opened:?}");
     let mut tx = weak.begin().await.unwrap();
     let marked = Markers::<D>::mark(&mut tx, TransactionId::fresh(), OWNER).await;
-    assert!(matches!(marked, Err(MarkError::Database(DatabaseError::NotDurable(1)))), "{marked:?}");
-
-    let memory = D::from_pool(SqlitePool::connect("sqlite::memory:").await.unwrap());
-    let opened = Markers::open(memory, options()).await.map(drop);
-    assert!(matches!(&opened, Err(DatabaseError::NotWal(mode)) if mode == "memory"), "{opened:?}");
+    assert!(matches!(marked, Err(MarkError::Database(DatabaseError::NotDurable(_)))), "{marked:?}");
 }
 
-async fn instances_may_start_at_once<D: TestDatabase>() {
-    let file = File::with_orders().await;
+/// A tombstone may have been cleaned between the transaction's first snapshot and its marker: its seal notices, whatever
+/// that snapshot shows.
+async fn a_horizon_that_rises_meanwhile_fences<D: TestDatabase>(engine: Engine) {
+    if engine == Engine::Sqlite {
+        return; // one writer: nobody cleans while the transaction runs
+    }
+    for isolation in [Isolation::Lowest, Isolation::Repeatable, Isolation::Serializable] {
+        let place = Scratch::with_orders(engine).await;
+        let markers = Markers::open(place.open_isolated::<D>(isolation).await, options()).await.unwrap();
+        let id = born(6 * DAY);
+        let mut tx = markers.database().begin().await.unwrap();
+        Markers::<D>::mark(&mut tx, id, OWNER).await.unwrap();
+        D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
+        place.run("UPDATE checkback_horizon SET horizon_ms = 9000000000000").await;
+        match Markers::<D>::seal(&mut tx, id).await {
+            Ok(Seal::Fenced) => {}
+            Err(error) if error.to_string().contains("could not serialize") => {}
+            other => panic!("{isolation:?}: {other:?}"),
+        }
+        assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "{isolation:?}");
+    }
+}
+
+async fn instances_may_start_at_once<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..6 {
         let database = file.open::<D>().await;
@@ -206,7 +272,9 @@ async fn instances_may_start_at_once<D: TestDatabase>() {
     for started in starts.join_all().await {
         started.unwrap();
     }
-    assert_eq!(file.count("SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'").await, 1);
+    if engine == Engine::Sqlite {
+        assert_eq!(file.count("SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'").await, 1);
+    }
     assert_eq!(file.count("SELECT count(*) FROM checkback_horizon").await, 1);
 }
 
@@ -214,4 +282,11 @@ async fn instances_may_start_at_once<D: TestDatabase>() {
 async fn disconnected_sea_orm_is_refused() {
     let opened = Markers::open(DatabaseConnection::default(), options()).await;
     assert!(matches!(opened, Err(DatabaseError::Unsupported(_))));
+}
+
+#[tokio::test]
+async fn a_database_in_memory_is_refused() {
+    let memory = SqlitePool::open("sqlite::memory:", PoolShape { connections: 1, on_connect: None }).await;
+    let opened = Markers::open(memory, options()).await.map(drop);
+    assert!(matches!(&opened, Err(DatabaseError::NotWal(mode)) if mode == "memory"), "{opened:?}");
 }

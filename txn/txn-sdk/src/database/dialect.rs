@@ -1,0 +1,54 @@
+//! What differs between the databases, as one value for each: [`SQLITE`](super::sqlite::SQLITE),
+//! [`MYSQL`](super::mysql::MYSQL) and [`POSTGRES`](super::postgres::POSTGRES).
+//!
+//! What each has to guarantee, however it does it:
+//!
+//! * A row goes in, or finds its key taken, or waits for the transaction that is just inserting that key. So a tombstone
+//!   never passes by a marker that may still be committed.
+//! * The horizon is read *after* the marker row is in, and never from an older snapshot. A tombstone goes only once the
+//!   horizon has passed it: whoever could insert over the place of a cleaned tombstone then sees that horizon.
+//! * A row goes in only if the commit will be durable.
+//! * A row that is seen is durable before anybody is told of it (`barrier`).
+
+use sqlx::error::DatabaseError;
+
+use super::Begin;
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Dialect {
+    /// How a transaction begins.
+    pub(crate) begin: fn(Begin) -> &'static str,
+    /// `(ms)`: how long statements of this transaction wait for a lock. Where there is none, the connection knows.
+    pub(crate) lock_timeout: Option<&'static str>,
+    /// `(tx_id, group, topic, state, mode, created_ms)`
+    pub(crate) insert_marker: &'static str,
+    /// `(tx_id) -> (horizon_ms, state, mode)`
+    pub(crate) look: &'static str,
+    /// `(group, topic, tag, key, created_ms)`
+    pub(crate) insert_inbox: &'static str,
+    /// `(group, topic, tag, key) -> one row, if it is there`
+    pub(crate) look_inbox: &'static str,
+    /// Where others see a commit before it is on disk: a write whose own durable commit puts all earlier ones there.
+    pub(crate) barrier: Option<&'static str>,
+    /// `(horizon_ms)`
+    pub(crate) raise_horizon: &'static str,
+    /// `(smallest tx_id to keep, rows)`
+    pub(crate) clean_markers: &'static str,
+    /// `(created_ms to keep, group, rows)`
+    pub(crate) clean_inbox: &'static str,
+    /// `-> which of WEAKNESSES, from 1; 0 is none`
+    pub(crate) weakness: &'static str,
+    /// Why commits would not be durable, and what to do.
+    pub(crate) weaknesses: &'static [&'static str],
+    /// `-> 1`, once this transaction or connection is the only one that migrates. `None`: it is from its begin.
+    pub(crate) lock_schema: Option<&'static str>,
+    /// The table `checkback_schema (one, version)`.
+    pub(crate) create_schema: &'static str,
+    /// Only ever appended to. Keys are binary: no collation, no trailing-blank rule makes two of them one.
+    pub(crate) migrations: &'static [&'static str],
+    /// `(version)`
+    pub(crate) set_version: &'static str,
+    /// Whether this answer to a commit says for sure that the transaction is rolled back.
+    pub(crate) refuses_commit: fn(&dyn DatabaseError) -> bool,
+}

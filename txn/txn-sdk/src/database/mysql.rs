@@ -1,0 +1,107 @@
+//! MySQL and MariaDB, tables of InnoDB. An insert waits for another transaction that is inserting the same key.
+//!
+//! * Others see a commit before it is on disk: hence the barrier.
+//! * A snapshot begins with the first plain read, so it is younger than the marker row, which is the first statement.
+//! * The SDK's own transactions are REPEATABLE READ: a server set to READ UNCOMMITTED would show them rows that may yet
+//!   be rolled back.
+//! * With a binary log, recovery asks that whether a transaction committed: then it must be synced as well.
+//! * DDL commits by itself, so each migration may meet its own work.
+
+use sqlx::{error::DatabaseError, mysql::MySqlDatabaseError};
+
+use super::{Begin, Dialect};
+
+/// MariaDB's 3 is 1 with one sync more.
+macro_rules! durable {
+    () => {
+        "@@innodb_flush_log_at_trx_commit IN (1, 3) AND (@@log_bin = 0 OR @@sync_binlog = 1)"
+    };
+}
+
+pub(super) static MYSQL: Dialect = Dialect {
+    begin: |begin| match begin {
+        Begin::Work => "BEGIN",
+        Begin::Look | Begin::Write => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; BEGIN",
+    },
+    // In whole seconds, and none is less than one.
+    lock_timeout: Some("SET SESSION innodb_lock_wait_timeout = GREATEST(1, (? + 999) DIV 1000)"),
+    // A duplicate key is an error: INSERT IGNORE would hide truncation as well.
+    insert_marker: concat!(
+        "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms)
+        SELECT ?, ?, ?, ?, ?, ? FROM DUAL WHERE ",
+        durable!()
+    ),
+    look: "
+        SELECT h.horizon_ms, m.state, m.mode
+        FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?",
+    insert_inbox: concat!(
+        "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
+        SELECT ?, ?, ?, ?, ? FROM DUAL WHERE ",
+        durable!()
+    ),
+    look_inbox: "
+        SELECT 1 FROM checkback_inbox
+        WHERE consumer_group = ? AND topic = ? AND tag = ? AND message_key = ?",
+    barrier: Some("UPDATE checkback_schema SET barrier = barrier + 1"),
+    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = GREATEST(horizon_ms, ?)",
+    clean_markers: "DELETE FROM checkback_marker WHERE tx_id < ? ORDER BY tx_id LIMIT ?",
+    clean_inbox: "
+        DELETE FROM checkback_inbox
+        WHERE created_ms < ? AND consumer_group = ? ORDER BY created_ms LIMIT ?",
+    weakness: "
+        SELECT CASE
+            WHEN @@innodb_flush_log_at_trx_commit NOT IN (1, 3) THEN 1
+            WHEN @@log_bin <> 0 AND @@sync_binlog <> 1 THEN 2
+            WHEN EXISTS (
+                SELECT * FROM information_schema.tables
+                WHERE table_schema = DATABASE() AND engine <> 'InnoDB'
+                  AND table_name IN ('checkback_marker', 'checkback_horizon', 'checkback_inbox')) THEN 3
+            ELSE 0
+        END",
+    weaknesses: &[
+        "innodb_flush_log_at_trx_commit is not 1: set it to 1",
+        "the binary log is on and sync_binlog is not 1, so a power cut rolls back what was committed: set it to 1",
+        "a checkback_* table is not InnoDB: ALTER TABLE ... ENGINE=InnoDB",
+    ],
+    lock_schema: Some("SELECT GET_LOCK(CONCAT('checkback.', MD5(DATABASE())), 10)"),
+    create_schema: "
+        CREATE TABLE IF NOT EXISTS checkback_schema (
+            one     BIGINT NOT NULL PRIMARY KEY,
+            version BIGINT NOT NULL,
+            barrier BIGINT NOT NULL DEFAULT 0
+        ) ENGINE=InnoDB",
+    migrations: &[
+        "CREATE TABLE IF NOT EXISTS checkback_marker (
+            tx_id          VARBINARY(16) NOT NULL PRIMARY KEY,
+            producer_group VARCHAR(255)  NOT NULL,
+            topic          VARCHAR(255)  NOT NULL,
+            state          BIGINT        NOT NULL,
+            mode           BIGINT        NOT NULL,
+            created_ms     BIGINT        NOT NULL
+        ) ENGINE=InnoDB CHARACTER SET utf8mb4",
+        "CREATE TABLE IF NOT EXISTS checkback_horizon (
+            one        BIGINT NOT NULL PRIMARY KEY,
+            horizon_ms BIGINT NOT NULL
+        ) ENGINE=InnoDB",
+        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0) ON DUPLICATE KEY UPDATE one = 1",
+        "CREATE TABLE IF NOT EXISTS checkback_inbox (
+            consumer_group VARBINARY(255)  NOT NULL,
+            topic          VARBINARY(255)  NOT NULL,
+            tag            VARBINARY(1024) NOT NULL,
+            message_key    VARBINARY(1024) NOT NULL,
+            created_ms     BIGINT          NOT NULL,
+            PRIMARY KEY (consumer_group, topic, tag, message_key),
+            INDEX checkback_inbox_age (consumer_group, created_ms)
+        ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+    ],
+    set_version: "
+        INSERT INTO checkback_schema (one, version) VALUES (1, ?)
+        ON DUPLICATE KEY UPDATE version = GREATEST(version, VALUES(version))",
+    refuses_commit,
+};
+
+/// A deadlock, which is also how a Galera cluster refuses (1213), or the veto of a replication plugin (3101).
+fn refuses_commit(error: &dyn DatabaseError) -> bool {
+    let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+    matches!(number, Some(1213 | 3101))
+}

@@ -1,0 +1,105 @@
+//! PostgreSQL. An insert waits for another transaction that is inserting the same key; others see a commit only once it
+//! is on disk.
+//!
+//! A snapshot may be older than a horizon that was raised meanwhile. Under READ COMMITTED each statement has a fresh one.
+//! Above it, `look` locks the horizon's row: that fails (40001) if it was raised after the snapshot. (FOR KEY SHARE would
+//! not.) It is the last statement before the commit, so the lock is held for a moment.
+
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgSeverity},
+};
+
+use super::{Begin, Dialect};
+
+/// True, and from now on this transaction's commit waits for the disk, whatever the session is set to.
+macro_rules! durable {
+    () => {
+        "current_setting('fsync') = 'on'
+        AND set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true) <> 'off'"
+    };
+}
+
+pub(super) static POSTGRES: Dialect = Dialect {
+    begin: |begin| match begin {
+        Begin::Work => "BEGIN",
+        Begin::Look | Begin::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
+    },
+    lock_timeout: Some("SELECT set_config('lock_timeout', ($1::bigint)::text, true)"),
+    // A unique violation would abort the transaction.
+    insert_marker: concat!(
+        "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms)
+        SELECT $1, $2, $3, $4, $5, $6 WHERE ",
+        durable!(),
+        " ON CONFLICT (tx_id) DO NOTHING"
+    ),
+    look: "
+        SELECT CASE current_setting('transaction_isolation')
+                   WHEN 'read committed' THEN (SELECT horizon_ms FROM checkback_horizon)
+                   ELSE (SELECT horizon_ms FROM checkback_horizon FOR SHARE)
+               END, m.state, m.mode
+        FROM (VALUES ($1::bytea)) AS asked (tx_id) LEFT JOIN checkback_marker m ON m.tx_id = asked.tx_id",
+    insert_inbox: concat!(
+        "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
+        SELECT $1, $2, $3, $4, $5 WHERE ",
+        durable!(),
+        " ON CONFLICT (consumer_group, topic, tag, message_key) DO NOTHING"
+    ),
+    look_inbox: "
+        SELECT 1::bigint FROM checkback_inbox
+        WHERE consumer_group = $1 AND topic = $2 AND tag = $3 AND message_key = $4",
+    barrier: None,
+    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = greatest(horizon_ms, $1)",
+    clean_markers: "
+        DELETE FROM checkback_marker
+        WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < $1 ORDER BY tx_id LIMIT $2)",
+    clean_inbox: "
+        DELETE FROM checkback_inbox
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM checkback_inbox WHERE created_ms < $1 AND consumer_group = $2 ORDER BY created_ms LIMIT $3))",
+    weakness: "SELECT CASE current_setting('fsync') WHEN 'on' THEN 0::bigint ELSE 1::bigint END",
+    weaknesses: &["this server runs with fsync=off: set fsync=on"],
+    lock_schema: Some("SELECT 1::bigint FROM pg_advisory_xact_lock(7161662210043895108)"),
+    create_schema: "
+        CREATE TABLE IF NOT EXISTS checkback_schema (one BIGINT PRIMARY KEY CHECK (one = 1), version BIGINT NOT NULL)",
+    migrations: &[
+        "CREATE TABLE checkback_marker (
+            tx_id          BYTEA  NOT NULL PRIMARY KEY,
+            producer_group TEXT   NOT NULL,
+            topic          TEXT   NOT NULL,
+            state          BIGINT NOT NULL,
+            mode           BIGINT NOT NULL,
+            created_ms     BIGINT NOT NULL
+        )",
+        "CREATE TABLE checkback_horizon (
+            one        BIGINT NOT NULL PRIMARY KEY CHECK (one = 1),
+            horizon_ms BIGINT NOT NULL
+        )",
+        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0)",
+        "CREATE TABLE checkback_inbox (
+            consumer_group BYTEA  NOT NULL,
+            topic          BYTEA  NOT NULL,
+            tag            BYTEA  NOT NULL,
+            message_key    BYTEA  NOT NULL,
+            created_ms     BIGINT NOT NULL,
+            PRIMARY KEY (consumer_group, topic, tag, message_key)
+        )",
+        "CREATE INDEX checkback_inbox_age ON checkback_inbox (consumer_group, created_ms)",
+    ],
+    set_version: "
+        INSERT INTO checkback_schema (one, version) VALUES (1, $1)
+        ON CONFLICT (one) DO UPDATE SET version = greatest(checkback_schema.version, excluded.version)",
+    refuses_commit,
+};
+
+/// A broken deferred constraint (23), a serialization failure or deadlock (40), a deferred trigger's word (P0). An
+/// error of severity ERROR comes before the commit record; a FATAL one (57P01) may come after it.
+fn refuses_commit(error: &dyn DatabaseError) -> bool {
+    const COMPLETION_UNKNOWN: &str = "40003";
+    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
+    let class = error.code().get(..2);
+    matches!(class, Some("23" | "40" | "P0"))
+        && error.code() != COMPLETION_UNKNOWN
+        && error.severity() == PgSeverity::Error
+}

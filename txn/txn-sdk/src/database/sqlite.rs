@@ -1,0 +1,113 @@
+//! SQLite, in a file. One writer at a time, which holds the lock from its `BEGIN IMMEDIATE`; a commit is in the
+//! write-ahead log before others see it.
+
+use std::time::Duration;
+
+use backon::{ConstantBuilder, Retryable};
+use sqlx::{
+    ConnectOptions, Connection, SqlitePool,
+    error::DatabaseError as Said,
+    sqlite::{SqliteConnectOptions, SqliteSynchronous},
+};
+
+use super::{Begin, DatabaseError, Dialect, PoolSize, own_pool};
+
+pub(super) static SQLITE: Dialect = Dialect {
+    begin: |begin| match begin {
+        Begin::Work | Begin::Write => "BEGIN IMMEDIATE",
+        Begin::Look => "BEGIN",
+    },
+    lock_timeout: None,
+    insert_marker: "
+        INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms)
+        SELECT ?1, ?2, ?3, ?4, ?5, ?6
+        WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
+        ON CONFLICT (tx_id) DO NOTHING",
+    look: "
+        SELECT h.horizon_ms, m.state, m.mode
+        FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1",
+    insert_inbox: "
+        INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
+        SELECT ?1, ?2, ?3, ?4, ?5
+        WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
+        ON CONFLICT (consumer_group, topic, tag, message_key) DO NOTHING",
+    look_inbox: "
+        SELECT 1 FROM checkback_inbox
+        WHERE consumer_group = ?1 AND topic = ?2 AND tag = ?3 AND message_key = ?4",
+    barrier: None,
+    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = max(horizon_ms, ?1)",
+    clean_markers: "
+        DELETE FROM checkback_marker
+        WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)",
+    clean_inbox: "
+        DELETE FROM checkback_inbox
+        WHERE rowid IN (
+            SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 AND consumer_group = ?2 ORDER BY created_ms LIMIT ?3)",
+    weakness: "SELECT synchronous < 2 FROM pragma_synchronous",
+    weaknesses: &["the connections of this pool set PRAGMA synchronous below FULL: use FULL"],
+    lock_schema: None,
+    create_schema: "CREATE TABLE IF NOT EXISTS checkback_schema (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER)",
+    migrations: &[
+        "CREATE TABLE checkback_marker (
+            tx_id          BLOB    NOT NULL PRIMARY KEY,
+            producer_group TEXT    NOT NULL,
+            topic          TEXT    NOT NULL,
+            state          INTEGER NOT NULL,
+            mode           INTEGER NOT NULL,
+            created_ms     INTEGER NOT NULL
+        ) WITHOUT ROWID",
+        "CREATE TABLE checkback_horizon (
+            one        INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+            horizon_ms INTEGER NOT NULL
+        )",
+        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0)",
+        "CREATE TABLE checkback_inbox (
+            consumer_group BLOB    NOT NULL,
+            topic          BLOB    NOT NULL,
+            tag            BLOB    NOT NULL,
+            message_key    BLOB    NOT NULL,
+            created_ms     INTEGER NOT NULL,
+            PRIMARY KEY (consumer_group, topic, tag, message_key)
+        )",
+        "CREATE INDEX checkback_inbox_age ON checkback_inbox (created_ms)",
+    ],
+    set_version: "
+        INSERT INTO checkback_schema (one, version) VALUES (1, ?1)
+        ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)",
+    refuses_commit,
+};
+
+const CONSTRAINT: u32 = 19;
+
+/// Only a broken constraint (deferred until the commit).
+fn refuses_commit(error: &dyn Said) -> bool {
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == CONSTRAINT)
+}
+
+pub(super) fn pool(pool: &SqlitePool, size: PoolSize) -> SqlitePool {
+    let connect = (*pool.connect_options()).clone().synchronous(SqliteSynchronous::Full);
+    let connect = match size {
+        PoolSize::Same => connect,
+        PoolSize::Few { lock_timeout, .. } => connect.busy_timeout(lock_timeout),
+    };
+    own_pool(pool, size, connect)
+}
+
+/// How long the start may wait for writers of the same file.
+const WAL_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The journal mode stays with the file.
+pub(super) async fn switch_to_wal(pool: &SqlitePool) -> Result<(), DatabaseError> {
+    let options = (*pool.connect_options()).clone().busy_timeout(WAL_LOCK_TIMEOUT);
+    // SQLite does not always wait for the lock that this one pragma needs.
+    let patience = ConstantBuilder::default().with_delay(Duration::from_millis(50)).with_max_times(100);
+    let mode = (|| try_wal(&options)).retry(patience).await?;
+    if mode == "wal" { Ok(()) } else { Err(DatabaseError::NotWal(mode)) }
+}
+
+async fn try_wal(options: &SqliteConnectOptions) -> Result<String, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let mode = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(mode)
+}
