@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mq_protocol::body::{DataVersion, SubscriptionGroup, SubscriptionGroupTable};
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::topic::{self, NameError};
-use parking_lot::{Mutex, RwLock};
+use serde::{Serialize, Serializer};
 
 use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
 use crate::config_file::{ConfigFile, SaveError};
+use crate::saved::{Saved, Table};
 use crate::start::{self, AttributeError, Start};
 use crate::topics::next_version;
 
-/// Groups of one broker; each is a line of the file that is written on every change.
+/// Groups of one broker; each takes some lines of the file that is written whole.
 const MAX_GROUPS: usize = 100_000;
 /// Groups that tools and the broker itself use.
 const SYSTEM_GROUPS: [&str; 8] = [
@@ -42,25 +43,74 @@ pub(crate) enum GroupError {
     RetryQueues { group: String, queues: u32 },
     #[error("group {group}: {error}")]
     Attribute { group: String, error: AttributeError },
-    #[error("the broker holds {MAX_GROUPS} groups, its limit")]
+    #[error("the broker holds {MAX_GROUPS} groups, its limit; delete what nobody uses, or add a broker")]
     TooMany,
     #[error(transparent)]
-    Save(#[from] SaveError),
+    Save(#[from] Arc<SaveError>),
 }
 
-pub(crate) struct GroupTable {
-    file: ConfigFile,
-    auto_create: AtomicBool,
-    groups: RwLock<HashMap<String, Arc<SubscriptionGroup>>>,
-    forbidden: RwLock<Forbidden>,
-    /// Whether there is any such pair: reads need not look otherwise.
-    any_forbidden: AtomicBool,
-    /// Held through a change and its write to disk.
-    version: Mutex<DataVersion>,
-}
+type ByName = HashMap<Arc<str>, Arc<SubscriptionGroup>>;
 
 /// By group and topic, the permissions that the group does not have there.
 type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
+
+#[derive(Clone)]
+struct Groups {
+    version: DataVersion,
+    by_name: ByName,
+    forbidden: Forbidden,
+}
+
+impl Groups {
+    fn put(&mut self, changed: Vec<SubscriptionGroup>, now: UnixMillis) -> Result<Option<()>, GroupError> {
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        let new = changed.iter().filter(|group| !self.by_name.contains_key(&*group.group_name)).count();
+        if new > 0 && self.by_name.len() + new > MAX_GROUPS {
+            return Err(GroupError::TooMany);
+        }
+        self.by_name.extend(changed.into_iter().map(|group| (group.group_name.as_str().into(), Arc::new(group))));
+        self.version = next_version(self.version, now);
+        Ok(Some(()))
+    }
+
+    fn set_readable(&mut self, group: &str, topic: &str, readable: bool) {
+        let topics = self.forbidden.entry(group.to_owned()).or_default();
+        let bits = topics.entry(topic.to_owned()).or_default();
+        *bits = if readable { *bits & !FORBIDDEN_READ } else { *bits | FORBIDDEN_READ };
+        topics.retain(|_, bits| *bits != 0);
+        if topics.is_empty() {
+            self.forbidden.remove(group);
+        }
+    }
+}
+
+impl Table for Groups {
+    fn in_file(&self) -> impl Serialize {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'t> {
+            data_version: DataVersion,
+            forbidden_table: &'t Forbidden,
+            #[serde(serialize_with = "in_order")]
+            subscription_group_table: &'t ByName,
+        }
+        let Self { version, by_name, forbidden } = self;
+        File { data_version: *version, forbidden_table: forbidden, subscription_group_table: by_name }
+    }
+}
+
+fn in_order<S: Serializer>(groups: &ByName, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut groups: Vec<(&str, &SubscriptionGroup)> = groups.iter().map(|(name, group)| (&**name, &**group)).collect();
+    groups.sort_unstable_by_key(|(name, _)| *name);
+    serializer.collect_map(groups)
+}
+
+pub(crate) struct GroupTable {
+    auto_create: AtomicBool,
+    groups: Saved<Groups>,
+}
 
 impl GroupTable {
     pub(crate) fn open(config: &BrokerConfig, now: UnixMillis) -> io::Result<Self> {
@@ -68,17 +118,13 @@ impl GroupTable {
         let stored: SubscriptionGroupTable = file.load()?.unwrap_or_default();
         let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
         let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
-        let mut groups: HashMap<_, _> = stored.subscription_group_table.into_iter().map(named).collect();
+        let mut by_name: ByName = stored.subscription_group_table.into_iter().map(named).collect();
         for name in SYSTEM_GROUPS {
-            groups.entry(name.to_owned()).or_insert_with(|| Arc::new(new_group(name)));
+            by_name.entry(name.into()).or_insert_with(|| Arc::new(new_group(name)));
         }
         Ok(Self {
-            file,
             auto_create: AtomicBool::new(config.auto_create_group),
-            groups: RwLock::new(groups),
-            any_forbidden: AtomicBool::new(!stored.forbidden_table.is_empty()),
-            forbidden: RwLock::new(stored.forbidden_table),
-            version: Mutex::new(version),
+            groups: Saved::new(file, Groups { version, by_name, forbidden: stored.forbidden_table }),
         })
     }
 
@@ -88,12 +134,12 @@ impl GroupTable {
     }
 
     pub(crate) fn get(&self, group: &str) -> Option<Arc<SubscriptionGroup>> {
-        self.groups.read().get(group).cloned()
+        self.groups.seen().by_name.get(group).cloned()
     }
 
     /// Where the group's settings say that it begins.
     pub(crate) fn start_of(&self, group: &str) -> Option<Start> {
-        self.groups.read().get(group).and_then(|group| Start::of(group))
+        self.groups.seen().by_name.get(group).and_then(|group| Start::of(group))
     }
 
     /// The group of a consumer that shows up; made if groups may come into being that way.
@@ -105,16 +151,15 @@ impl GroupTable {
         if !self.auto_create.load(Ordering::Relaxed) && !group.starts_with(SYSTEM_PREFIX) {
             return Err(GroupError::NotExist(group.to_owned()));
         }
-        let mut version = self.version.lock();
-        if let Some(known) = self.get(group) {
-            return Ok(known);
-        }
-        let made = Arc::new(new_group(group));
-        self.change(&mut version, now, |groups| {
-            groups.insert(group.to_owned(), made.clone());
+        let created = self.groups.change(|groups| match groups.by_name.contains_key(group) {
+            true => Ok(None),
+            false => groups.put(vec![new_group(group)], now),
         })?;
-        tracing::info!(group, "consumer group created");
-        Ok(made)
+        if created.is_some() {
+            tracing::info!(group, "consumer group created");
+        }
+        // Somebody may have deleted it since.
+        self.get(group).ok_or_else(|| GroupError::NotExist(group.to_owned()))
     }
 
     /// Creates or updates groups as a tool asks for them: all, or none when one cannot be.
@@ -126,42 +171,36 @@ impl GroupTable {
                 return Err(GroupError::RetryQueues { group, queues });
             }
         }
-        let mut version = self.version.lock();
-        let mut changed = Vec::new();
-        for mut config in configs {
-            let known = self.get(&config.group_name);
-            let held = known.as_ref().map(|known| known.attributes.clone()).unwrap_or_default();
-            config.attributes = start::altered(&held, &config.attributes, now)
-                .map_err(|error| GroupError::Attribute { group: config.group_name.clone(), error })?;
-            if known.is_none_or(|known| *known != config) {
-                changed.push(config);
+        self.groups.change(|groups| {
+            let mut changed = Vec::new();
+            for mut config in configs {
+                let known = groups.by_name.get(&*config.group_name);
+                let held = known.map(|known| known.attributes.clone()).unwrap_or_default();
+                config.attributes = start::altered(&held, &config.attributes, now)
+                    .map_err(|error| GroupError::Attribute { group: config.group_name.clone(), error })?;
+                if known.is_none_or(|known| **known != config) {
+                    changed.push(config);
+                }
             }
-        }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        self.change(&mut version, now, |groups| {
-            groups.extend(changed.into_iter().map(|config| (config.group_name.clone(), Arc::new(config))));
-        })
+            groups.put(changed, now)
+        })?;
+        Ok(())
     }
 
     pub(crate) fn delete(&self, group: &str, now: UnixMillis) -> Result<(), GroupError> {
-        let mut version = self.version.lock();
-        if self.get(group).is_none() {
-            return Ok(());
-        }
-        self.change(&mut version, now, |groups| {
-            groups.remove(group);
-        })
+        self.groups.change(|groups| {
+            let removed = groups.by_name.remove(group);
+            groups.version = if removed.is_some() { next_version(groups.version, now) } else { groups.version };
+            Ok::<_, GroupError>(removed)
+        })?;
+        Ok(())
     }
 
     /// Whether the group may read the topic.
     pub(crate) fn may_read(&self, group: &str, topic: &str) -> bool {
-        if !self.any_forbidden.load(Ordering::Acquire) {
-            return true;
-        }
-        let forbidden = self.forbidden.read();
-        forbidden.get(group).and_then(|topics| topics.get(topic)).is_none_or(|bits| bits & FORBIDDEN_READ == 0)
+        let groups = self.groups.seen();
+        let bits = groups.forbidden.get(group).and_then(|topics| topics.get(topic));
+        bits.is_none_or(|bits| bits & FORBIDDEN_READ == 0)
     }
 
     /// Lets the group read the topic, or no more.
@@ -172,42 +211,22 @@ impl GroupTable {
         readable: bool,
         now: UnixMillis,
     ) -> Result<(), GroupError> {
-        let mut version = self.version.lock();
-        let mut forbidden = self.forbidden.read().clone();
-        let topics = forbidden.entry(group.to_owned()).or_default();
-        let bits = topics.entry(topic.to_owned()).or_default();
-        *bits = if readable { *bits & !FORBIDDEN_READ } else { *bits | FORBIDDEN_READ };
-        topics.retain(|_, bits| *bits != 0);
-        forbidden.retain(|_, topics| !topics.is_empty());
-        let next = next_version(*version, now);
-        self.file.save(&as_body(&self.groups.read(), next, &forbidden))?;
-        *version = next;
-        self.any_forbidden.store(!forbidden.is_empty(), Ordering::Release);
-        *self.forbidden.write() = forbidden;
-        Ok(())
-    }
-
-    fn change(
-        &self,
-        version: &mut DataVersion,
-        now: UnixMillis,
-        edit: impl FnOnce(&mut HashMap<String, Arc<SubscriptionGroup>>),
-    ) -> Result<(), GroupError> {
-        let mut groups = self.groups.read().clone();
-        edit(&mut groups);
-        if groups.len() > MAX_GROUPS {
-            return Err(GroupError::TooMany);
-        }
-        let next = next_version(*version, now);
-        self.file.save(&as_body(&groups, next, &self.forbidden.read()))?;
-        *version = next;
-        *self.groups.write() = groups;
+        self.groups.change(|groups| {
+            groups.set_readable(group, topic, readable);
+            groups.version = next_version(groups.version, now);
+            Ok::<_, GroupError>(Some(()))
+        })?;
         Ok(())
     }
 
     pub(crate) fn snapshot(&self) -> SubscriptionGroupTable {
-        let version = self.version.lock();
-        as_body(&self.groups.read(), *version, &self.forbidden.read())
+        let groups = self.groups.seen();
+        let table = groups.by_name.iter().map(|(name, group)| (name.to_string(), (**group).clone()));
+        SubscriptionGroupTable {
+            data_version: groups.version,
+            forbidden_table: groups.forbidden.clone(),
+            subscription_group_table: table.collect(),
+        }
     }
 }
 
@@ -215,20 +234,8 @@ fn new_group(name: &str) -> SubscriptionGroup {
     SubscriptionGroup { group_name: name.to_owned(), ..SubscriptionGroup::default() }
 }
 
-fn named((name, group): (String, SubscriptionGroup)) -> (String, Arc<SubscriptionGroup>) {
-    (name.clone(), Arc::new(SubscriptionGroup { group_name: name, ..group }))
-}
-
-fn as_body(
-    groups: &HashMap<String, Arc<SubscriptionGroup>>,
-    data_version: DataVersion,
-    forbidden: &Forbidden,
-) -> SubscriptionGroupTable {
-    SubscriptionGroupTable {
-        data_version,
-        forbidden_table: forbidden.clone(),
-        subscription_group_table: groups.iter().map(|(name, group)| (name.clone(), (**group).clone())).collect(),
-    }
+fn named((name, group): (String, SubscriptionGroup)) -> (Arc<str>, Arc<SubscriptionGroup>) {
+    (name.as_str().into(), Arc::new(SubscriptionGroup { group_name: name, ..group }))
 }
 
 #[cfg(test)]

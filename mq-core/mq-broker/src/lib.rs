@@ -33,6 +33,7 @@ mod pulling;
 mod registration;
 mod retention;
 mod routes;
+mod saved;
 mod schedule;
 mod schedule_progress;
 mod scrub;

@@ -12,13 +12,15 @@ use mq_protocol::frame::MAX_FRAME_BYTES;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::pop::Mark;
 use mq_protocol::topic::{self, NameError};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
 use crate::config_file::{ConfigFile, SaveError};
+use crate::saved::{Saved, Table};
 
-/// Topics of one broker. Each costs a line of the file that is written on every change, and queue files once used.
+/// Topics of one broker. Each costs some lines of the file that is written whole, and queue files once used.
 const MAX_TOPICS: usize = 100_000;
 /// Bytes of all topics together: a registration carries them in one frame, and a name server that cannot take it would
 /// forget the broker. The rest of the frame is for the registration's other fields.
@@ -52,12 +54,15 @@ pub(crate) enum TopicError {
     Attribute { topic: String, attribute: String },
     #[error("topic {topic}: {key}={value} is not offered here, only {key}={offered}; leave the attribute out")]
     NotOffered { topic: String, key: &'static str, value: String, offered: &'static str },
-    #[error("the broker holds {MAX_TOPICS} topics, its limit")]
+    #[error("the broker holds {MAX_TOPICS} topics, its limit; delete what nobody uses, or add a broker")]
     TooMany,
-    #[error("with this topic the table of topics takes {bytes} bytes, the limit is {MAX_TABLE_BYTES}")]
+    #[error(
+        "with this topic the table of topics takes {bytes} bytes, the limit is {MAX_TABLE_BYTES}; delete what nobody \
+         uses, or add a broker"
+    )]
     TableTooLarge { bytes: usize },
     #[error(transparent)]
-    Save(#[from] SaveError),
+    Save(#[from] Arc<SaveError>),
 }
 
 /// What a tool asks of a topic (17).
@@ -94,14 +99,90 @@ impl Rules {
 }
 
 /// Every send looks here. The hasher has random keys: clients choose the names.
-type Topics = HashMap<String, Arc<TopicConfig>, RandomState>;
+type ByName = HashMap<Arc<str>, Arc<TopicConfig>, RandomState>;
+
+#[derive(Clone)]
+struct Topics {
+    version: DataVersion,
+    by_name: ByName,
+    /// Of all topics in JSON without blanks, as a registration carries them.
+    bytes: usize,
+}
+
+impl Topics {
+    /// As many bytes as they take, if the limits allow for these topics in the place of those that they replace. A table
+    /// that is over a limit already, because another broker wrote it, may still change what it has.
+    fn with_room_for(&self, changed: &[Arc<TopicConfig>]) -> Result<usize, TopicError> {
+        let (mut bytes, mut count) = (self.bytes, self.by_name.len());
+        for config in changed {
+            bytes += entry_bytes(config);
+            match self.by_name.get(&*config.topic_name) {
+                Some(held) => bytes -= entry_bytes(held),
+                None => count += 1,
+            }
+        }
+        match () {
+            () if count > MAX_TOPICS && count > self.by_name.len() => Err(TopicError::TooMany),
+            () if bytes > MAX_TABLE_BYTES && bytes > self.bytes => Err(TopicError::TableTooLarge { bytes }),
+            () => Ok(bytes),
+        }
+    }
+
+    fn put(&mut self, changed: Vec<Arc<TopicConfig>>, now: UnixMillis) -> Result<Option<()>, TopicError> {
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        self.bytes = self.with_room_for(&changed)?;
+        self.by_name.extend(changed.into_iter().map(|config| (config.topic_name.as_str().into(), config)));
+        self.version = next_version(self.version, now);
+        Ok(Some(()))
+    }
+
+    fn remove(&mut self, topic: &str, now: UnixMillis) -> Option<()> {
+        let removed = self.by_name.remove(topic)?;
+        self.bytes -= entry_bytes(&removed);
+        self.version = next_version(self.version, now);
+        Some(())
+    }
+
+    /// As tools and name servers see them.
+    fn as_body(&self) -> TopicConfigTable {
+        let topics = self.by_name.iter().map(|(name, config)| (name.to_string(), (**config).clone()));
+        TopicConfigTable {
+            data_version: self.version,
+            topic_config_table: topics.collect(),
+            ..TopicConfigTable::default()
+        }
+    }
+}
+
+impl Table for Topics {
+    fn in_file(&self) -> impl Serialize {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'t> {
+            data_version: DataVersion,
+            #[serde(serialize_with = "in_order")]
+            topic_config_table: &'t ByName,
+        }
+        File { data_version: self.version, topic_config_table: &self.by_name }
+    }
+}
+
+fn in_order<S: Serializer>(topics: &ByName, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut topics: Vec<(&str, &TopicConfig)> = topics.iter().map(|(name, config)| (&**name, &**config)).collect();
+    topics.sort_unstable_by_key(|(name, _)| *name);
+    serializer.collect_map(topics)
+}
+
+/// What a topic takes in the table: name, colon, settings, comma.
+fn entry_bytes(config: &TopicConfig) -> usize {
+    body::to_json(&config.topic_name).len() + body::to_json(config).len() + 2
+}
 
 pub(crate) struct TopicTable {
-    file: ConfigFile,
     rules: RwLock<Rules>,
-    topics: RwLock<Topics>,
-    /// Held through a change and its write to disk.
-    version: Mutex<DataVersion>,
+    topics: Saved<Topics>,
     changes: watch::Sender<u64>,
 }
 
@@ -111,21 +192,20 @@ impl TopicTable {
         let stored: TopicConfigTable = file.load()?.unwrap_or_default();
         let first = DataVersion { timestamp: now.0, ..DataVersion::default() };
         let version = if stored.data_version == DataVersion::default() { first } else { stored.data_version };
-        let mut topics: Topics = stored.topic_config_table.into_iter().map(named).collect();
+        let mut by_name: ByName = stored.topic_config_table.into_iter().map(named).collect();
         for system in system_topics(config) {
-            topics.entry(system.topic_name.clone()).or_insert_with(|| Arc::new(system));
+            by_name.entry(system.topic_name.as_str().into()).or_insert_with(|| Arc::new(system));
         }
+        let bytes = by_name.values().map(|config| entry_bytes(config)).sum();
         Ok(Self {
-            file,
             rules: RwLock::new(Rules::of(config)),
-            topics: RwLock::new(topics),
-            version: Mutex::new(version),
+            topics: Saved::new(file, Topics { version, by_name, bytes }),
             changes: watch::Sender::new(0),
         })
     }
 
     pub(crate) fn get(&self, topic: &str) -> Option<Arc<TopicConfig>> {
-        self.topics.read().get(topic).cloned()
+        self.topics.seen().by_name.get(topic).cloned()
     }
 
     /// Wakes on every change; for the registration with the name servers.
@@ -135,7 +215,7 @@ impl TopicTable {
 
     /// How many queues each topic is read from.
     pub(crate) fn read_queues(&self) -> HashMap<String, u32> {
-        self.topics.read().iter().map(|(name, config)| (name.clone(), config.read_queue_nums)).collect()
+        self.topics.seen().by_name.iter().map(|(name, config)| (name.to_string(), config.read_queue_nums)).collect()
     }
 
     /// The topic of a send, made from the seed topic that the sender names if that one passes its settings on.
@@ -193,51 +273,55 @@ impl TopicTable {
     }
 
     fn make(&self, config: TopicConfig, now: UnixMillis) -> Result<Arc<TopicConfig>, TopicError> {
-        let mut version = self.version.lock();
-        if let Some(known) = self.get(&config.topic_name) {
-            return Ok(known);
-        }
         let config = Arc::new(config);
-        self.change(&mut version, now, |topics| {
-            topics.insert(config.topic_name.clone(), config.clone());
+        let mut made = config.clone();
+        let created = self.change(|topics| match topics.by_name.get(&*config.topic_name) {
+            Some(known) => {
+                made = known.clone();
+                Ok(None)
+            }
+            None => topics.put(vec![config.clone()], now),
         })?;
-        tracing::info!(topic = config.topic_name, queues = config.write_queue_nums, "topic created");
-        Ok(config)
+        if created {
+            tracing::info!(topic = made.topic_name, queues = made.write_queue_nums, "topic created");
+        }
+        Ok(made)
     }
 
     /// Creates or updates topics as a tool asks for them: all, or none when one cannot be.
     pub(crate) fn put(&self, requests: &[TopicRequest<'_>], now: UnixMillis) -> Result<(), TopicError> {
-        let mut version = self.version.lock();
-        let mut changed = Vec::new();
-        for request in requests {
-            topic::check_topic(request.topic)?;
-            if is_system(request.topic) {
-                return Err(TopicError::System(request.topic.to_owned()));
+        self.change(|topics| {
+            // The last word on a topic counts.
+            let mut changed = BTreeMap::new();
+            for request in requests {
+                topic::check_topic(request.topic)?;
+                if is_system(request.topic) {
+                    return Err(TopicError::System(request.topic.to_owned()));
+                }
+                let held = topics.by_name.get(request.topic);
+                let config = Arc::new(request.over(held.map(|held| &**held))?);
+                changed.insert(request.topic, (held != Some(&config)).then_some(config));
             }
-            let held = self.get(request.topic);
-            let config = Arc::new(request.over(held.as_deref())?);
-            if held.as_ref() != Some(&config) {
-                changed.push((config.topic_name.clone(), config));
-            }
-        }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        self.change(&mut version, now, |topics| topics.extend(changed))
+            topics.put(changed.into_values().flatten().collect(), now)
+        })?;
+        Ok(())
     }
 
     /// Goes by changed settings. The name servers hear of it at once.
     pub(crate) fn adopt(&self, config: &BrokerConfig, now: UnixMillis) -> Result<(), TopicError> {
-        let mut version = self.version.lock();
         let rules = Rules::of(config);
         if std::mem::replace(&mut *self.rules.write(), rules) == rules {
             return Ok(());
         }
-        self.change(&mut version, now, |topics| {
-            for system in system_topics(config) {
-                topics.entry(system.topic_name.clone()).or_insert_with(|| Arc::new(system));
+        self.change(|topics| {
+            let missing = |system: &TopicConfig| !topics.by_name.contains_key(&*system.topic_name);
+            let missing: Vec<_> = system_topics(config).into_iter().filter(missing).map(Arc::new).collect();
+            if topics.put(missing, now)?.is_none() {
+                topics.version = next_version(topics.version, now);
             }
-        })
+            Ok(Some(()))
+        })?;
+        Ok(())
     }
 
     /// Takes the topic away, and then what belongs to it: `along` runs before anybody can create the topic anew. It runs
@@ -254,42 +338,37 @@ impl TopicTable {
         if is_system(topic) {
             return Err(TopicError::System(topic.to_owned()).into());
         }
-        let mut version = self.version.lock();
-        if self.get(topic).is_some() {
-            self.change(&mut version, now, |topics| {
-                topics.remove(topic);
-            })?;
-        }
-        along()
+        let mut outcome = Ok(());
+        let removed = self.topics.change_and(
+            |topics| Ok::<_, TopicError>(topics.remove(topic, now)),
+            |is_removed| {
+                if is_removed {
+                    self.note_change();
+                }
+                outcome = along();
+                Ok(())
+            },
+        );
+        removed?;
+        outcome
     }
 
-    /// Writes the changed table, then shows it.
-    fn change(
-        &self,
-        version: &mut DataVersion,
-        now: UnixMillis,
-        edit: impl FnOnce(&mut Topics),
-    ) -> Result<(), TopicError> {
-        let mut topics = self.topics.read().clone();
-        let before = topics.len();
-        edit(&mut topics);
-        let next = next_version(*version, now);
-        let table = as_body(&topics, next);
-        // A table that is over a limit already, because another broker wrote it, may still shrink.
-        if topics.len() >= before {
-            within_limits(&table)?;
+    /// True: something changed.
+    fn change(&self, edit: impl FnOnce(&mut Topics) -> Result<Option<()>, TopicError>) -> Result<bool, TopicError> {
+        let is_changed = self.topics.change(edit)?.is_some();
+        if is_changed {
+            self.note_change();
         }
-        self.file.save(&table)?;
-        *version = next;
-        *self.topics.write() = topics;
+        Ok(is_changed)
+    }
+
+    fn note_change(&self) {
         self.changes.send_modify(|changes| *changes += 1);
-        Ok(())
     }
 
-    /// All topics, as tools and files see them.
+    /// All topics, as tools see them.
     pub(crate) fn snapshot(&self) -> TopicConfigTable {
-        let version = self.version.lock();
-        as_body(&self.topics.read(), *version)
+        self.topics.seen().as_body()
     }
 
     /// All topics, as the name servers see them: no more is allowed than the broker allows.
@@ -401,24 +480,8 @@ fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
     topics
 }
 
-fn named((name, config): (String, TopicConfig)) -> (String, Arc<TopicConfig>) {
-    (name.clone(), Arc::new(TopicConfig { topic_name: name, ..config }))
-}
-
-fn as_body(topics: &Topics, data_version: DataVersion) -> TopicConfigTable {
-    TopicConfigTable {
-        data_version,
-        topic_config_table: topics.iter().map(|(name, config)| (name.clone(), (**config).clone())).collect(),
-        ..TopicConfigTable::default()
-    }
-}
-
-fn within_limits(table: &TopicConfigTable) -> Result<(), TopicError> {
-    if table.topic_config_table.len() > MAX_TOPICS {
-        return Err(TopicError::TooMany);
-    }
-    let bytes = body::to_json(table).len();
-    if bytes > MAX_TABLE_BYTES { Err(TopicError::TableTooLarge { bytes }) } else { Ok(()) }
+fn named((name, config): (String, TopicConfig)) -> (Arc<str>, Arc<TopicConfig>) {
+    (name.as_str().into(), Arc::new(TopicConfig { topic_name: name, ..config }))
 }
 
 /// The version after a change: no two tables with the same one.
