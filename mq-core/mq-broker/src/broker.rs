@@ -346,10 +346,7 @@ impl Broker {
 
     /// Sends a group elsewhere in a queue, wherever an operator wants it.
     pub(crate) fn reset_offset(&self, group: &str, topic: &str, queue_id: QueueId, to: QueueOffset) {
-        // Else a start would move it on again by the pops before.
-        self.pops.note_progress(&self.offsets);
-        self.offsets.reset(group, topic, queue_id, to);
-        self.pops.moved(&Place { topic: topic.into(), group: group.into(), queue_id }, to);
+        self.pops.reset(&Place { topic: topic.into(), group: group.into(), queue_id }, to, &self.offsets);
     }
 
     /// What consumers have come to, with what pops wait for.

@@ -3,6 +3,7 @@
 //! A plain table that is told the time. Whoever changes it learns which groups' members are to be told.
 
 mod consumers;
+mod memberships;
 mod names;
 mod producers;
 

@@ -204,3 +204,26 @@ fn a_connection_that_changes_its_id_takes_no_other_connection_along() {
     clients.connection_closed(old.id());
     assert_eq!((clients.by_id("a").as_ref(), clients.by_id("b")), (Some(&new), None));
 }
+
+#[test]
+fn a_connection_that_closes_takes_along_what_it_was_in_and_leaves_nothing_behind() {
+    let clients = Clients::default();
+    let (leaving, staying) = (connection(1), connection(2));
+    for group in ["g1", "g2", "g3"] {
+        beat(&clients, &leaving, &consumer("a", group, &["t"], 1), 0);
+        beat(&clients, &leaving, &producer("a", group, &[]), 0);
+    }
+    beat(&clients, &staying, &consumer("b", "g2", &["t"], 1), 100);
+    beat(&clients, &staying, &producer("b", "g2", &[]), 100);
+    clients.unregister_consumer("g1", leaving.id());
+    clients.unregister_producer("g1", leaving.id());
+    let mut told = clients.connection_closed(leaving.id());
+    told.sort_unstable();
+    assert_eq!(told, ["g2", "g3"]);
+    assert_eq!(clients.all_consumers().len(), 1);
+    assert_eq!(clients.all_producers().keys().collect::<Vec<_>>(), ["g2"]);
+    assert_eq!(clients.expire(seconds(300)), ["g2"]);
+    assert!(clients.connection_closed(staying.id()).is_empty(), "it is forgotten already");
+    let registry = clients.0.lock();
+    assert!(registry.consumers.memberships.is_empty() && registry.producers.memberships.is_empty());
+}

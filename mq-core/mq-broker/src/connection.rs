@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
+use crate::elsewhere::Elsewhere;
 use crate::handlers::Handled;
 use crate::limits::{MAX_ASKED, MAX_POSTED, MAX_UNSENT_BYTES};
 use crate::pop::Poll;
@@ -73,14 +74,23 @@ pub(crate) struct Origin {
 pub(crate) enum Mail {
     /// A request of the broker's own, or an answer that was worked out elsewhere.
     Command(Command),
-    /// A pull that was held and is to be answered now.
+    Woken(Woken),
+    /// A reply that was worked out elsewhere.
+    Back {
+        from: Elsewhere,
+        request: Command,
+        origin: Origin,
+        /// Of the request's body.
+        bytes: usize,
+        handled: Handled,
+    },
+}
+
+/// What was held and is to be tried again.
+pub(crate) enum Woken {
     Pull(Box<Pull>),
-    /// A pop or notification that was held and is to be tried again.
+    /// A pop or notification.
     Poll(Box<Poll>),
-    /// A reply that was worked out on the blocking lane.
-    FromLane(Command, Origin, Handled),
-    /// A reply that waited for somebody else.
-    FromLater(Command, Origin, Handled),
 }
 
 impl Connection {

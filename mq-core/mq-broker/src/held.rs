@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, ConnectionId, Mail};
+use crate::connection::{Connection, ConnectionId, Mail, Woken};
 use crate::limits::{MAX_HELD_PER_CONNECTION, MAX_HELD_PULLS};
 use crate::pulling::Pull;
 
@@ -32,7 +32,7 @@ impl HeldPull {
     }
 
     fn wake(self) {
-        self.connection.clone().answer(Mail::Pull(self.pull));
+        self.connection.clone().answer(Mail::Woken(Woken::Pull(self.pull)));
     }
 }
 

@@ -15,6 +15,7 @@ mod config_update;
 mod connection;
 mod delay_levels;
 mod disk_space;
+mod elsewhere;
 mod failure;
 mod groups;
 mod handlers;

@@ -6,15 +6,19 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Requests of one connection that wait for the disk. When reached, its socket is not read until some are done.
 pub const MAX_WAITING_REQUESTS: usize = 4096;
-/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read, and it is not
-/// asked about halves, until it takes them.
+/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read, its held pulls and pops are not
+/// tried again, and it is not asked about halves, until it takes them.
 pub const MAX_UNSENT_BYTES: usize = 4 << 20;
 /// Requests posted to a connection from elsewhere that its session has not seen yet. When reached, more are refused.
 pub const MAX_POSTED: usize = 4096;
 /// Questions to one client, and requests of one connection that wait for another client's answer, at once.
 pub const MAX_ASKED: usize = 4096;
-/// Requests of one connection on the blocking lane; the socket is not read while all are taken.
+/// Requests of one connection on the blocking lane; while all are taken the socket is not read, and no held pull or pop is
+/// tried again.
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;
+/// Bytes of the bodies of requests that are on the blocking lane or wait for another client's answer. When reached, the
+/// connection's socket is not read until some are done.
+pub const MAX_ELSEWHERE_BYTES: usize = 4 << 20;
 /// How long the bytes of one frame may take to arrive; less where `serverChannelMaxIdleTimeSeconds` is. A full frame needs
 /// half a megabyte a second.
 pub const FRAME_WITHIN: Duration = Duration::from_secs(30);

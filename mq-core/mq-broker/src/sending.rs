@@ -88,6 +88,10 @@ impl Prepared {
         self
     }
 
+    pub(crate) fn is_half(&self) -> bool {
+        self.pending.half().is_some()
+    }
+
     pub(crate) fn with_recall_handle(mut self, handle: Option<String>) -> Self {
         self.pending.recall_handle = handle.map(ByteString::from);
         self

@@ -3,6 +3,7 @@
 //! All of it happens on the connection's own task, without a lock or a hop per message. It keeps reading while replies
 //! wait for the disk, until a limit is reached; then the peer feels it through TCP.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use tracing::{debug, info};
 use txn_coordinator::StoredHalf;
 
 use crate::broker::Broker;
-use crate::connection::{Connection, Mail, Origin};
+use crate::connection::{Connection, Mail, Origin, Woken};
+use crate::elsewhere::{Away, Elsewhere};
 use crate::handlers::error::Refusal;
 use crate::handlers::transaction::{Judged, Verdicts};
 use crate::handlers::{self, Handled, Reply};
@@ -47,10 +49,9 @@ pub(crate) struct Session {
     waiting_told: usize,
     /// What was answered in this turn; `None` where nobody reads metrics.
     tally: Option<Tally>,
-    /// Requests on the blocking lane.
-    lane: usize,
-    /// Requests that wait for another client.
-    later: usize,
+    away: Away,
+    /// Held pulls and pops that are to be tried again once there is room for their answers.
+    woken: VecDeque<Woken>,
     heard: Instant,
     /// When the first bytes of a frame came that is not whole yet.
     half_since: Option<Instant>,
@@ -96,8 +97,8 @@ impl Session {
             waiting: Waiting::default(),
             waiting_told: 0,
             tally: metered.then(Tally::default),
-            lane: 0,
-            later: 0,
+            away: Away::default(),
+            woken: VecDeque::new(),
             heard: Instant::now(),
             half_since: None,
         }
@@ -123,6 +124,11 @@ impl Session {
             // Copied first: the store's thread waits for whoever still looks, and may hold what a release waits for.
             let up_to = *durable.borrow_and_update();
             self.release(up_to);
+            while self.may_answer_woken()
+                && let Some(woken) = self.woken.pop_front()
+            {
+                self.answer_woken(woken);
+            }
             self.tell_instruments();
             if let Err(error) = self.output.write_to(&self.socket) {
                 return error.into();
@@ -133,6 +139,9 @@ impl Session {
             }
             if stopping && self.is_settled() {
                 return End::Stopping;
+            }
+            if !self.woken.is_empty() && self.may_answer_woken() {
+                continue;
             }
             if let Some(since) = self.half_since
                 && !stopping
@@ -185,12 +194,11 @@ impl Session {
     fn may_read(&self) -> bool {
         self.waiting.requests() < limits::MAX_WAITING_REQUESTS
             && self.output.bytes() < limits::MAX_UNSENT_BYTES
-            && self.lane < limits::MAX_BLOCKING_PER_CONNECTION
-            && self.later < limits::MAX_ASKED
+            && self.away.has_room()
     }
 
     fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && self.output.is_empty() && self.lane == 0 && self.later == 0
+        self.waiting.is_empty() && self.output.is_empty() && self.away.is_empty()
     }
 
     fn read(&mut self) -> Result<(), End> {
@@ -378,51 +386,70 @@ impl Session {
     }
 
     fn start_on_lane(&mut self, job: handlers::Job, request: Command, origin: Origin) {
-        self.lane += 1;
+        let bytes = request.body.len();
+        self.away.goes(Elsewhere::Lane, bytes);
         let (broker, connection) = (self.broker.clone(), self.connection.clone());
         broker.instruments.on_lane.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(move || {
             // A bug in one request must not take the connection's other requests along.
             let handled = catch_unwind(AssertUnwindSafe(|| job(&broker))).unwrap_or_else(|_| Err(Refusal::broken()));
             broker.instruments.on_lane.fetch_sub(1, Ordering::Relaxed);
-            connection.answer(Mail::FromLane(request, origin, handled));
+            connection.answer(Mail::Back { from: Elsewhere::Lane, request, origin, bytes, handled });
         });
     }
 
     fn start_later(&mut self, later: handlers::Later, request: Command, origin: Origin) {
-        self.later += 1;
+        let bytes = request.body.len();
+        self.away.goes(Elsewhere::Client, bytes);
         let connection = self.connection.clone();
-        tokio::spawn(async move { connection.answer(Mail::FromLater(request, origin, later.await)) });
+        // What waits for long keeps what it needs itself, and not the buffer that the request was read from.
+        let request = Command { flag: request.flag, ..request.response(request.code) };
+        tokio::spawn(async move {
+            let handled = later.await;
+            connection.answer(Mail::Back { from: Elsewhere::Client, request, origin, bytes, handled });
+        });
     }
 
     fn take_posted(&mut self) {
         for mail in self.connection.take_posted() {
             match mail {
                 Mail::Command(command) => self.output.push(&command),
-                Mail::Pull(pull) => {
-                    let request = pull.answer.clone();
-                    let since = pull.until.and_then(|until| until.checked_sub(pull.hold)).unwrap_or(self.heard);
-                    let origin = Origin { code: Some(request::PULL_MESSAGE), since, long_polling: true };
-                    let woken = handlers::pull::woken(&self.broker, &self.connection, *pull);
-                    self.reply(request, origin, Ok(woken));
+                Mail::Woken(woken) if self.woken.is_empty() && self.may_answer_woken() => self.answer_woken(woken),
+                Mail::Woken(woken) => {
+                    if let Woken::Poll(poll) = &woken {
+                        // Somebody who takes it now may have what woke this one.
+                        self.broker.pops.polls.wake(&poll.ask.topic, &poll.ask.group, poll.ask.queue_id);
+                    }
+                    self.woken.push_back(woken);
                 }
-                Mail::Poll(poll) => {
-                    let request = poll.answer.clone();
-                    let code = if poll.ask.pop.is_some() { request::POP_MESSAGE } else { request::NOTIFICATION };
-                    let origin = Origin { code: Some(code), since: poll.since, long_polling: true };
-                    let woken = handlers::pop::woken(&self.broker, &self.connection, *poll);
-                    self.reply(request, origin, Ok(woken));
-                }
-                Mail::FromLane(request, origin, handled) => {
-                    self.lane -= 1;
-                    self.reply(request, origin, handled);
-                }
-                Mail::FromLater(request, origin, handled) => {
-                    self.later -= 1;
+                Mail::Back { from, request, origin, bytes, handled } => {
+                    self.away.comes_back(from, bytes);
                     self.reply(request, origin, handled);
                 }
             }
         }
+    }
+
+    /// Whether there is room for the answers of held pulls and pops. Without it they wait, and have taken nothing.
+    fn may_answer_woken(&self) -> bool {
+        self.waiting.bytes() + self.output.bytes() < limits::MAX_UNSENT_BYTES && self.away.lane_has_room()
+    }
+
+    fn answer_woken(&mut self, woken: Woken) {
+        let (request, code, since, reply) = match woken {
+            Woken::Pull(pull) => {
+                let since = pull.until.and_then(|until| until.checked_sub(pull.hold)).unwrap_or(self.heard);
+                let request = pull.answer.clone();
+                let reply = handlers::pull::woken(&self.broker, &self.connection, *pull);
+                (request, request::PULL_MESSAGE, since, reply)
+            }
+            Woken::Poll(poll) => {
+                let code = if poll.ask.pop.is_some() { request::POP_MESSAGE } else { request::NOTIFICATION };
+                let (request, since) = (poll.answer.clone(), poll.since);
+                (request, code, since, handlers::pop::woken(&self.broker, &self.connection, *poll))
+            }
+        };
+        self.reply(request, Origin { code: Some(code), since, long_polling: true }, Ok(reply));
     }
 
     /// Once a turn, with one look at the clock for all that was answered.

@@ -18,6 +18,7 @@ use crate::output::Encode;
 pub(crate) struct Waiting {
     queue: VecDeque<Entry>,
     requests: usize,
+    bytes: usize,
 }
 
 struct Entry {
@@ -46,6 +47,11 @@ impl Waiting {
     /// One-way requests count as well: a peer that never waits for an answer has to feel the disk too.
     pub(crate) fn requests(&self) -> usize {
         self.requests
+    }
+
+    /// Of their replies: a pop's have its messages.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How long the oldest of them waits.
@@ -77,7 +83,9 @@ impl Waiting {
         }
         self.requests += 1;
         if let Some(answer) = answer {
+            let before = last.encoded.len();
             answer.encode(&mut last.encoded);
+            self.bytes += last.encoded.len() - before;
         }
     }
 
@@ -86,6 +94,7 @@ impl Waiting {
         let Entry { since, encoded, requests, calls, halves, .. } =
             self.queue.pop_front_if(|first| first.at <= durable)?;
         self.requests -= requests;
+        self.bytes -= encoded.len();
         Some(Released { encoded, halves, calls, since })
     }
 
@@ -115,7 +124,7 @@ mod tests {
         for (at, answer) in [(8, Some(answer)), (8, None), (8, Some(answer)), (9, None), (5, Some(answer))] {
             waiting.push(LogOffset(at), now, Some(call), answer, None);
         }
-        assert_eq!(waiting.requests(), 5);
+        assert_eq!((waiting.requests(), waiting.bytes()), (5, 3 * one.len()));
         assert_eq!(waiting.longest(now + Duration::from_millis(70)), Duration::from_millis(70));
         assert!(waiting.take_one(LogOffset(7)).is_none());
         for (durable, left, replies) in [(8, 2, 2), (9, 0, 1)] {

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use mq_protocol::body::{ConsumeFromWhere, ConsumeType, ConsumerData, HeartbeatData, MessageModel, Subscription};
 
+use super::memberships::Memberships;
 use super::{Changed, Client};
 use crate::connection::ConnectionId;
 use crate::selection::Selection;
 
 #[derive(Default)]
-pub(super) struct Consumers(HashMap<String, ConsumerGroup>);
+pub(super) struct Consumers {
+    groups: HashMap<String, ConsumerGroup>,
+    pub(super) memberships: Memberships,
+}
 
 /// The connected part of a consumer group.
 #[derive(Clone, Debug)]
@@ -32,7 +36,8 @@ struct Member {
 impl Consumers {
     /// True: the group's members are to be told.
     pub(super) fn register(&mut self, client: Client, consumer: &ConsumerData, heartbeat: &HeartbeatData) -> bool {
-        let group = self.0.entry(consumer.group_name.clone()).or_insert_with(|| ConsumerGroup::new(consumer));
+        self.memberships.join(client.connection.id(), &consumer.group_name);
+        let group = self.groups.entry(consumer.group_name.clone()).or_insert_with(|| ConsumerGroup::new(consumer));
         group.consume_type = consumer.consume_type;
         group.model = consumer.message_model;
         group.from_where = consumer.consume_from_where;
@@ -48,44 +53,42 @@ impl Consumers {
     }
 
     pub(super) fn get(&self, group: &str) -> Option<&ConsumerGroup> {
-        self.0.get(group)
+        self.groups.get(group)
     }
 
     pub(super) fn all(&self) -> Vec<(String, ConsumeType, Vec<Client>)> {
-        self.0.iter().map(|(name, group)| (name.clone(), group.consume_type, group.members())).collect()
+        self.groups.iter().map(|(name, group)| (name.clone(), group.consume_type, group.members())).collect()
     }
 
     pub(super) fn fingerprint(&self, group: &str, connection: ConnectionId) -> Option<i32> {
-        Some(self.0.get(group)?.members.get(&connection)?.fingerprint)
+        Some(self.groups.get(group)?.members.get(&connection)?.fingerprint)
     }
 
     pub(super) fn remove(&mut self, group: &str, connection: ConnectionId) -> bool {
-        let Some(held) = self.0.get_mut(group) else { return false };
+        self.memberships.leave(connection, group);
+        let Some(held) = self.groups.get_mut(group) else { return false };
         let removed = held.members.remove(&connection).is_some();
         let clustering = held.model == MessageModel::Clustering;
         if held.members.is_empty() {
-            self.0.remove(group);
+            self.groups.remove(group);
         }
         removed && clustering
     }
 
-    /// Looks into each group once, not at each member: thousands of connections may close at the same time.
+    /// Looks at the groups that it was in only: thousands of connections may close at the same time.
     pub(super) fn connection_closed(&mut self, connection: ConnectionId) -> Changed {
-        let mut changed = Changed::new();
-        self.0.retain(|name, group| {
-            if group.members.remove(&connection).is_some() && group.model == MessageModel::Clustering {
-                changed.push(name.clone());
-            }
-            !group.members.is_empty()
-        });
-        changed
+        let mut left = self.memberships.of(connection);
+        left.retain(|group| self.remove(group, connection));
+        left
     }
 
     pub(super) fn remove_where(&mut self, gone: impl Fn(&Client) -> bool) -> Changed {
-        let mut changed = Changed::new();
-        self.0.retain(|name, group| {
+        let (mut changed, memberships) = (Changed::new(), &mut self.memberships);
+        self.groups.retain(|name, group| {
             let before = group.members.len();
-            group.members.retain(|_, member| !gone(&member.client));
+            for (connection, _) in group.members.extract_if(.., |_, member| gone(&member.client)) {
+                memberships.leave(connection, name);
+            }
             if group.members.len() < before && group.model == MessageModel::Clustering {
                 changed.push(name.clone());
             }
@@ -95,7 +98,7 @@ impl Consumers {
     }
 
     pub(super) fn subscribed_to(&self, topic: &str) -> Vec<String> {
-        self.0
+        self.groups
             .iter()
             .filter(|(_, group)| group.subscriptions.contains_key(topic))
             .map(|(name, _)| name.clone())

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::memberships::Memberships;
 use super::{Client, MAX_PRODUCER_GROUPS};
 use crate::connection::{Connection, ConnectionId};
 
 #[derive(Default)]
 pub(super) struct Producers {
     groups: HashMap<String, BTreeMap<ConnectionId, Producer>>,
+    pub(super) memberships: Memberships,
     /// Moves on with every question, so that the members of a group take turns.
     turn: usize,
 }
@@ -23,6 +25,7 @@ impl Producers {
         if self.groups.len() >= MAX_PRODUCER_GROUPS && !self.groups.contains_key(group) {
             return false;
         }
+        self.memberships.join(client.connection.id(), group);
         let members = self.groups.entry(group.to_owned()).or_default();
         let producer = Producer { checkback_topics: checkback_topics.to_vec(), client };
         members.insert(producer.client.connection.id(), producer);
@@ -30,6 +33,7 @@ impl Producers {
     }
 
     pub(super) fn remove(&mut self, group: &str, connection: ConnectionId) {
+        self.memberships.leave(connection, group);
         if let Some(members) = self.groups.get_mut(group) {
             members.remove(&connection);
             if members.is_empty() {
@@ -39,15 +43,15 @@ impl Producers {
     }
 
     pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
-        self.groups.retain(|_, members| {
-            members.remove(&connection);
-            !members.is_empty()
-        });
+        self.memberships.of(connection).iter().for_each(|group| self.remove(group, connection));
     }
 
     pub(super) fn remove_where(&mut self, gone: impl Fn(&Client) -> bool) {
-        self.groups.retain(|_, members| {
-            members.retain(|_, producer| !gone(&producer.client));
+        let memberships = &mut self.memberships;
+        self.groups.retain(|group, members| {
+            for (connection, _) in members.extract_if(.., |_, producer| gone(&producer.client)) {
+                memberships.leave(connection, group);
+            }
             !members.is_empty()
         });
     }

@@ -191,6 +191,10 @@ impl Refusal {
         Self::new(response::SYSTEM_ERROR, "the reply has no property REPLY_TO_CLIENT; make it from the request")
     }
 
+    pub(crate) fn reply_is_half() -> Self {
+        Self::illegal("a reply (324, 325) cannot be a half message; send it without TRAN_MSG")
+    }
+
     pub(crate) fn requester_is_gone(client_id: &str) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("the requester {client_id} is not connected to this broker"))
     }
@@ -244,6 +248,13 @@ impl Refusal {
 
     pub(crate) fn negative_time(field: &str, millis: i64) -> Self {
         Self::new(response::INVALID_PARAMETER, format!("{field}={millis} is negative"))
+    }
+
+    pub(crate) fn too_many_acknowledgements(entries: usize, limit: usize) -> Self {
+        Self::new(
+            response::INVALID_PARAMETER,
+            format!("the batch has {entries} entries of acknowledgements, the limit is {limit}; send it in parts"),
+        )
     }
 
     pub(crate) fn nothing_to_acknowledge() -> Self {

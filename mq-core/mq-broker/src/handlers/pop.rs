@@ -21,7 +21,7 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_POLL};
-use crate::pop::{self, Ask, HeldPoll, Poll, PopTerms, Taken};
+use crate::pop::{self, Ask, HeldPoll, Lane, Poll, PopTerms, Taken};
 use crate::selection::Selection;
 
 /// A request that comes so much later than its client waits for it is not worked on.
@@ -178,15 +178,15 @@ pub(crate) fn woken(broker: &Arc<Broker>, from: &Connection, poll: Poll) -> Repl
     // An error of the disk shows again where it can be told.
     if poll.ask.pop.is_some() && pop::looks_at_disk(broker, &poll.ask).unwrap_or(true) {
         let from = from.clone();
-        return Reply::Blocking(Box::new(move |broker| Ok(answer(broker, &from, poll))));
+        return Reply::Blocking(Box::new(move |broker| Ok(answer(broker, &from, poll, Lane::Disk))));
     }
-    answer(broker, from, poll)
+    answer(broker, from, poll, Lane::Memory)
 }
 
 /// The answer, or nothing yet: then the poll is held.
-fn answer(broker: &Arc<Broker>, from: &Connection, mut poll: Poll) -> Reply {
+fn answer(broker: &Arc<Broker>, from: &Connection, mut poll: Poll, lane: Lane) -> Reply {
     loop {
-        if let Some(reply) = attempt(broker, &poll) {
+        if let Some(reply) = attempt(broker, &poll, lane) {
             return reply;
         }
         let Some(until) = poll.until.filter(|until| *until > Instant::now()) else {
@@ -212,14 +212,14 @@ fn answer(broker: &Arc<Broker>, from: &Connection, mut poll: Poll) -> Reply {
 }
 
 /// `None`: there is nothing to tell yet.
-fn attempt(broker: &Arc<Broker>, poll: &Poll) -> Option<Reply> {
+fn attempt(broker: &Arc<Broker>, poll: &Poll, lane: Lane) -> Option<Reply> {
     let Some(terms) = &poll.ask.pop else {
         return pop::has_message(broker, &poll.ask).then(|| notified(poll, true, false));
     };
     if let Some(limit) = broker.pops.refuses(&poll.ask.group) {
         return Some(nothing(broker, poll, response::POLLING_FULL, limit.to_string().into()));
     }
-    match pop::take(broker, &poll.ask, terms) {
+    match pop::take(broker, &poll.ask, terms, lane) {
         Err(refusal) => {
             let remark = Some(refusal.remark.as_ref().into());
             Some(Reply::Now(Command { code: refusal.code, remark, ..poll.answer.clone() }))

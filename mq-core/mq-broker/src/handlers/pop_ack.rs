@@ -18,8 +18,10 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::pop::{Acked, Place};
 
-/// Bits of one batch: more than any pop gives out of a queue.
+/// Bits of one entry: more than any pop gives out of a queue.
 const MAX_BATCH_BITS: usize = 4096;
+/// Entries of one batch, each of a pop of a queue and a record of its own in the revive topic.
+const MAX_BATCH_ENTRIES: usize = 1024;
 
 pub(crate) fn ack(broker: &Arc<Broker>, request: &Command) -> Handled {
     let header: AckMessage = request.header()?;
@@ -39,6 +41,9 @@ pub(crate) fn batch_ack(broker: &Arc<Broker>, request: &Command) -> Handled {
     let batch: BatchAcks = body::from_json("batch of acknowledgements", &request.body)?;
     if batch.acks.is_empty() {
         return Err(Refusal::nothing_to_acknowledge());
+    }
+    if batch.acks.len() > MAX_BATCH_ENTRIES {
+        return Err(Refusal::too_many_acknowledgements(batch.acks.len(), MAX_BATCH_ENTRIES));
     }
     let mut at = None;
     for acks in &batch.acks {
@@ -161,14 +166,16 @@ fn ack_in_order(broker: &Broker, place: &Place, offset: QueueOffset, pop_time: U
     if broker.offsets.get(group, topic, *queue_id).is_some_and(|done| offset < done) {
         return Ok(());
     }
-    let acked = broker.pops.orders().ack(place, offset, pop_time);
-    match acked {
+    // Held to the end: a reset comes before the acknowledgement, which is of an older pop then, or takes back its offset.
+    let mut orders = broker.pops.orders();
+    match orders.ack(place, offset, pop_time) {
         Acked::Stale => {}
         Acked::Unknown => return Err(Refusal::not_of_that_pop(topic, *queue_id, offset)),
         Acked::UpTo(next) => {
             let end = broker.store.queue_bounds(topic, *queue_id).max;
             broker.offsets.commit(group, topic, *queue_id, next, end);
-            let is_blocked = broker.pops.orders().is_blocked(place, None, broker.clock.now());
+            let is_blocked = orders.is_blocked(place, None, broker.clock.now());
+            drop(orders);
             if !is_blocked {
                 broker.pops.polls.wake(topic, group, Some(*queue_id));
             }

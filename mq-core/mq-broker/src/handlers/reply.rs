@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mq_protocol::ByteString;
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -18,16 +19,24 @@ use crate::limits::CLIENT_ANSWERS_WITHIN;
 use crate::sending::{Prepared, Sends};
 
 pub(crate) fn reply(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
-    match prepare(broker, from, request) {
+    let request = own(request);
+    match prepare(broker, from, &request) {
         Ok((prepared, push)) => {
-            let (broker, from, request) = (broker.clone(), from.clone(), request.clone());
+            let (broker, from) = (broker.clone(), from.clone());
             Ok(Reply::Later(Box::pin(async move {
                 let pushed = push_to_requester(&broker, push).await;
                 Ok(outcome(&broker, &from, &request, prepared, pushed))
             })))
         }
-        Err(refusal) => Ok(Reply::Now(send::refuse(broker, refusal, request))),
+        Err(refusal) => Ok(Reply::Now(send::refuse(broker, refusal, &request))),
     }
+}
+
+/// Copied: what waits for its requester must not keep the buffer that it was read from.
+fn own(request: &Command) -> Command {
+    let mut copy = Command { body: Bytes::copy_from_slice(&request.body), ..request.clone() };
+    copy.ext = request.ext.iter().map(|(key, value)| (ByteString::from(&**key), ByteString::from(&**value))).collect();
+    copy
 }
 
 /// What goes to the requester, and who that is.
@@ -42,6 +51,9 @@ fn prepare(
     request: &Command,
 ) -> Result<(Prepared, Result<Push, Refusal>), Refusal> {
     let prepared = send::prepare(broker, from, request)?;
+    if prepared.is_half() {
+        return Err(Refusal::reply_is_half());
+    }
     Ok((prepared, push(broker, from, request, send::header(request)?)))
 }
 

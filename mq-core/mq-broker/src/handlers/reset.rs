@@ -64,7 +64,7 @@ fn tell_consumers(broker: &Broker, header: &ResetOffset, topic: &TopicConfig) ->
     }
     for (queue, offset) in &targets {
         // What they commit from there must not look like a step back.
-        broker.offsets.reset(&header.group, &header.topic, *queue, *offset);
+        broker.reset_offset(&header.group, &header.topic, *queue, *offset);
     }
     let offsets = as_body(broker, &header.topic, &targets);
     for member in members {

@@ -40,7 +40,7 @@ use records::{Record, Writer, apaches_acks_come_until};
 pub(crate) use engine::Place;
 pub(crate) use order::{Acked, Attempts};
 pub(crate) use polls::{Ask, HeldPoll, Poll, Polls, PopTerms};
-pub(crate) use take::{Taken, has_message, looks_at_disk, peek, take};
+pub(crate) use take::{Lane, Taken, has_message, looks_at_disk, peek, take};
 
 /// Ours, beside Apache's group of the revive topic: how far the engine had read when the offsets were saved, so that an
 /// offset which an operator set back later is not moved on again by older records.
@@ -200,25 +200,44 @@ impl Pops {
         let Some(last) = record.offsets().last() else { return };
         let place = Place { topic: topic.as_str().into(), group: group.as_str().into(), queue_id: *queue_id };
         let mut cursors = self.cursors.lock();
-        let was_moved_back = cursors.get(&place).is_some_and(|cursor| cursor.next <= last);
-        if !was_moved_back {
-            let end = self.store.queue_bounds(topic, *queue_id).max;
-            offsets.commit(group, topic, *queue_id, last.plus(1), end);
-        }
+        let mut next = Some(last.plus(1));
         if let Some(cursor) = cursors.get_mut(&place) {
             cursor.unread -= 1;
             if cursor.unread == 0 {
+                // Also where nothing was given out behind these messages, and where the group was moved meanwhile.
+                next = Some(cursor.next);
                 cursors.remove(&place);
+            } else if cursor.next <= last {
+                next = None;
             }
+        }
+        if let Some(next) = next {
+            let end = self.store.queue_bounds(topic, *queue_id).max;
+            offsets.commit(group, topic, *queue_id, next, end);
         }
     }
 
-    /// An operator sent the group elsewhere: its next pop starts there, and an orderly one waits for nothing.
-    pub(crate) fn moved(&self, place: &Place, to: QueueOffset) {
+    /// An operator sends the group elsewhere: its next pop starts there, and an orderly one waits for nothing. One step
+    /// for whoever pops, acknowledges or saves meanwhile.
+    pub(crate) fn reset(&self, place: &Place, to: QueueOffset, offsets: &OffsetTable) {
+        let _no_pop = self.lock(place);
+        self.go_to(place, to, offsets);
+    }
+
+    /// The same for who holds the lock of the place.
+    fn go_to(&self, place: &Place, to: QueueOffset, offsets: &OffsetTable) {
+        let mut journal = self.journal.lock();
+        if let Err(error) = self.read_on(&mut journal, offsets) {
+            warn!(%error, "a group goes elsewhere while records of pops cannot be read");
+        }
+        // These records are older than the move: no start is to go by them again.
+        self.note_tails(&journal, offsets);
         if let Some(cursor) = self.cursors.lock().get_mut(place) {
             cursor.next = to;
         }
-        self.orders.lock().forget(place);
+        let mut orders = self.orders.lock();
+        orders.forget(place);
+        offsets.reset(&place.group, &place.topic, place.queue_id, to);
     }
 
     /// Where the group's next pop of a queue starts, if it has popped or been given an offset before.
@@ -369,16 +388,22 @@ impl Pops {
         if let Err(error) = self.read_on(&mut journal, offsets) {
             warn!(%error, "the records of pops are saved as far as they were read");
         }
+        self.note_tails(&journal, offsets);
         for queue_id in (0..self.revive_queues).map(QueueId) {
             let next = journal.next[queue_id.0 as usize];
             let done = journal.engine.first_open(queue_id).unwrap_or(next);
-            let end = self.store.queue_bounds(&self.writer.topic, queue_id).max;
-            if next > QueueOffset::ZERO {
-                offsets.commit(TAIL_GROUP, &self.writer.topic, queue_id, next, end);
-            }
             if let Some(last) = done.0.checked_sub(1) {
+                let end = self.store.queue_bounds(&self.writer.topic, queue_id).max;
                 offsets.commit(topic::REVIVE_GROUP, &self.writer.topic, queue_id, QueueOffset(last), end);
             }
+        }
+    }
+
+    /// The groups' offsets know of all that is read.
+    fn note_tails(&self, journal: &Journal, offsets: &OffsetTable) {
+        for (queue, next) in (0..).zip(&journal.next).filter(|(_, next)| **next > QueueOffset::ZERO) {
+            let end = self.store.queue_bounds(&self.writer.topic, QueueId(queue)).max;
+            offsets.commit(TAIL_GROUP, &self.writer.topic, QueueId(queue), *next, end);
         }
     }
 
@@ -409,3 +434,6 @@ pub(crate) enum TooMany {
     )]
     OfBroker { count: usize, limit: usize },
 }
+
+#[cfg(test)]
+mod tests;

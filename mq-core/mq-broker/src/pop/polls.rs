@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, ConnectionId, Mail};
+use crate::connection::{Connection, ConnectionId, Mail, Woken};
 use crate::limits::MAX_HELD_PER_CONNECTION;
 use crate::selection::Selection;
 
@@ -238,7 +238,7 @@ impl Polls {
 }
 
 fn wake_one(held: HeldPoll) {
-    held.connection.clone().answer(Mail::Poll(held.poll));
+    held.connection.clone().answer(Mail::Woken(Woken::Poll(held.poll)));
 }
 
 impl Table {

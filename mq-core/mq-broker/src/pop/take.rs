@@ -8,6 +8,7 @@ use mq_protocol::pop::{Handle, Mark, ORDERLY, QueueShare};
 use mq_protocol::properties::name;
 use mq_protocol::record::{self, QUEUE_OFFSET_AT, StoredMessage};
 use mq_store::{PullLimits, PullStatus, Pulled, ReadError, Wanted};
+use parking_lot::MutexGuard;
 
 use super::{Ask, Attempts, Place, PopTerms};
 use crate::broker::Broker;
@@ -34,7 +35,7 @@ pub(crate) struct Taken {
 
 /// Takes up to as many messages as the terms say. An orderly pop looks at its topic only, any other at the retry topics
 /// too: mostly after the topic, now and then before it, so that neither can starve the other.
-pub(crate) fn take(broker: &Broker, ask: &Ask, terms: &PopTerms) -> Result<Taken, Refusal> {
+pub(crate) fn take(broker: &Broker, ask: &Ask, terms: &PopTerms, lane: Lane) -> Result<Taken, Refusal> {
     let revive_qid = if ask.order { ORDERLY } else { broker.pops.pick_revive_queue().0 };
     let mut taken = Taken {
         pop_time: broker.clock.now(),
@@ -49,7 +50,7 @@ pub(crate) fn take(broker: &Broker, ask: &Ask, terms: &PopTerms) -> Result<Taken
     };
     let retries_first = rand::random_range(0..100) < broker.pops.config.retry_first_percent;
     for (mark, place) in places(broker, ask, retries_first) {
-        let result = Visit { broker, ask, terms, mark, place: &place }.take(&mut taken);
+        let result = Visit { broker, ask, terms, lane, mark, place: &place }.take(&mut taken);
         if let Err(refusal) = result {
             // What other queues gave is recorded already, so it has to be told.
             if taken.messages == 0 {
@@ -143,21 +144,59 @@ fn open_position(broker: &Broker, ask: &Ask, place: &Place) -> Option<Option<Que
     Some(pops.position(place, &broker.offsets))
 }
 
+/// Where a pop runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// On a thread of the runtime: all is in memory, as far as one can know.
+    Memory,
+    /// On the blocking lane.
+    Disk,
+}
+
+/// How often a pop reads what lies at its queue's position before its turn, when others move the position meanwhile.
+const LOOKS_AHEAD: usize = 4;
+
 /// One queue of one pop.
 struct Visit<'v> {
     broker: &'v Broker,
     ask: &'v Ask,
     terms: &'v PopTerms,
+    lane: Lane,
     mark: Mark,
     place: &'v Place,
 }
 
 impl Visit<'_> {
+    /// One pop of a queue at a time. What has to come from the disk is read before it is its turn: others of this queue,
+    /// and some of others, wait for the lock.
+    fn lock(&self, taken: &Taken) -> MutexGuard<'_, ()> {
+        let Self { broker, place, .. } = *self;
+        if self.lane == Lane::Memory || !self.has_room(taken) {
+            return broker.pops.lock(place);
+        }
+        let mut read_at = None;
+        for _ in 0..LOOKS_AHEAD {
+            let lock = broker.pops.lock(place);
+            let next = broker.pops.position(place, &broker.offsets).filter(|next| read_at != Some(*next));
+            let Some(next) = next else { return lock };
+            drop(lock);
+            if let Err(error) = self.pull(next, taken) {
+                tracing::debug!(%error, "it shows again in its turn");
+            }
+            read_at = Some(next);
+        }
+        broker.pops.lock(place)
+    }
+
+    fn has_room(&self, taken: &Taken) -> bool {
+        taken.messages < self.terms.max_messages && taken.bytes < MAX_PULL_BYTES
+    }
+
     fn take(&self, taken: &mut Taken) -> Result<(), Refusal> {
         let Self { broker, place, .. } = *self;
-        let _one_at_a_time = broker.pops.lock(place);
+        let _one_at_a_time = self.lock(taken);
         if let Some(to) = broker.offsets.take_redirection(&place.group, &place.topic, place.queue_id) {
-            broker.pops.moved(place, to);
+            broker.pops.go_to(place, to, &broker.offsets);
         }
         let bounds = broker.store.queue_bounds(&place.topic, place.queue_id);
         let from = match open_position(broker, self.ask, place) {
@@ -165,14 +204,14 @@ impl Visit<'_> {
             Some(Some(known)) => known,
             Some(None) => self.start_here()?,
         };
-        if taken.messages >= self.terms.max_messages || taken.bytes >= MAX_PULL_BYTES {
+        if !self.has_room(taken) {
             taken.rest += bounds.max.0.saturating_sub(from.0);
             return Ok(());
         }
         let mut start = from;
         let mut pulled = self.pull(start, taken)?;
         if matches!(pulled.status, PullStatus::OffsetTooSmall | PullStatus::OffsetOverflowBadly) {
-            broker.reset_offset(&place.group, &place.topic, place.queue_id, pulled.next);
+            broker.pops.go_to(place, pulled.next, &broker.offsets);
             start = pulled.next;
             pulled = self.pull(start, taken)?;
         }

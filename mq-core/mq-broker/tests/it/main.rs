@@ -22,6 +22,7 @@ mod retention;
 mod retries;
 mod sends;
 mod settings;
+mod slow_peers;
 mod sql_filters;
 mod statistics;
 mod stops;

@@ -22,7 +22,7 @@ use crate::harness::{Client, Pull, START, Send, TestBroker, World, until};
 
 const INVISIBLE: Duration = Duration::from_secs(60);
 /// Longer than a wait that ends by an event; a broker holds no pop for longer.
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A message with its receipt handle, as Java's client makes it.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ pub(crate) fn pop(group: &str, topic: &str) -> PopMessage {
     }
 }
 
-fn waiting(pop: PopMessage) -> PopMessage {
+pub(crate) fn waiting(pop: PopMessage) -> PopMessage {
     PopMessage { poll_time: LONG.as_millis() as i64, ..pop }
 }
 
@@ -113,7 +113,7 @@ fn in_order(pop: PopMessage) -> PopMessage {
     PopMessage { order: Some(true), ..pop }
 }
 
-fn command(pop: &PopMessage) -> Command {
+pub(crate) fn command(pop: &PopMessage) -> Command {
     Command::request_with(request::POP_MESSAGE, pop)
 }
 
@@ -179,7 +179,7 @@ pub(crate) async fn done(client: &mut Client, command: Command) -> Command {
 }
 
 /// A consumer of the group `g`. It sends no heartbeat: a broker whose clock jumps would miss the next one.
-async fn member(broker: &TestBroker) -> Client {
+pub(crate) async fn member(broker: &TestBroker) -> Client {
     let mut client = broker.connect().await;
     set_group(&mut client, group()).await;
     client
@@ -804,6 +804,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         ("change: no message", change(|change| change.offset = -1), response::NO_MESSAGE),
         ("change: a negative time", change(|change| change.invisible_time = -1), response::INVALID_PARAMETER),
         ("batch: nothing", batch(Vec::new()), response::NO_MESSAGE),
+        ("batch: too many", batch(vec![acks_of(&found); 1025]), response::INVALID_PARAMETER),
         (
             "batch: far away",
             batch(vec![BatchAck {

@@ -75,6 +75,17 @@ async fn a_reply_that_nobody_takes_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_reply_that_is_a_half_message_is_refused_by_name() {
+    let broker = World::new().start().await;
+    let mut answerer = broker.connect().await;
+    let half = Send::to(REPLIES).body("answer").property("REPLY_TO_CLIENT", "asker@1").half("key").command();
+    let answer = answerer.call(Command { code: request::SEND_REPLY_MESSAGE_V2, ..half }).await;
+    assert_eq!(answer.code, response::MESSAGE_ILLEGAL);
+    assert!(answer.remark.as_ref().unwrap().contains("send it without TRAN_MSG"), "{:?}", answer.remark);
+    assert_eq!(answerer.max_offset("RMQ_SYS_TRANS_HALF_TOPIC", 0).await, 0, "nothing is stored");
+}
+
+#[tokio::test]
 async fn replies_need_not_be_stored() {
     let broker = World::new().start_with(|config| config.store_replies = false).await;
     let (mut asker, mut answerer) = (requester(&broker).await, broker.connect().await);
