@@ -83,7 +83,7 @@ impl Prepared {
     }
 
     /// Whether the receipt says that there is a topic now: it waits for the route to it.
-    pub(crate) fn to_new_topic(mut self, is_new: bool) -> Self {
+    pub(crate) fn with_new_topic(mut self, is_new: bool) -> Self {
         self.pending.to_new_topic = is_new;
         self
     }

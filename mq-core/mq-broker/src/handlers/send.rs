@@ -54,7 +54,7 @@ pub(crate) fn prepare(broker: &Broker, from: &Connection, request: &Command) -> 
     } else {
         prepare_one(broker, from, request, &header, target)
     };
-    Ok(prepared?.to_new_topic(is_new))
+    Ok(prepared?.with_new_topic(is_new))
 }
 
 pub(crate) fn header(request: &Command) -> Result<SendMessage, HeaderError> {
