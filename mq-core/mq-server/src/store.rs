@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::StoreOptions;
 use crate::banner::say;
-use crate::bench::Output;
+use crate::output::Output;
 use crate::settings;
 
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use mq_client::{Admin, ClientOptions};
 
-use crate::bench::Output;
+use crate::output::Output;
 use sheet::Sheet;
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value};
 
 use crate::banner::say;
-use crate::bench::Output;
+use crate::output::Output;
 
 pub(super) struct Sheet {
     columns: Vec<&'static str>,

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::frames::Template;
-use super::options::{IdleOptions, Output};
+use super::options::IdleOptions;
 use super::usage::anonymous_mib;
+use crate::output::Output;
 
 const GROUP: &str = "mq-bench-idle";
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use tokio::task::{JoinSet, LocalSet};
 
-pub(crate) use options::{BenchOptions, Output};
+pub(crate) use options::BenchOptions;
 use options::{Extent, LatencyOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions};
 use producing::Work;
 use pulling::Reading;

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+
+use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchOptions {
@@ -64,12 +66,6 @@ pub(crate) struct Reporting {
     pub(crate) pid: Vec<u32>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Debug, Clone, Args)]

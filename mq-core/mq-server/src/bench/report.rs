@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::options::Output;
+use crate::output::Output;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {

@@ -14,10 +14,9 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::options::{
-    Extent, LatencyOptions, Output, PullOptions, Reporting, SendOptions, SuiteOptions, Target, TxnOptions,
-};
+use super::options::{Extent, LatencyOptions, PullOptions, Reporting, SendOptions, SuiteOptions, Target, TxnOptions};
 use super::report::Report;
+use crate::output::Output;
 
 const START_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::arguments::{NAMESRV_PORT, StoreOptions};
 use crate::banner::say;
-use crate::bench::Output;
+use crate::output::Output;
 use crate::settings;
 
 #[derive(Debug, Args)]
