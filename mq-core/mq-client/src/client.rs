@@ -32,6 +32,7 @@ use crate::names::NameServers;
 use crate::producer::{Checks, Requests};
 use crate::remoting::{Connection, Inbound, Patience, Pool};
 use crate::route::Routes;
+use crate::trace::{Tracer, WeakTracer};
 use crate::unique_key::UniqueKeys;
 
 /// How often topics are asked for that should exist and do not yet.
@@ -66,6 +67,23 @@ impl ClientOptions {
     }
 }
 
+/// What a producer or consumer is built on: a client that others use as well, or one of its own.
+#[derive(Clone)]
+pub(crate) struct ClientChoice {
+    pub(crate) shared: Option<Client>,
+    pub(crate) options: ClientOptions,
+}
+
+impl ClientChoice {
+    pub(crate) fn of(name_servers: impl Into<String>) -> Self {
+        Self { shared: None, options: ClientOptions::new(name_servers) }
+    }
+
+    pub(crate) fn open(self) -> Result<Client, ClientError> {
+        self.shared.map_or_else(|| Client::new(self.options), Ok)
+    }
+}
+
 /// A cheap handle. The connections close when the last handle, producer and consumer of it are gone.
 #[derive(Clone)]
 pub struct Client(pub(crate) Arc<Inner>);
@@ -92,6 +110,8 @@ pub(crate) struct Inner {
 pub(crate) struct RegisteredProducer {
     pub(crate) topics: Vec<ByteString>,
     pub(crate) checks: Option<Arc<Checks>>,
+    /// The producer holds it; this client would live as long as a strong one.
+    pub(crate) tracer: Option<WeakTracer>,
 }
 
 /// A consumer, as its client sees it.
@@ -211,6 +231,10 @@ impl Inner {
             }
         }
         self.heartbeat_all().await;
+    }
+
+    pub(crate) fn tracer(&self, group: &str) -> Option<Tracer> {
+        self.producers.lock().get(group).and_then(|producer| producer.tracer.as_ref()?.upgrade())
     }
 
     pub(crate) fn checks(&self, group: &str) -> Option<Arc<Checks>> {

@@ -99,6 +99,9 @@ pub enum ClientError {
     Route(#[from] RouteError),
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Some brokers did what all of them were asked for, others did not; `reason` is that of the first of these.
+    #[error("not done at {}: {reason} (done at {})", failed.join(", "), done.join(", "))]
+    Partly { failed: Vec<String>, done: Vec<String>, reason: Box<ClientError> },
     #[error("offsets cannot be kept in {path}: {reason}")]
     LocalOffsets { path: String, reason: String },
 }
@@ -113,7 +116,7 @@ impl ClientError {
     /// Whether the other side may have done what was asked.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
-        matches!(self, Self::Call(error) if error.may_have_happened())
+        matches!(self, Self::Call(error) if error.may_have_happened()) || matches!(self, Self::Partly { .. })
     }
 }
 

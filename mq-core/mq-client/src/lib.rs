@@ -20,6 +20,7 @@ mod names;
 mod producer;
 mod remoting;
 mod route;
+mod trace;
 mod unique_key;
 
 pub use admin::{Admin, GroupProgress, Master, QueueProgress, QueueReset, ResetTo, TopicSettings};
@@ -38,3 +39,4 @@ pub use producer::{
     CheckedHalf, HalfReceipt, NotARequest, Producer, ProducerBuilder, ProducerOptions, ReplyError, RequestFailed,
     SendReceipt, SendStatus, TransactionChecker, Verdict,
 };
+pub use trace::{TRACE_TOPIC, TraceRecord, TracedKind, TracedMessage};

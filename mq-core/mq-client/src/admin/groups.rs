@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mq_protocol::ByteString;
 use mq_protocol::body::{
     ConsumeStats, ConsumerConnections, MessageQueue, ProducerConnections, SubscriptionGroup, SubscriptionGroupTable,
 };
@@ -10,7 +11,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{self, ConsumerConnectionList, DeleteSubscriptionGroup, ProducerConnectionList, ResetOffset};
 use mq_protocol::ids::{QueueOffset, UnixMillis};
 
-use super::Admin;
+use super::{Admin, Master};
 use crate::client::Client;
 use crate::error::{ClientError, RouteError};
 
@@ -131,7 +132,14 @@ impl Admin {
             queue_id: None,
             offset: None,
         };
-        self.tell_all(&Command::request_with(request::INVOKE_BROKER_TO_RESET_OFFSET, &header)).await
+        let route = self.0.0.routes.get(&topic.into()).await?;
+        let named = |(name, address): (&str, &ByteString)| Master {
+            cluster: String::new(),
+            name: name.to_owned(),
+            address: address.clone(),
+        };
+        let masters = route.named_masters().map(named).collect();
+        self.tell(masters, &Command::request_with(request::INVOKE_BROKER_TO_RESET_OFFSET, &header)).await
     }
 }
 

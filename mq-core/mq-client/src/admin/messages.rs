@@ -12,6 +12,7 @@ use mq_protocol::{message_id, record};
 use super::{Admin, Master};
 use crate::error::{CallError, ClientError};
 use crate::message::ReceivedMessage;
+use crate::trace::TraceRecord;
 
 /// Brokers answer no more to one question.
 const MOST_MESSAGES: u32 = 32;
@@ -56,6 +57,17 @@ impl Admin {
         }
         found.sort_by_key(|message| (message.store_timestamp, message.log_offset));
         Ok(found)
+    }
+
+    /// What the traces in this topic say of a message, in the order in which it happened.
+    pub async fn traces(&self, trace_topic: &str, message_id: &str) -> Result<Vec<TraceRecord>, ClientError> {
+        let mut records = Vec::new();
+        for message in self.messages_by_key(trace_topic, message_id, false).await? {
+            let all = TraceRecord::decode_all(&String::from_utf8_lossy(&message.body));
+            records.extend(all.into_iter().filter(|record| **record.message_id() == *message_id));
+        }
+        records.sort_by_key(TraceRecord::at);
+        Ok(records)
     }
 }
 

@@ -10,6 +10,7 @@ mod messages;
 mod topics;
 
 use mq_protocol::ByteString;
+use mq_protocol::body::{BrokerData, ClusterInfo};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use serde::de::DeserializeOwned;
@@ -42,7 +43,11 @@ impl Admin {
 
     /// The masters of all clusters, by name.
     pub async fn masters(&self) -> Result<Vec<Master>, ClientError> {
-        self.0.masters().await
+        let masters = Master::among(&self.clusters().await?);
+        if masters.is_empty() {
+            return Err(ClientError::Invalid("no broker is registered at the name servers".into()));
+        }
+        Ok(masters)
     }
 
     /// The masters that `wanted` means: a broker's name or address, or all of them.
@@ -93,28 +98,38 @@ impl Admin {
 
     /// Tells every master the same.
     async fn tell_all(&self, command: &Command) -> Result<(), ClientError> {
-        for master in self.masters().await? {
-            self.call(&master, command.clone()).await?;
+        self.tell(self.masters().await?, command).await
+    }
+
+    /// Tells each of these the same, also those behind one that fails.
+    async fn tell(&self, masters: Vec<Master>, command: &Command) -> Result<(), ClientError> {
+        let (mut done, mut failed, mut reason) = (Vec::new(), Vec::new(), None);
+        for master in masters {
+            match self.call(&master, command.clone()).await {
+                Ok(_) => done.push(master.name),
+                Err(error) => {
+                    failed.push(master.name);
+                    reason.get_or_insert(error);
+                }
+            }
         }
-        Ok(())
+        match reason {
+            None => Ok(()),
+            Some(reason) if done.is_empty() => Err(reason),
+            Some(reason) => Err(ClientError::Partly { failed, done, reason: Box::new(reason) }),
+        }
     }
 }
 
-impl Client {
-    async fn masters(&self) -> Result<Vec<Master>, ClientError> {
-        let cluster = self.0.routes.names().cluster().await?;
-        let masters: Vec<Master> = cluster
-            .broker_addr_table
-            .into_values()
-            .filter_map(|broker| {
-                let address = broker.broker_addrs.get(&names::MASTER_ID)?.as_str().into();
-                Some(Master { cluster: broker.cluster, name: broker.broker_name, address })
-            })
-            .collect();
-        if masters.is_empty() {
-            return Err(ClientError::Invalid("no broker is registered at the name servers".into()));
-        }
-        Ok(masters)
+impl Master {
+    /// The masters among these brokers.
+    #[must_use]
+    pub fn among(clusters: &ClusterInfo) -> Vec<Self> {
+        let master = |broker: &BrokerData| {
+            let address = broker.broker_addrs.get(&names::MASTER_ID)?.as_str().into();
+            Some(Self { cluster: broker.cluster.clone(), name: broker.broker_name.clone(), address })
+        };
+        clusters.broker_addr_table.values().filter_map(master).collect()
     }
 }
 

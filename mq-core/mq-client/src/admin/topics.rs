@@ -49,8 +49,8 @@ impl Admin {
         self.listed(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER).await
     }
 
-    /// Those of them that are no user's: of the system, of retries and of dead letters.
-    pub async fn system_topics(&self) -> Result<BTreeSet<String>, ClientError> {
+    /// Those that are a user's: not of the system, of retries or of dead letters.
+    pub async fn user_topics(&self) -> Result<Vec<String>, ClientError> {
         let mut system: BTreeSet<String> =
             self.listed(request::GET_SYSTEM_TOPIC_LIST_FROM_NS).await?.into_iter().collect();
         let replies: Vec<String> = system.iter().map(|cluster| format!("{cluster}{REPLY_SUFFIX}")).collect();
@@ -61,8 +61,9 @@ impl Admin {
                 || name.starts_with(SYSTEM_PREFIX)
                 || !topic::is_writable_by_clients(name)
         };
-        system.extend(self.topics().await?.into_iter().filter(of_system));
-        Ok(system)
+        let mut topics = self.topics().await?;
+        topics.retain(|name| !system.contains(name) && !of_system(name));
+        Ok(topics)
     }
 
     async fn listed(&self, request: i32) -> Result<Vec<String>, ClientError> {

@@ -21,10 +21,12 @@ use super::group::{Group, Mode};
 use super::handler::{Handler, MessageHandler};
 use super::in_flight::FlowLimits;
 use super::local_offsets::LocalOffsets;
+use super::meters::Meters;
 use super::start::ConsumeFrom;
-use crate::client::{Client, ClientOptions, GroupMember};
+use crate::client::{Client, ClientChoice, ClientOptions, GroupMember};
 use crate::error::ClientError;
 use crate::producer::Producer;
+use crate::trace::Tracer;
 use crate::unique_key;
 
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub struct PushOptions {
     pub lock_interval: Duration,
     /// How long a shutdown waits for handlers.
     pub drain_timeout: Duration,
+    /// The topic that traces of handled messages go to, mostly [`TRACE_TOPIC`](crate::TRACE_TOPIC); `None`: no traces.
+    pub trace: Option<ByteString>,
 }
 
 impl Default for PushOptions {
@@ -68,13 +72,13 @@ impl Default for PushOptions {
             rebalance_interval: Duration::from_secs(20),
             lock_interval: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(30),
+            trace: None,
         }
     }
 }
 
 pub struct PushConsumerBuilder {
-    client_options: ClientOptions,
-    client: Option<Client>,
+    client: ClientChoice,
     group: ByteString,
     subscriptions: BTreeMap<String, Filter>,
     handler: Option<(Mode, Handler)>,
@@ -85,8 +89,7 @@ pub struct PushConsumerBuilder {
 impl PushConsumerBuilder {
     fn new(name_servers: String) -> Self {
         Self {
-            client_options: ClientOptions::new(name_servers),
-            client: None,
+            client: ClientChoice::of(name_servers),
             group: ByteString::new(),
             subscriptions: BTreeMap::new(),
             handler: None,
@@ -150,13 +153,13 @@ impl PushConsumerBuilder {
     /// Shares the connections of this client. One client holds one consumer of a group.
     #[must_use]
     pub fn client(mut self, client: Client) -> Self {
-        self.client = Some(client);
+        self.client.shared = Some(client);
         self
     }
 
     #[must_use]
     pub fn client_options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
-        change(&mut self.client_options);
+        change(&mut self.client.options);
         self
     }
 
@@ -170,10 +173,13 @@ impl PushConsumerBuilder {
         if self.subscriptions.is_empty() {
             return Err(ClientError::Invalid(format!("group {} subscribes to nothing", self.group)));
         }
+        if let Some(traces) = &self.options.trace {
+            topic::check_topic(traces).map_err(invalid)?;
+        }
         let no_handler = || ClientError::Invalid(format!("group {} has no handler", self.group));
         let (mode, handler) = self.handler.clone().ok_or_else(no_handler)?;
         let broadcast = self.broadcast.clone().map(LocalOffsets::open).transpose()?;
-        let client = self.client.clone().map_or_else(|| Client::new(self.client_options.clone()), Ok)?;
+        let client = self.client.clone().open()?;
         let producer = Producer::unregistered(client.clone(), topic::CLIENT_INNER_PRODUCER.into());
         let version = unique_key::now().0;
         let mut subscriptions: BTreeMap<_, _> = self
@@ -185,7 +191,12 @@ impl PushConsumerBuilder {
             let retry = Group::retry_topic(&self.group);
             subscriptions.insert(retry.to_string(), Filter::all().subscription(&retry, version));
         }
+        client.0.check_filters(&self.group, subscriptions.values()).await?;
+        let start = |topic: ByteString| Tracer::start(client.clone(), topic, &self.group);
+        let tracer = self.options.trace.clone().map(start);
         let group = Arc::new(Group {
+            tracer,
+            meters: Meters::of(subscriptions.keys()),
             client,
             name: self.group,
             mode,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{self, ConsumerIds, LockBatch, LockedQueues, MessageQueue, Subscription};
+use mq_protocol::body::{self, CheckClientConfig, ConsumerIds, LockBatch, LockedQueues, MessageQueue, Subscription};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{
@@ -61,6 +61,34 @@ pub(super) struct PullRequest<'r> {
 }
 
 impl Inner {
+    /// Has a broker of each topic look at the conditions of these subscriptions: one that no broker takes would never
+    /// find a message. A topic or broker that is not there yet is no reason to fail.
+    pub(super) async fn check_filters(
+        &self,
+        group: &ByteString,
+        subscriptions: impl Iterator<Item = &Subscription>,
+    ) -> Result<(), ClientError> {
+        for subscription in subscriptions.filter(|subscription| !subscription.is_tag()) {
+            let Ok(route) = self.routes.get(&subscription.topic.as_str().into()).await else { continue };
+            let Some(address) = route.masters().next() else { continue };
+            let body = CheckClientConfig {
+                client_id: self.id.to_string(),
+                group: group.to_string(),
+                namespace: String::new(),
+                subscription_data: subscription.clone(),
+            };
+            let command = Command::request(request::CHECK_CLIENT_CONFIG).with_body(body::to_json(&body));
+            match self.call(address, command).await {
+                Err(error @ CallError::Refused(_)) if error.code() != Some(response::REQUEST_CODE_NOT_SUPPORTED) => {
+                    return Err(error.into());
+                }
+                Err(error) => tracing::debug!(%group, %error, "filter not checked"),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The address of a queue's broker; looks again when the broker is unknown.
     pub(super) async fn address_of(&self, queue: &MessageQueue, id: u64) -> Result<ByteString, RouteError> {
         let topic = ByteString::from(queue.topic.as_str());

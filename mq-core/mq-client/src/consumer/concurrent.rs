@@ -40,7 +40,7 @@ impl Group {
         _place: OwnedSemaphorePermit,
     ) {
         loop {
-            let action = self.handler.handle(batch.clone()).await;
+            let action = self.handle(&assigned, &batch).await;
             if assigned.dropped.is_cancelled() {
                 return;
             }

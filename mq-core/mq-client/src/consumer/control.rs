@@ -90,7 +90,7 @@ impl GroupMember for Group {
                 "PROP_CONSUMER_START_TIMESTAMP": started.to_string(),
                 "PROP_CLIENT_VERSION": "V5_3_3",
             },
-            "statusTable": {},
+            "statusTable": self.meters.status(),
             "subscriptionSet": self.subscriptions.values().collect::<Vec<_>>(),
         }))
     }

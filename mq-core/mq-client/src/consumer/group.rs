@@ -17,12 +17,14 @@ use tokio_util::task::TaskTracker;
 use super::assigned::Assigned;
 use super::builder::PushOptions;
 use super::calls::{PullRequest, PullStatus, Pulled};
-use super::handler::Handler;
+use super::handler::{Action, Handler};
 use super::local_offsets::LocalOffsets;
+use super::meters::Meters;
 use crate::client::{Client, Inner};
 use crate::error::ClientError;
 use crate::message::ReceivedMessage;
 use crate::producer::Producer;
+use crate::trace::Tracer;
 
 /// Pause after a pull that failed.
 const FAILED_PULL_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +46,8 @@ pub(super) struct Group {
     pub(super) options: PushOptions,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
     pub(super) handler: Handler,
+    pub(super) tracer: Option<Tracer>,
+    pub(super) meters: Meters,
     /// Set: every member reads every queue and keeps its own offsets.
     pub(super) broadcast: Option<LocalOffsets>,
     /// Sends to the retry topic what a broker would not take back.
@@ -122,6 +126,9 @@ impl Group {
                         return None;
                     }
                     assigned.pulled(&pulled.messages, pulled.next);
+                    if pulled.status == PullStatus::Found {
+                        self.meters.pulled(&assigned.queue.topic, pulled.messages.len(), began.elapsed());
+                    }
                     if !pulled.messages.is_empty() {
                         return Some(pulled.messages);
                     }
@@ -174,6 +181,19 @@ impl Group {
             tracing::warn!(group = %self.name, %error, "the new position is not committed");
         }
         self.plan_changed.notify_one();
+    }
+
+    /// Hands a batch of a queue to the user's code, and notes how that went.
+    pub(super) async fn handle(&self, assigned: &Assigned, batch: &[ReceivedMessage]) -> Action {
+        let handling = self.tracer.as_ref().and_then(|tracer| Some((tracer, tracer.begun(&self.name, batch)?)));
+        let began = Instant::now();
+        let action = self.handler.handle(batch.to_vec()).await;
+        let (took, acknowledged) = (began.elapsed(), action == Action::Ack);
+        self.meters.handled(&assigned.queue.topic, batch.len(), took, acknowledged);
+        if let Some((tracer, handling)) = handling {
+            tracer.handled(&self.name, handling, took, acknowledged);
+        }
+        action
     }
 
     pub(super) fn drop_queue(&self, assigned: &Arc<Assigned>) {
@@ -234,6 +254,9 @@ impl Group {
             self.unlock_all().await;
         }
         self.assigned.lock().clear();
+        if let Some(tracer) = &self.tracer {
+            tracer.flush().await;
+        }
         self.inner().unregister(None, Some(self.name.clone())).await;
     }
 

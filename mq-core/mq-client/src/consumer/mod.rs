@@ -12,6 +12,7 @@ mod group;
 mod handler;
 mod in_flight;
 mod local_offsets;
+mod meters;
 mod orderly;
 mod pop_consumer;
 mod pull_consumer;

@@ -58,7 +58,7 @@ impl Group {
                 return false;
             }
             let place = self.places.acquire().await.expect("the semaphore is never closed");
-            let action = self.handler.handle(batch.clone()).await;
+            let action = self.handle(assigned, &batch).await;
             drop(place);
             if action == Action::Ack || self.give_up(&batch).await {
                 assigned.settle(&batch);

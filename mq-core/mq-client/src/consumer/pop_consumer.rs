@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::filter::{Filter, wants};
 use super::start::ConsumeFrom;
-use crate::client::{Client, ClientOptions, Consuming, GroupMember};
+use crate::client::{Client, ClientChoice, ClientOptions, Consuming, GroupMember};
 use crate::error::{CallError, ClientError, RouteError};
 use crate::message::ReceivedMessage;
 use crate::route::Route;
@@ -32,8 +32,7 @@ const GRACE: Duration = Duration::from_secs(15);
 const DEFAULT_INVISIBLE: Duration = Duration::from_secs(60);
 
 pub struct PopConsumerBuilder {
-    client_options: ClientOptions,
-    client: Option<Client>,
+    client: ClientChoice,
     group: ByteString,
     filter: Filter,
     consume_from: ConsumeFrom,
@@ -69,7 +68,13 @@ impl PopConsumerBuilder {
 
     #[must_use]
     pub fn client(mut self, client: Client) -> Self {
-        self.client = Some(client);
+        self.client.shared = Some(client);
+        self
+    }
+
+    #[must_use]
+    pub fn client_options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
+        change(&mut self.client.options);
         self
     }
 
@@ -78,7 +83,7 @@ impl PopConsumerBuilder {
         if let ConsumeFrom::Time(_) = self.consume_from {
             return Err(ClientError::Invalid("a group that pops begins at the first or at the last message".into()));
         }
-        let client = self.client.map_or_else(|| Client::new(self.client_options), Ok)?;
+        let client = self.client.open()?;
         let shared = Arc::new(Shared {
             client,
             group: self.group,
@@ -123,8 +128,7 @@ impl PopConsumer {
     #[must_use]
     pub fn builder(name_servers: impl Into<String>) -> PopConsumerBuilder {
         PopConsumerBuilder {
-            client_options: ClientOptions::new(name_servers),
-            client: None,
+            client: ClientChoice::of(name_servers),
             group: ByteString::from_static("DEFAULT_CONSUMER"),
             filter: Filter::all(),
             consume_from: ConsumeFrom::Last,
@@ -168,8 +172,10 @@ impl PopConsumer {
         let mut messages = Vec::with_capacity(found.len());
         for popped in found {
             if popped.handle.mark == Mark::Normal && !wants(&subscription, &popped.message) {
-                // Two tags may have one hash: this one was not meant, and is done with.
-                self.ack(&popped).await?;
+                // Two tags may have one hash: this one was not meant, and is done with, or comes again to be passed over.
+                if let Err(error) = self.ack(&popped).await {
+                    tracing::debug!(%group, message_id = %popped.message.message_id, %error, "not acknowledged");
+                }
                 continue;
             }
             messages.push(popped);

@@ -1,6 +1,6 @@
 //! Reading by hand: the caller says which queues, from where, and when to commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::calls::{PullRequest, PullStatus, Pulled};
 use super::filter::Filter;
 use super::start::ConsumeFrom;
-use crate::client::{Client, ClientOptions, Consuming, GroupMember};
+use crate::client::{Client, ClientChoice, ClientOptions, Consuming, GroupMember};
 use crate::error::{ClientError, RouteError};
 use crate::message::ReceivedMessage;
 use crate::unique_key;
@@ -28,8 +28,7 @@ const HOLD: Duration = Duration::from_secs(15);
 const DEFAULT_BATCH: u32 = 32;
 
 pub struct PullConsumerBuilder {
-    client_options: ClientOptions,
-    client: Option<Client>,
+    client: ClientChoice,
     group: ByteString,
     filter: Filter,
     consume_from: ConsumeFrom,
@@ -65,19 +64,19 @@ impl PullConsumerBuilder {
 
     #[must_use]
     pub fn client(mut self, client: Client) -> Self {
-        self.client = Some(client);
+        self.client.shared = Some(client);
         self
     }
 
     #[must_use]
     pub fn client_options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
-        change(&mut self.client_options);
+        change(&mut self.client.options);
         self
     }
 
     pub async fn build(self) -> Result<PullConsumer, ClientError> {
         topic::check_group(&self.group).map_err(|error| ClientError::Invalid(error.to_string()))?;
-        let client = self.client.map_or_else(|| Client::new(self.client_options), Ok)?;
+        let client = self.client.open()?;
         let shared = Arc::new(Shared {
             client,
             group: self.group,
@@ -136,8 +135,7 @@ impl PullConsumer {
     #[must_use]
     pub fn builder(name_servers: impl Into<String>) -> PullConsumerBuilder {
         PullConsumerBuilder {
-            client_options: ClientOptions::new(name_servers),
-            client: None,
+            client: ClientChoice::of(name_servers),
             group: ByteString::from_static("DEFAULT_CONSUMER"),
             filter: Filter::all(),
             consume_from: ConsumeFrom::Last,
@@ -153,9 +151,13 @@ impl PullConsumer {
 
     /// Reads these queues from now on, and no others; new ones from where the group stands.
     pub async fn assign(&self, queues: impl IntoIterator<Item = MessageQueue>) -> Result<(), ClientError> {
+        let queues: Vec<Arc<MessageQueue>> = queues.into_iter().map(Arc::new).collect();
+        let topics: BTreeSet<&str> = queues.iter().map(|queue| queue.topic.as_str()).collect();
+        let subscriptions: Vec<_> =
+            topics.iter().map(|topic| self.shared.filter.subscription(topic, self.shared.version)).collect();
+        self.shared.client.0.check_filters(&self.shared.group, subscriptions.iter()).await?;
         let mut assigned = BTreeMap::new();
         for queue in queues {
-            let queue = Arc::new(queue);
             let kept = self.assigned.lock().remove(&queue);
             let position = match kept {
                 Some(position) => position,

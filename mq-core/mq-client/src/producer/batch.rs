@@ -6,6 +6,7 @@ use mq_protocol::codes::request;
 use mq_protocol::properties::{Properties, name};
 use mq_protocol::topic;
 
+use super::traced::Traced;
 use super::{Outgoing, Producer, SendReceipt, Target};
 use crate::error::{SendError, SendFailure};
 use crate::message::Message;
@@ -35,6 +36,8 @@ impl Producer {
         let invalid = |reason| SendError::new(topic.clone(), ByteString::new(), 0, SendFailure::Invalid(reason));
         check(&messages, limit).map_err(invalid)?;
         let ids: Vec<ByteString> = messages.iter_mut().map(|message| self.identify(message)).collect();
+        let each = || messages.iter().zip(&ids).map(|(message, id)| Traced::of(message, id));
+        let traced = self.0.tracer.iter().flat_map(|_| each()).collect();
         let body = encode(&messages).freeze();
         if body.len() > limit {
             return Err(invalid(format!("the batch takes {} bytes, the limit is {limit}: split it", body.len())));
@@ -43,7 +46,7 @@ impl Producer {
         let properties: Properties = [(name::WAIT, "true"), (name::UNIQ_KEY, &*message_id)].into_iter().collect();
         let mut header = self.header(topic, &properties);
         header.batch = Some(true);
-        Ok((Outgoing { code: request::SEND_BATCH_MESSAGE, header, body, message_id }, ids))
+        Ok((Outgoing { code: request::SEND_BATCH_MESSAGE, header, body, message_id, traced }, ids))
     }
 }
 

@@ -9,14 +9,14 @@ use mq_protocol::topic;
 use super::check::Checks;
 use super::fault::FaultTable;
 use super::{Producer, ProducerOptions, Shared, TransactionChecker};
-use crate::client::{Client, ClientOptions, RegisteredProducer};
+use crate::client::{Client, ClientChoice, ClientOptions, RegisteredProducer};
 use crate::error::ClientError;
+use crate::trace::Tracer;
 
 const DEFAULT_GROUP: &str = "DEFAULT_PRODUCER";
 
 pub struct ProducerBuilder {
-    client_options: ClientOptions,
-    client: Option<Client>,
+    client: ClientChoice,
     group: ByteString,
     options: ProducerOptions,
     topics: Vec<ByteString>,
@@ -26,8 +26,7 @@ pub struct ProducerBuilder {
 impl ProducerBuilder {
     pub(super) fn new(name_servers: String) -> Self {
         Self {
-            client_options: ClientOptions::new(name_servers),
-            client: None,
+            client: ClientChoice::of(name_servers),
             group: ByteString::from_static(DEFAULT_GROUP),
             options: ProducerOptions::default(),
             topics: Vec::new(),
@@ -44,13 +43,13 @@ impl ProducerBuilder {
     /// Shares the connections of this client instead of making its own. One client holds one producer of a group.
     #[must_use]
     pub fn client(mut self, client: Client) -> Self {
-        self.client = Some(client);
+        self.client.shared = Some(client);
         self
     }
 
     #[must_use]
     pub fn client_options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
-        change(&mut self.client_options);
+        change(&mut self.client.options);
         self
     }
 
@@ -87,10 +86,19 @@ impl ProducerBuilder {
         for topic in &self.topics {
             topic::check_topic(topic).map_err(invalid)?;
         }
-        let client = self.client.map_or_else(|| Client::new(self.client_options), Ok)?;
-        let registered = RegisteredProducer { topics: self.topics, checks: self.checks };
+        if let Some(traces) = &self.options.trace {
+            topic::check_topic(traces).map_err(invalid)?;
+        }
+        let client = self.client.open()?;
+        let start = |topic: ByteString| Tracer::start(client.clone(), topic, &self.group);
+        let tracer = self.options.trace.clone().map(start);
+        let registered = RegisteredProducer {
+            topics: self.topics,
+            checks: self.checks,
+            tracer: tracer.as_ref().map(Tracer::downgrade),
+        };
         client.0.register_producer(self.group.clone(), registered).await;
         let faults = FaultTable::default();
-        Ok(Producer(Arc::new(Shared { client, group: self.group, options: self.options, faults })))
+        Ok(Producer(Arc::new(Shared { client, group: self.group, options: self.options, faults, tracer })))
     }
 }

@@ -11,6 +11,7 @@ use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
 use tokio::sync::Semaphore;
 
+use super::traced::trace_end;
 use super::transaction::end_command;
 use super::{HalfReceipt, Verdict};
 use crate::client::Inner;
@@ -83,9 +84,9 @@ pub(crate) fn on_check(client: &Arc<Inner>, connection: &Connection, command: &C
         tracing::warn!(%group, limit = MAX_CHECKS, "too many checkbacks at once; the broker will ask again");
         return;
     };
-    let (connection, within) = (connection.clone(), client.options.request_timeout);
+    let (client, connection, within) = (client.clone(), connection.clone(), client.options.request_timeout);
     tokio::spawn(async move {
-        let receipt = half.half.clone();
+        let (receipt, properties) = (half.half.clone(), half.message.properties.clone());
         let verdict = (checks.checker)(half).await;
         drop(place);
         let command = end_command(&receipt, verdict, true);
@@ -95,7 +96,12 @@ pub(crate) fn on_check(client: &Arc<Inner>, connection: &Connection, command: &C
             _ => connection.call(command, within).await.map(drop),
         };
         match told {
-            Ok(()) => tracing::debug!(message_id = %receipt.message_id, ?verdict, "checkback answered"),
+            Ok(()) => {
+                tracing::debug!(message_id = %receipt.message_id, ?verdict, "checkback answered");
+                if let Some(tracer) = client.tracer(&receipt.group) {
+                    trace_end(&tracer, &client, &receipt, Some(&properties), verdict);
+                }
+            }
             Err(error) => tracing::warn!(message_id = %receipt.message_id, ?verdict, %error, "checkback not settled"),
         }
     });

@@ -9,6 +9,7 @@ mod recall;
 mod receipt;
 
 mod select;
+mod traced;
 mod transaction;
 
 use std::sync::Arc;
@@ -29,8 +30,10 @@ use crate::error::{CallError, RequestError, RouteError, SendError, SendFailure};
 use crate::message::Message;
 use crate::remoting::{Connection, Patience};
 use crate::route::Route;
+use crate::trace::Tracer;
 use crate::unique_key;
 use fault::FaultTable;
+use traced::Traced;
 
 pub use ask::{NotARequest, ReplyError, RequestFailed};
 pub(crate) use ask::{Requests, on_reply};
@@ -53,6 +56,7 @@ struct Shared {
     group: ByteString,
     options: ProducerOptions,
     faults: FaultTable,
+    tracer: Option<Tracer>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +70,9 @@ pub struct ProducerOptions {
     pub compress_from_bytes: Option<usize>,
     /// Leave brokers alone for a while that failed or were slow.
     pub avoid_slow_brokers: bool,
+    /// The topic that traces of sends and transactions go to, mostly [`TRACE_TOPIC`](crate::TRACE_TOPIC); `None`: no
+    /// traces.
+    pub trace: Option<ByteString>,
 }
 
 impl Default for ProducerOptions {
@@ -76,6 +83,7 @@ impl Default for ProducerOptions {
             max_message_bytes: 4 * 1024 * 1024,
             compress_from_bytes: None,
             avoid_slow_brokers: true,
+            trace: None,
         }
     }
 }
@@ -86,6 +94,8 @@ struct Outgoing {
     header: SendMessage,
     body: Bytes,
     message_id: ByteString,
+    /// What its trace will say; nothing without one.
+    traced: Vec<Traced>,
 }
 
 /// Where a send may go.
@@ -113,7 +123,8 @@ impl Producer {
 
     /// For the client's own sends: brokers do not hear of the group.
     pub(crate) fn unregistered(client: Client, group: ByteString) -> Self {
-        Self(Arc::new(Shared { client, group, options: ProducerOptions::default(), faults: FaultTable::default() }))
+        let options = ProducerOptions::default();
+        Self(Arc::new(Shared { client, group, options, faults: FaultTable::default(), tracer: None }))
     }
 
     #[must_use]
@@ -171,6 +182,9 @@ impl Producer {
 
     /// Takes the group off the brokers, so that they ask others from now on. Connections close with the last handle.
     pub async fn close(&self) {
+        if let Some(tracer) = &self.0.tracer {
+            tracer.flush().await;
+        }
         self.inner().unregister(Some(self.0.group.clone()), None).await;
     }
 
@@ -185,6 +199,7 @@ impl Producer {
             return Err(SendError::new(message.topic, ByteString::new(), 0, failure));
         }
         let message_id = self.identify(&mut message);
+        let traced = self.0.tracer.iter().map(|_| Traced::of(&message, &message_id)).collect();
         let retried = take_retry_counts(&mut message);
         let mut header = self.header(message.topic, &message.properties);
         header.flag = message.flag;
@@ -199,7 +214,7 @@ impl Producer {
         }
         let is_reply = message.properties.get(name::MESSAGE_TYPE).is_some_and(|kind| kind == REPLY);
         let code = if is_reply { request::SEND_REPLY_MESSAGE_V2 } else { request::SEND_MESSAGE_V2 };
-        Ok(Outgoing { code, header, body, message_id })
+        Ok(Outgoing { code, header, body, message_id, traced })
     }
 
     /// The message's unique key, made now unless it has one.
@@ -234,14 +249,17 @@ impl Producer {
         target: Target<'_>,
         certain: bool,
     ) -> Result<(SendReceipt, Command), SendError> {
-        let deadline = Instant::now() + self.0.options.send_timeout;
+        let (began, deadline) = (Instant::now(), Instant::now() + self.0.options.send_timeout);
         let mut failed_broker: Option<Arc<MessageQueue>> = None;
         let mut may_be_stored = false;
         let mut attempt = 1;
         loop {
             let avoid = failed_broker.as_ref().map(|queue| queue.broker_name.as_str());
             let (queue, failed) = match self.attempt(outgoing, target, avoid, deadline).await {
-                Ok(stored) => return Ok(stored),
+                Ok((receipt, answer)) => {
+                    self.trace_sent(outgoing, &receipt, &answer, began.elapsed());
+                    return Ok((receipt, answer));
+                }
                 Err(failed) => failed,
             };
             let (reason, again) = match failed {

@@ -63,11 +63,16 @@ impl Producer {
         loop {
             let connection = self.inner().connection_by(&address, deadline).await?;
             if verdict == Verdict::Unknown {
-                return Ok(connection.oneway(command).await?);
+                connection.oneway(command).await?;
+                self.trace_end(half, verdict);
+                return Ok(());
             }
             let within = deadline.saturating_duration_since(Instant::now());
             match connection.call(command.clone(), within).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.trace_end(half, verdict);
+                    return Ok(());
+                }
                 Err(CallError::Request(error)) if !error.may_have_arrived() && Instant::now() < deadline => {}
                 Err(error) => return Err(error.into()),
             }

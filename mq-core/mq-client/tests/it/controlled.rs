@@ -72,6 +72,12 @@ async fn an_operator_sees_resets_and_feeds_a_running_consumer() {
     let queue = format!("{{\"brokerName\":\"{}\",\"queueId\":", receipt.queue.broker_name);
     assert!(info.starts_with("{\"mqPopTable\":{},\"mqTable\":{{\"brokerName\":") && info.contains(&queue), "{info}");
 
+    let status: &str = &info[info.find("\"statusTable\":").expect("a status table")..];
+    let of_topic = &status[status.find(&*topic).expect("its topic")..];
+    for figure in ["pullRT", "pullTPS", "consumeRT", "consumeOKTPS", "consumeFailedTPS", "consumeFailedMsgs"] {
+        assert!(of_topic.contains(figure), "{figure}: {status}");
+    }
+
     let fields = [
         ("consumerGroup", &*group),
         ("clientId", &client),
@@ -91,4 +97,26 @@ async fn an_operator_sees_resets_and_feeds_a_running_consumer() {
     seen.reach(5).await;
     assert_eq!(seen.all()[3..], ["one", "two"]);
     consumer.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_condition_that_no_broker_takes_fails_the_start_with_the_brokers_word() {
+    let cluster = Cluster::start().await;
+    let topic = cluster.topic("conditions", &cluster.producer().await).await;
+    for (topic, filter, expected) in [
+        (&topic, Filter::sql("a >"), Some("CHECK_CLIENT_CONFIG")),
+        (&topic, Filter::tags("a || b"), None),
+        // Nobody can look at it yet.
+        (&unique("missing"), Filter::sql("a >"), None),
+    ] {
+        let consumer = PushConsumer::builder(&cluster.name_servers)
+            .group(unique("g"))
+            .subscribe(topic, filter)
+            .concurrent(|_: Vec<ReceivedMessage>| std::future::ready(Action::Ack))
+            .start()
+            .await;
+        let refused = consumer.err().map(|error| error.to_string());
+        assert_eq!(refused.is_some(), expected.is_some(), "{refused:?}");
+        assert!(refused.unwrap_or_default().contains(expected.unwrap_or_default()));
+    }
 }

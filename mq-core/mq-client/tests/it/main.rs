@@ -8,4 +8,5 @@ mod fake;
 mod popping;
 mod producing;
 mod requests;
+mod traces;
 mod transactions;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use mq_client::Admin;
+use mq_client::{Admin, Master};
 use serde_json::Value;
 
 use super::Sheet;
@@ -59,11 +59,10 @@ pub(super) async fn cluster(admin: &Admin, ClusterVerb::List: &ClusterVerb) -> R
         "in yesterday",
         "out yesterday",
     ]);
-    let masters = admin.masters().await?;
+    let masters = Master::among(&clusters);
     for broker in clusters.broker_addr_table.values() {
         for (id, address) in &broker.broker_addrs {
-            let asked = masters.iter().find(|master| *master.address == **address);
-            let figures = match asked {
+            let figures = match masters.iter().find(|master| *master.address == **address) {
                 Some(master) => admin.runtime(master).await?,
                 None => Default::default(),
             };

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use mq_client::{Admin, ReceivedMessage};
+use mq_client::{Admin, ReceivedMessage, TRACE_TOPIC, TraceRecord, Verdict};
 use serde_json::Value;
 
 use super::{Sheet, moment};
@@ -21,6 +21,15 @@ pub(super) enum MessageVerb {
     },
     /// The messages of a topic with a key, from the index.
     Query { topic: String, key: String },
+    /// What became of a message: who sent it, who handled it, how its transaction ended. Clients that trace say so.
+    Trace {
+        /// Its unique key.
+        #[arg(long)]
+        id: String,
+        /// Where the clients' traces go.
+        #[arg(long, default_value = TRACE_TOPIC)]
+        trace_topic: String,
+    },
 }
 
 pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> {
@@ -36,6 +45,11 @@ pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> 
             let found = admin.messages_by_key(topic, key, false).await?;
             ensure!(!found.is_empty(), "no message of {topic} has the key {key}");
             Ok(list(&found))
+        }
+        MessageVerb::Trace { id, trace_topic } => {
+            let found = admin.traces(trace_topic, id).await?;
+            ensure!(!found.is_empty(), "{trace_topic} says nothing of {id}");
+            Ok(traces(&found))
         }
     }
 }
@@ -55,6 +69,47 @@ fn list(messages: &[ReceivedMessage]) -> Sheet {
         ]);
     }
     sheet
+}
+
+fn traces(records: &[TraceRecord]) -> Sheet {
+    let mut sheet = Sheet::new(&["event", "at", "group", "took ms", "outcome", "topic", "broker"]);
+    for record in records {
+        let [event, group, took, outcome, topic, broker] = trace(record);
+        sheet.row([event, moment::show(record.at()), group, took, outcome, topic, broker]);
+    }
+    sheet
+}
+
+fn trace(record: &TraceRecord) -> [Value; 6] {
+    let word = |text: &str| Value::from(text);
+    let outcome = |success| word(if success { "success" } else { "failed" });
+    match record {
+        TraceRecord::Sent { group, message, cost_ms, success, .. } => [
+            word("sent"),
+            word(group),
+            (*cost_ms).into(),
+            outcome(*success),
+            word(&message.topic),
+            word(&message.broker),
+        ],
+        TraceRecord::Begun { group, failed_before, .. } => {
+            let before =
+                if *failed_before > 0 { format!("failed {failed_before} times before").into() } else { Value::Null };
+            [word("begun"), word(group), Value::Null, before, Value::Null, Value::Null]
+        }
+        TraceRecord::Handled { group, cost_ms, success, .. } => {
+            [word("handled"), word(group), (*cost_ms).into(), outcome(*success), Value::Null, Value::Null]
+        }
+        TraceRecord::Ended { group, message, verdict, by_check, .. } => {
+            let verdict = match verdict {
+                Verdict::Commit => "committed",
+                Verdict::Rollback => "rolled back",
+                Verdict::Unknown => "not known yet",
+            };
+            let event = if *by_check { "checked" } else { "ended" };
+            [word(event), word(group), Value::Null, word(verdict), word(&message.topic), word(&message.broker)]
+        }
+    }
 }
 
 fn whole(message: &ReceivedMessage) -> Sheet {

@@ -1,7 +1,5 @@
 //! `mq admin topic`.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use clap::Subcommand;
 use mq_client::{Admin, TopicSettings};
@@ -72,8 +70,8 @@ pub(super) async fn topic(admin: &Admin, verb: &TopicVerb) -> Result<Sheet> {
 
 async fn list(admin: &Admin, all: bool) -> Result<Sheet> {
     let mut sheet = Sheet::new(&["topic"]);
-    let hidden = if all { BTreeSet::new() } else { admin.system_topics().await? };
-    for name in admin.topics().await?.into_iter().filter(|name| !hidden.contains(name)) {
+    let topics = if all { admin.topics().await? } else { admin.user_topics().await? };
+    for name in topics {
         sheet.row([name.into()]);
     }
     Ok(sheet)

@@ -1,6 +1,6 @@
 //! `mq admin` against a broker that runs: every verb once, as a program reads it.
 
-use mq_client::{Action, ConsumeFrom, Filter, Message, Producer, PushConsumer, SendReceipt};
+use mq_client::{Action, ConsumeFrom, Filter, Message, Producer, PushConsumer, SendReceipt, TRACE_TOPIC};
 use serde_json::{Value, json};
 
 use crate::process::{Mq, PATIENCE, printed};
@@ -27,6 +27,16 @@ impl Operator {
         let mut arguments = vec!["admin", "--namesrv", &self.name_server, "--output", "json"];
         arguments.extend(words.split(' '));
         printed(&arguments)
+    }
+
+    /// Asks until there is an answer: an index is a moment behind.
+    fn found(&self, words: &str) -> Value {
+        let started = std::time::Instant::now();
+        while !self.run(words).0 {
+            assert!(started.elapsed() < PATIENCE, "mq admin {words} finds nothing");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        self.json(words)
     }
 
     /// Asks until the answer is as it should be.
@@ -81,12 +91,14 @@ fn topics(operator: &Operator) {
 }
 
 async fn send(name_server: &str) -> Vec<SendReceipt> {
-    let producer = Producer::builder(name_server).group("shop").build().await.expect("valid");
+    let producer = Producer::builder(name_server).group("shop");
+    let producer = producer.options(|options| options.trace = Some(TRACE_TOPIC.into())).build().await.expect("valid");
     let mut receipts = Vec::new();
     for number in 0..10 {
         let message = Message::new("orders", format!("order {number}")).key(format!("no-{number}")).tags("t");
         receipts.push(producer.send(message).await.expect("stored"));
     }
+    producer.close().await;
     receipts
 }
 
@@ -105,6 +117,12 @@ fn messages(operator: &Operator, receipts: &[SendReceipt]) {
     let same = operator.json(&format!("message get {} --topic orders", receipts[3].message_id));
     assert_eq!(value(&same, "body"), Some("order 3".into()));
     assert!(operator.refused("message query orders nothing").contains("has the key nothing"));
+    let trace = operator.found(&format!("message trace --id {}", receipts[0].message_id));
+    assert_eq!(
+        (&trace[0]["event"], &trace[0]["group"], &trace[0]["outcome"]),
+        (&json!("sent"), &json!("shop"), &json!("success"))
+    );
+    assert!(operator.refused("message trace --id nobody").contains("says nothing of nobody"));
 }
 
 fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {

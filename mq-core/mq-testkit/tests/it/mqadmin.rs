@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mq_client::{Action, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage, TopicSettings};
+use mq_client::{
+    Action, Admin, ClientOptions, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage, TRACE_TOPIC,
+    TopicSettings,
+};
 use mq_testkit::process::{MqProcess, workspace};
 use tempfile::TempDir;
 
@@ -125,6 +128,11 @@ const ROWS: &[Row] = &[
     row("queryMsgByUniqueKey -t Orders -i $MESSAGE_ID -a", &["Topic:               Orders"]),
     row("queryMsgByOffset -t Orders -b broker-a -i $QUEUE -o $OFFSET", &["OffsetID:            $OFFSET_ID"]),
     row("queryMsgTraceById -i $TRACED", &["#ProducerGroup", "Pub ", "success"]),
+    // By our own client.
+    row(
+        "queryMsgTraceById -i $MESSAGE_ID",
+        &["#ProducerGroup", "Pub        makers", "#ConsumerGroup", "Sub        shop", "$CLIENT_IP", "success"],
+    ),
     row("checkMsgSendRT -t Orders -a 5 -s 64", &["broker-a", "true", "Avg RT:"]),
     row("sendMsgStatus -b broker-a -c 3", &["rt=", "SEND_OK"]),
     // Offsets.
@@ -256,13 +264,17 @@ struct Scene {
 impl Scene {
     async fn set(mq: &MqProcess, files: &TempDir) -> Self {
         let name_server = mq.name_server.to_string();
-        let producer = Producer::builder(&name_server).group("makers").topics(["Orders"]).build().await.unwrap();
+        let producer = Producer::builder(&name_server).group("makers").topics(["Orders"]);
+        let producer = producer.options(|options| options.trace = Some(TRACE_TOPIC.into())).build().await.unwrap();
         producer.client().create_topic("Orders", TopicSettings::with_queues(4)).await.unwrap();
         let consumer = PushConsumer::builder(&name_server)
             .group("shop")
             .subscribe("Orders", Filter::all())
             .consume_from(ConsumeFrom::First)
-            .options(|options| options.commit_interval = Duration::from_millis(100))
+            .options(|options| {
+                options.commit_interval = Duration::from_millis(100);
+                options.trace = Some(TRACE_TOPIC.into());
+            })
             .concurrent(|_: Vec<ReceivedMessage>| ready(Action::Ack));
         let consumer = consumer.start().await.unwrap();
         let mut sent = Vec::new();
@@ -273,6 +285,11 @@ impl Scene {
         let deadline = Instant::now() + WAIT;
         while consumer.client().lag("shop", "Orders").await != Ok(0) {
             assert!(Instant::now() < deadline, "the messages are not consumed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let admin = Admin::new(ClientOptions::new(&name_server)).unwrap();
+        while admin.traces(TRACE_TOPIC, &sent[0].message_id).await.map_or(0, |found| found.len()) < 3 {
+            assert!(Instant::now() < deadline, "the traces are not there");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let list = |name: &str, text: &str| std::fs::write(files.path().join(name), text).unwrap();
