@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::requests;
+use crate::requests::{self, Peer};
 use crate::routes::ConnectionId;
 use crate::server::State;
 
@@ -35,6 +35,7 @@ pub(crate) async fn serve(
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true)?;
     let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    let mut peer = Peer::new(id);
     loop {
         let read = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -44,7 +45,7 @@ pub(crate) async fn serve(
             return Ok(());
         }
         loop {
-            let answered = answer_some(&mut input, &mut output, id, state);
+            let answered = answer_some(&mut input, &mut output, &mut peer, state);
             timeout(state.idle_timeout, stream.write_all(&output)).await.map_err(|_| ConnectionError::Idle)??;
             output.clear();
             if !answered? {
@@ -58,7 +59,7 @@ pub(crate) async fn serve(
 fn answer_some(
     input: &mut BytesMut,
     output: &mut BytesMut,
-    id: ConnectionId,
+    peer: &mut Peer,
     state: &State,
 ) -> Result<bool, FrameError> {
     while let Some(frame) = frame::split(input, MAX_FRAME_BYTES)? {
@@ -66,7 +67,7 @@ fn answer_some(
         if command.is_response() {
             continue;
         }
-        let answer = requests::answer(state, id, &command);
+        let answer = requests::answer(state, peer, &command);
         if !command.is_oneway() {
             answer.encode(output);
         }

@@ -83,18 +83,36 @@ impl Refusal {
 
 type Answer = Result<Command, Refusal>;
 
-pub(crate) fn answer(state: &State, connection: ConnectionId, command: &Command) -> Command {
-    dispatch(state, connection, command).unwrap_or_else(|refusal| command.error(refusal.code(), refusal.to_string()))
+/// Who asks.
+pub(crate) struct Peer {
+    pub(crate) connection: ConnectionId,
+    /// It was told of a route, or of all brokers.
+    knows_a_broker: bool,
+    /// It asked for a topic that nobody serves.
+    asked_in_vain: bool,
 }
 
-fn dispatch(state: &State, connection: ConnectionId, command: &Command) -> Answer {
+impl Peer {
+    pub(crate) fn new(connection: ConnectionId) -> Self {
+        Self { connection, knows_a_broker: false, asked_in_vain: false }
+    }
+}
+
+pub(crate) fn answer(state: &State, peer: &mut Peer, command: &Command) -> Command {
+    dispatch(state, peer, command).unwrap_or_else(|refusal| command.error(refusal.code(), refusal.to_string()))
+}
+
+fn dispatch(state: &State, peer: &mut Peer, command: &Command) -> Answer {
     match command.code {
-        request::GET_ROUTEINFO_BY_TOPIC => route(state, command),
-        request::REGISTER_BROKER => register(state, connection, command),
+        request::GET_ROUTEINFO_BY_TOPIC => route(state, peer, command),
+        request::REGISTER_BROKER => register(state, peer.connection, command),
         request::UNREGISTER_BROKER => unregister(state, command),
         request::QUERY_DATA_VERSION => data_version(state, command),
         request::BROKER_HEARTBEAT => heartbeat(state, command),
-        request::GET_BROKER_CLUSTER_INFO => ok(command, state.routes.lock().clusters().to_json()),
+        request::GET_BROKER_CLUSTER_INFO => {
+            peer.knows_a_broker = true;
+            ok(command, state.routes.lock().clusters().to_json())
+        }
         request::GET_BROKER_MEMBER_GROUP => members(state, command),
         request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => {
             may_list(state.settings.lock().flags().list_all_topics)?;
@@ -171,14 +189,26 @@ fn add_topic(state: &State, command: &Command) -> Answer {
     ok(command, Bytes::new())
 }
 
-fn route(state: &State, command: &Command) -> Answer {
+fn route(state: &State, peer: &mut Peer, command: &Command) -> Answer {
     let GetRouteInfo { topic, accept_standard_json_only } = command.header()?;
-    let route = state.routes.lock().route(&topic).ok_or_else(|| Refusal::NoRoute(topic.clone()))?;
+    let known = state.routes.lock().route(&topic);
+    peer.knows_a_broker |= known.is_some();
+    let route = known.or_else(|| coming_route(state, peer, &topic)).ok_or_else(|| Refusal::NoRoute(topic.clone()))?;
     let ordered = state.settings.lock().flags().order_messages;
     let order_topic_conf = state.kv.lock().get(ORDER_TOPICS, &topic).filter(|_| ordered).map(ToOwned::to_owned);
     let route = in_zone(TopicRoute { order_topic_conf, ..route }, command);
     let version = if accept_standard_json_only == Some(true) { i32::MAX } else { command.version };
     ok(command, route.to_json(version))
+}
+
+/// A consumer whose topic is yet to come knows no broker, tells none that it is there, and cannot be told of the topic: it
+/// would poll. Where its group's retry topic will be, with its first heartbeat, is known: there it goes. Java's client asks
+/// for each of its topics twice as it starts, in any order; a tool asks once.
+fn coming_route(state: &State, peer: &mut Peer, topic: &str) -> Option<TopicRoute> {
+    let again = std::mem::replace(&mut peer.asked_in_vain, true);
+    let group = topic.strip_prefix(topic::RETRY_PREFIX).filter(|group| topic::check_group(group).is_ok());
+    let waits = again && !peer.knows_a_broker && group.is_some();
+    waits.then(|| state.routes.lock().coming_retry_route()).flatten()
 }
 
 /// A client that asks for its zone sees the brokers of other zones only when their master is missing.

@@ -8,6 +8,8 @@ use mq_protocol::ids::UnixMillis;
 
 /// The broker id of a master.
 const MASTER: u64 = 0;
+/// Of the retry topic that a broker makes for a new group.
+const RETRY_QUEUES: u32 = 1;
 
 /// A connection that a broker registered over; when it closes, the broker is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,6 +221,26 @@ impl Routes {
             queue_datas: queues.values().cloned().collect(),
             ..TopicRoute::default()
         })
+    }
+
+    /// A route to all masters, as their registrations will give it to a new group's retry topic. `None` where there are
+    /// several clusters: it is not known which of them the group belongs to.
+    pub(crate) fn coming_retry_route(&self) -> Option<TopicRoute> {
+        let masters = self.brokers.values().filter(|broker| broker.broker_addrs.contains_key(&MASTER));
+        let broker_datas: Vec<BrokerData> = masters.cloned().collect();
+        let first = broker_datas.first()?;
+        if self.brokers.values().any(|broker| broker.cluster != first.cluster) {
+            return None;
+        }
+        let queue = |broker: &BrokerData| QueueData {
+            broker_name: broker.broker_name.clone(),
+            perm: perm::READ_WRITE,
+            read_queue_nums: RETRY_QUEUES,
+            topic_sys_flag: 0,
+            write_queue_nums: RETRY_QUEUES,
+        };
+        let queue_datas = broker_datas.iter().map(queue).collect();
+        Some(TopicRoute { broker_datas, queue_datas, ..TopicRoute::default() })
     }
 
     pub(crate) fn clusters(&self) -> ClusterInfo {

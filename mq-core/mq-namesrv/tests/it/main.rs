@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use client::Client;
 use mq_namesrv::{NameServer, NamesrvConfig};
 use mq_protocol::body::{self, ClusterInfo, DataVersion, TopicConfig, TopicList, TopicRoute};
-use mq_protocol::codes::request;
+use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::compression;
 use mq_protocol::frame::HeaderFormat;
@@ -67,6 +67,10 @@ fn topics() -> [TopicConfig; 2] {
 }
 
 fn register(name: &str, compressed: bool, body: bytes::Bytes) -> Command {
+    register_in("C", name, compressed, body)
+}
+
+fn register_in(cluster: &str, name: &str, compressed: bool, body: bytes::Bytes) -> Command {
     let crc = crc32fast::hash(&body) & 0x7FFF_FFFF;
     let addr = format!("10.0.0.1:1{}", name.len());
     with_fields(
@@ -74,7 +78,7 @@ fn register(name: &str, compressed: bool, body: bytes::Bytes) -> Command {
         &[
             ("brokerName", name),
             ("brokerAddr", &addr),
-            ("clusterName", "C"),
+            ("clusterName", cluster),
             ("haServerAddr", "10.0.0.1:10912"),
             ("brokerId", "0"),
             ("compressed", if compressed { "true" } else { "false" }),
@@ -351,5 +355,41 @@ async fn idle_and_surplus_connections_are_closed() {
     assert_eq!(code_of_route(&mut first, "T").await, 17);
     assert!(server.client().await.is_closed().await);
     assert_eq!(code_of_route(&mut first, "T").await, 17);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_knows_no_broker_is_shown_the_way_by_its_retry_topic_when_it_asks_in_vain_again() {
+    let server = Running::start(NamesrvConfig::default()).await;
+    let mut broker = server.client().await;
+    assert_eq!(broker.call(register("b", false, json_registration())).await.code, response::SUCCESS);
+    let cluster_info = Command::request(request::GET_BROKER_CLUSTER_INFO);
+    for (what, before, shown) in [
+        ("its first question", &[][..], false),
+        ("its topic is missing", &["later"], true),
+        ("it asks again", &["%RETRY%g"], true),
+        ("it knows a broker", &["T", "later", "%RETRY%g"], false),
+    ] {
+        let mut client = server.client().await;
+        for topic in before {
+            code_of_route(&mut client, topic).await;
+        }
+        let answer = client.call(route_of("%RETRY%g")).await;
+        assert_eq!(answer.code == response::SUCCESS, shown, "{what}");
+        if shown {
+            let route: TopicRoute = body::from_json("route", &answer.body).expect("readable");
+            assert_eq!((route.broker_datas[0].broker_name.as_str(), route.queue_datas[0].read_queue_nums), ("b", 1));
+            for name in ["%RETRY%", "%RETRY%a b", "%DLQ%g", "later"] {
+                assert_eq!(code_of_route(&mut client, name).await, response::TOPIC_NOT_EXIST, "{name}");
+            }
+            client.call(cluster_info.clone()).await;
+            assert_eq!(code_of_route(&mut client, "%RETRY%g").await, response::TOPIC_NOT_EXIST, "nothing was made");
+        }
+    }
+    let mut client = server.client().await;
+    assert_eq!(broker.call(register_in("D", "other", false, json_registration())).await.code, response::SUCCESS);
+    for _ in 0..2 {
+        assert_eq!(code_of_route(&mut client, "%RETRY%g").await, response::TOPIC_NOT_EXIST, "of which cluster?");
+    }
     server.stop().await;
 }

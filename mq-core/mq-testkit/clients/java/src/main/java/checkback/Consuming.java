@@ -43,6 +43,7 @@ final class Consuming {
         all.put("consume-retry-dead-letter", Consuming::retryThenDeadLetter);
         all.put("consume-orderly-dead-letter", Consuming::orderlyDeadLetter);
         all.put("consume-long-poll", Consuming::longPoll);
+        all.put("consume-before-topic", Consuming::beforeTopic);
     }
 
     private static TreeSet<String> send(Stage stage, String prefix, int count) throws Exception {
@@ -54,6 +55,17 @@ final class Consuming {
         }
         producer.shutdown();
         return sent;
+    }
+
+    /** A consumer that is there first, alone: nothing but its group leads it to a broker, which tells it of the topic. */
+    private static void beforeTopic(Stage stage) throws Exception {
+        var seen = stage.reads(stage.topic(), "*");
+        // Longer than the client takes to say that it is there, so that it is not helped by its own first questions.
+        Thread.sleep(3_000);
+        long sending = System.nanoTime();
+        send(stage, "m", 1);
+        eventuallySame("messages", List.of("m0"), () -> bodies(seen));
+        System.out.printf("consume-before-topic: the first message came after %d ms%n", (System.nanoTime() - sending) / 1_000_000);
     }
 
     private static void tags(Stage stage) throws Exception {
