@@ -6,6 +6,7 @@
 //! killed test drops nothing, and a death signal would come with the end of the starting thread.)
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::{fs::chown, process::CommandExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,19 +33,22 @@ pub struct DatabaseServer {
     keeper: Child,
 }
 
-/// `directory`, then the server's command. The first line of its input is never written: reading ends with the writer.
+/// `directory`, then the server's command. One line of input says that its files are there; then reading ends with the
+/// writer. Whoever was creating the files may outlive that for a moment, hence several tries to remove them.
 const KEEPER: &str = r#"
     trap '' INT TERM HUP
     directory=$1; shift
-    "$@" </dev/null >"$directory/log" 2>&1 &
-    server=$!
-    echo $server >"$directory/started"
-    read -r never
-    kill -QUIT $server 2>/dev/null
-    for wait in 1 2 3 4 5 6 7 8 9 10; do kill -0 $server 2>/dev/null || break; sleep 0.1; done
-    kill -KILL $server 2>/dev/null
-    wait $server
-    rm -rf "$directory"
+    if read -r created; then
+        "$@" </dev/null >"$directory/log" 2>&1 &
+        server=$!
+        echo $server >"$directory/started"
+        read -r never
+        kill -QUIT $server 2>/dev/null
+        for wait in 1 2 3 4 5 6 7 8 9 10; do kill -0 $server 2>/dev/null || break; sleep 0.1; done
+        kill -KILL $server 2>/dev/null
+        wait $server
+    fi
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$directory" && [ ! -e "$directory" ] && break; sleep 1; done
 "#;
 
 impl DatabaseServer {
@@ -58,10 +62,6 @@ impl DatabaseServer {
             DatabaseKind::Postgres => postgres(temporary.path())?,
             DatabaseKind::MariaDb => mariadb(temporary.path())?,
         };
-        let created = create.output().with_context(|| format!("{create:?} does not start; {INSTALL}"))?;
-        if !created.status.success() {
-            bail!("{create:?} failed:\n{}", String::from_utf8_lossy(&created.stderr));
-        }
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "sh"])
             .arg(temporary.path())
@@ -73,7 +73,12 @@ impl DatabaseServer {
             .stderr(Stdio::null())
             .spawn()?;
         // From here on the keeper removes it.
-        let server = Self { kind, directory: temporary.keep(), keeper };
+        let mut server = Self { kind, directory: temporary.keep(), keeper };
+        let created = create.output().with_context(|| format!("{create:?} does not start; {INSTALL}"))?;
+        if !created.status.success() {
+            bail!("{create:?} failed:\n{}", String::from_utf8_lossy(&created.stderr));
+        }
+        server.keeper.stdin.as_mut().expect("it is piped").write_all(b"created\n")?;
         server.wait_until_it_is_ready()?;
         Ok(server)
     }

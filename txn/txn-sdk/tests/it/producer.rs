@@ -28,6 +28,7 @@ on_all_databases!(
     a_lost_end_is_made_good_by_the_checkback,
     an_unknown_commit_is_in_doubt_until_the_checkback,
     a_refused_commit_is_an_error_without_rows,
+    a_connection_that_dies_in_the_commit_leaves_it_in_doubt,
     a_swallowed_error_never_publishes_without_rows,
     a_transaction_that_begins_too_late_is_fenced,
     dropped_calls_end_one_way_or_the_other,
@@ -206,6 +207,40 @@ async fn a_refused_commit_is_an_error_without_rows<D: TestDatabase>(engine: Engi
     assert_eq!(broker.last().ends, [Verdict::Rollback]);
     assert_eq!(file.orders().await, 0);
     assert_eq!(broker.check(0).await, Verdict::Rollback);
+}
+
+/// What a server says to a COMMIT, by a trigger that waits for it: only an error of the transaction is a refusal.
+async fn a_connection_that_dies_in_the_commit_leaves_it_in_doubt<D: TestDatabase>(engine: Engine) {
+    if engine != Engine::Postgres {
+        return; // nothing of the others' runs inside a COMMIT
+    }
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    for statement in [
+        "CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.note = 'dies' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+             IF NEW.note = 'refuses' THEN RAISE EXCEPTION 'no'; END IF;
+             RETURN NULL;
+         END $$",
+        "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION at_commit()",
+    ] {
+        file.run(statement).await;
+    }
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let insert = async |statement| txn.send(message(), async |tx| D::run(tx, statement).await).await;
+
+    let sent = insert("INSERT INTO orders (note) VALUES ('dies')").await.unwrap();
+    assert_eq!(sent.outcome, Outcome::InDoubt);
+    assert_eq!(broker.last().ends, []);
+    assert_eq!(broker.settle(0).await, Verdict::Rollback);
+
+    let sent = insert("INSERT INTO orders (note) VALUES ('refuses')").await;
+    assert!(matches!(sent, Err(TxnError::CommitRefused(_))), "{sent:?}");
+    assert_eq!(broker.last().ends, [Verdict::Rollback]);
+
+    let sent = insert(INSERT_ORDER).await.unwrap();
+    assert_eq!((sent.outcome, file.orders().await), (Outcome::Committed, 1));
 }
 
 /// Work that goes on after a failed statement. PostgreSQL has given its transaction up then, and rolls it back at the
