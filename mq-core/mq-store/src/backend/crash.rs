@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::image::{Change, Image, Inode, MemoryLock, Naming};
+use super::transfer::{read_exact, uninterrupted, write_all};
 use super::{Backend, Entry, File, LockGuard, Space, Usage};
 
 const SECTOR_BYTES: u64 = 512;
@@ -63,6 +64,7 @@ struct State {
     unsynced: Vec<Event>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    disturbance: Option<Disturbance>,
     power_is_cut: bool,
     capacity_bytes: u64,
 }
@@ -75,10 +77,19 @@ impl Default for State {
             unsynced: Vec::new(),
             operations: 0,
             faults: BTreeMap::new(),
+            disturbance: None,
             power_is_cut: false,
             capacity_bytes: u64::MAX,
         }
     }
+}
+
+/// Signals in every call on a file, and transfers in small pieces.
+#[derive(Clone)]
+struct Disturbance {
+    piece_bytes: usize,
+    /// The next call is interrupted.
+    signal: bool,
 }
 
 #[derive(Clone)]
@@ -102,6 +113,12 @@ impl CrashBackend {
     /// Plans a fault for one operation.
     pub fn plan(&self, operation: u64, fault: Fault) {
         self.0.state.lock().faults.insert(operation, fault);
+    }
+
+    /// From now on every call on a file is first interrupted by a signal, and moves at most so many bytes when it is
+    /// repeated.
+    pub fn disturb(&self, piece_bytes: usize) {
+        self.0.state.lock().disturbance = Some(Disturbance { piece_bytes, signal: true });
     }
 
     /// Bytes beyond which writes and allocations fail with `StorageFull`.
@@ -137,6 +154,13 @@ impl State {
                 Ok(Afterwards::Cut)
             }
         }
+    }
+
+    /// How many of `bytes` the next call on a file moves.
+    fn disturbed(&mut self, bytes: usize) -> io::Result<usize> {
+        let Some(Disturbance { piece_bytes, signal }) = &mut self.disturbance else { return Ok(bytes) };
+        *signal = !*signal;
+        if *signal { Ok(bytes.min(*piece_bytes)) } else { Err(ErrorKind::Interrupted.into()) }
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -329,11 +353,32 @@ struct CrashFile {
 
 impl CrashFile {
     fn change(&self, room: u64, change: Change) -> io::Result<()> {
+        uninterrupted(|| self.shared.state.lock().disturbed(0))?;
         let mut state = self.shared.state.lock();
+        self.change_undisturbed(&mut state, room, change)
+    }
+
+    fn change_undisturbed(&self, state: &mut State, room: u64, change: Change) -> io::Result<()> {
         let afterwards = state.begin()?;
         state.has_room(room)?;
         state.change(self.inode, change);
         afterwards.result()
+    }
+
+    fn write_some(&self, at: u64, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.shared.state.lock();
+        let bytes = &bytes[..state.disturbed(bytes.len())?];
+        let room = state.live.missing_bytes(self.inode, at, bytes.len() as u64);
+        self.change_undisturbed(&mut state, room, Change::Write { at, bytes: bytes.to_vec() })?;
+        Ok(bytes.len())
+    }
+
+    fn read_some(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.shared.state.lock();
+        state.alive()?;
+        let bytes = state.disturbed(into.len())?;
+        let whole = state.live.content(self.inode)?.read(at, &mut into[..bytes]);
+        Ok(if whole { bytes } else { 0 })
     }
 }
 
@@ -352,14 +397,11 @@ impl File for CrashFile {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let state = self.shared.state.lock();
-        state.alive()?;
-        if state.live.content(self.inode)?.read(at, into) { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+        read_exact(at, into, |at, into| self.read_some(at, into))
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let room = self.shared.state.lock().live.missing_bytes(self.inode, at, bytes.len() as u64);
-        self.change(room, Change::Write { at, bytes: bytes.to_vec() })
+        write_all(at, bytes, |at, bytes| self.write_some(at, bytes))
     }
 
     fn zero(&self, at: u64, bytes: u64, _space: Space) -> io::Result<()> {
@@ -367,6 +409,7 @@ impl File for CrashFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        uninterrupted(|| self.shared.state.lock().disturbed(0))?;
         let mut state = self.shared.state.lock();
         let ours = |event: &Event| matches!(event, Event::Content { inode, .. } if *inode == self.inode);
         match state.begin() {

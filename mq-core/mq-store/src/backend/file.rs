@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
+use super::transfer::{read_exact, uninterrupted, write_all};
 use super::{Backend, Entry, File, LockGuard, Space, Usage, mmap};
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -82,7 +83,8 @@ impl Backend for FileBackend {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(fs::File::open(&self.root)?)?)
+        let root = fs::File::open(&self.root)?;
+        uninterrupted(|| Ok(rustix::fs::syncfs(&root)?))
     }
 
     fn lock(&self, path: &str) -> io::Result<LockGuard> {
@@ -90,7 +92,7 @@ impl Backend for FileBackend {
     }
 
     fn usage(&self) -> io::Result<Usage> {
-        let stat = rustix::fs::statvfs(&self.root)?;
+        let stat = uninterrupted(|| Ok(rustix::fs::statvfs(&self.root)?))?;
         let limit_bytes = stat.f_blocks * stat.f_frsize;
         Ok(Usage { used_bytes: limit_bytes.saturating_sub(stat.f_bavail * stat.f_frsize), limit_bytes })
     }
@@ -111,18 +113,18 @@ impl File for RealFile {
         if space == Space::Sparse || bytes == 0 {
             return self.0.set_len(bytes);
         }
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&self.0, self.bytes()?, bytes),
-            other => Ok(other?),
+        match self.allocate(FallocateFlags::empty(), 0, bytes) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(self.bytes()?, bytes),
+            done => done,
         }
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(into, at)
+        read_exact(at, into, |at, into| self.0.read_at(into, at))
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, at)
+        write_all(at, bytes, |at, bytes| self.0.write_at(bytes, at))
     }
 
     fn zero(&self, at: u64, bytes: u64, space: Space) -> io::Result<()> {
@@ -133,14 +135,14 @@ impl File for RealFile {
             Space::Reserved => FallocateFlags::ZERO_RANGE,
             Space::Sparse => FallocateFlags::PUNCH_HOLE,
         };
-        match rustix::fs::fallocate(&self.0, how | FallocateFlags::KEEP_SIZE, at, bytes) {
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&self.0, at, at + bytes),
-            other => Ok(other?),
+        match self.allocate(how | FallocateFlags::KEEP_SIZE, at, bytes) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(at, at + bytes),
+            done => done,
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        uninterrupted(|| self.0.sync_data())
     }
 
     fn map(&self) -> io::Result<Option<Bytes>> {
@@ -148,14 +150,20 @@ impl File for RealFile {
     }
 }
 
-/// For file systems that cannot allocate or zero a range by themselves.
-fn write_zeros(file: &fs::File, mut at: u64, end: u64) -> io::Result<()> {
-    while at < end {
-        let bytes = (end - at).min(ZEROS.len() as u64);
-        file.write_all_at(&ZEROS[..bytes as usize], at)?;
-        at += bytes;
+impl RealFile {
+    fn allocate(&self, how: FallocateFlags, at: u64, bytes: u64) -> io::Result<()> {
+        uninterrupted(|| Ok(rustix::fs::fallocate(&self.0, how, at, bytes)?))
     }
-    Ok(())
+
+    /// For file systems that cannot allocate or zero a range by themselves.
+    fn write_zeros(&self, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end {
+            let bytes = (end - at).min(ZEROS.len() as u64);
+            self.write_at(at, &ZEROS[..bytes as usize])?;
+            at += bytes;
+        }
+        Ok(())
+    }
 }
 
 /// Apache's `lock` file: an fcntl lock, which Java's `FileLock` takes as well. The kernel gives it to a process, not to

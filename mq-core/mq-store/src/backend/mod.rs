@@ -9,6 +9,7 @@ mod image;
 mod memory;
 mod mmap;
 mod sparse;
+mod transfer;
 
 use std::any::Any;
 use std::io;

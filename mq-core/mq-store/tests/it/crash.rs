@@ -9,7 +9,7 @@ use mq_store::{ManualClock, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::history::{Call, History, trace};
+use crate::history::{Call, History, records, trace};
 use crate::support::{NOW, manual};
 
 /// What stands between the store and the disk: nothing, or a bug.
@@ -235,5 +235,28 @@ fn an_error_at_any_operation_loses_nothing_that_was_acknowledged() {
                 }
             }
         }
+    }
+}
+
+/// Every read, write, resize and sync is interrupted once and then goes on in pieces of so many bytes.
+#[test]
+fn signals_and_short_transfers_at_every_call_change_nothing() {
+    let calls = trace("first", 1, 60);
+    let stored = |piece_bytes: Option<usize>| {
+        let backend = CrashBackend::new();
+        piece_bytes.iter().for_each(|bytes| backend.disturb(*bytes));
+        let mut history = History::default();
+        run(&backend, honest, &calls, &mut history);
+        for mode in CrashMode::ALL {
+            let found = backend.crash(mode, 1);
+            piece_bytes.iter().for_each(|bytes| found.disturb(*bytes));
+            history.clone().check(Arc::new(found)).unwrap_or_else(|error| panic!("{piece_bytes:?}, {mode:?}: {error}"));
+        }
+        records(&history.check(Arc::new(backend.crash(CrashMode::Keep, 0))).unwrap()).unwrap()
+    };
+    let undisturbed = stored(None);
+    assert!(!undisturbed.is_empty());
+    for piece_bytes in [3, 100, 4096] {
+        assert_eq!(stored(Some(piece_bytes)), undisturbed, "pieces of {piece_bytes}");
     }
 }
