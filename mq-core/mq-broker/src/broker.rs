@@ -96,6 +96,8 @@ pub struct Broker {
     schedule_bell: Arc<Bell>,
     /// `None`: switched off.
     timers: Option<Arc<Timers>>,
+    /// Where the first message lies that waits until timers are switched on again.
+    pub(crate) first_resting_timer: Option<LogOffset>,
     /// Taken by `run`.
     timer_driver: Mutex<Option<timers::Driver>>,
     timer_bell: Arc<Bell>,
@@ -200,21 +202,24 @@ impl Broker {
         let delivered = schedule.delivered();
         let stats = Arc::new(Stats::new(&config.cluster_name, now));
         let timer_bell = Arc::new(Bell::default());
-        let (timers, timer_driver) = match config.timer_wheel {
-            true => {
-                let directory = config.config_directory();
-                let (timers, progress, start) =
-                    Timers::open(backend, timer_options(&config), &directory, stats.clone(), now)?;
-                let found = (progress, start);
-                let (window, bell) = (timer_window(&config), timer_bell.clone());
-                let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, window, found);
-                (Some(timers), Some(driver))
-            }
-            false => (None, None),
+        let open_timers =
+            || Timers::open(backend, timer_options(&config), &config.config_directory(), stats.clone(), now);
+        let anything_timed = store.queue_bounds(topic::TIMER, timers::QUEUE).max > QueueOffset::ZERO;
+        let (timers, timer_driver, first_resting_timer) = if config.timer_wheel {
+            let (timers, progress, start) = open_timers()?;
+            let found = (progress, start);
+            let (window, bell) = (timer_window(&config), timer_bell.clone());
+            let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, window, found);
+            (Some(timers), Some(driver), None)
+        } else if anything_timed {
+            (None, None, open_timers()?.0.needed_from(&store)?)
+        } else {
+            (None, None, None)
         };
         let broker = Arc::new(Self {
             timers,
             timer_driver: Mutex::new(timer_driver),
+            first_resting_timer,
             timer_bell,
             store_host,
             delivered,

@@ -180,7 +180,10 @@ fn needed_from(broker: &Broker) -> Result<LogOffset, ReadError> {
     let pops = topic::revive_topic(&broker.config.cluster_name);
     let popped = broker.offsets.of(topic::REVIVE_GROUP, &pops);
     let popped = popped.into_iter().map(|(queue, done)| (&*pops, queue, done.plus(1)));
-    let timed = broker.timers().ok().map(|timers| timers.needed_from(&broker.store)).transpose()?.flatten();
+    let timed = match broker.timers() {
+        Ok(timers) => timers.needed_from(&broker.store)?,
+        Err(_) => broker.first_resting_timer,
+    };
     let mut first = timed.unwrap_or(LogOffset(u64::MAX));
     for (topic, queue, offset) in half.into_iter().chain(delayed).chain(popped) {
         first = first.min(first_at(&broker.store, topic, queue, offset)?.unwrap_or(first));

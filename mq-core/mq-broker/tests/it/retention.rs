@@ -106,6 +106,38 @@ async fn a_pending_half_and_an_undelivered_message_keep_their_files_until_they_a
 }
 
 #[tokio::test]
+async fn what_waits_for_the_timers_keeps_its_files_while_they_are_switched_off() {
+    let world = World::new();
+    let broker = world.start_with(by_hand).await;
+    let mut client = broker.connect().await;
+    client.send(Send::to("timed").property("TIMER_DELAY_SEC", "7200")).await;
+    fill(&mut client, 60).await;
+    broker.stop().await.unwrap();
+
+    let broker = world
+        .start_with(|config| {
+            by_hand(config);
+            config.apply("timerWheelEnable=false\n").unwrap();
+        })
+        .await;
+    let mut client = broker.connect().await;
+    world.clock.advance(HOUR + HOUR / 2);
+    assert_eq!(clean(&mut client).await, 0, "the timer's message is in the first file");
+    broker.stop().await.unwrap();
+
+    let broker = world.start_with(by_hand).await;
+    let mut client = broker.connect().await;
+    world.clock.advance(HOUR);
+    let delivered = client.pull(Pull::of("timed", 0, 0).waiting(Duration::from_secs(15))).await;
+    assert_eq!(delivered.len(), 1);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while clean(&mut client).await == 0 {
+        assert!(std::time::Instant::now() < deadline, "delivered, and its file stays");
+    }
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn messages_of_topics_that_nobody_configured_any_more_go_when_an_operator_says_so() {
     let world = World::new();
     let broker = world.start_with(by_hand).await;

@@ -7,6 +7,7 @@ mod targets;
 
 use std::panic;
 
+use mq_testkit::process::workspace;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use seeds::{Seeds, mutate};
@@ -34,5 +35,22 @@ fn no_bytes_of_others_make_a_reader_panic() {
             }
         }
         println!("{name}: {} seeds, {cases} mutations", seeds.len());
+    }
+}
+
+#[test]
+fn libfuzzer_has_each_of_them() {
+    let directory = workspace().join("mq-core/fuzz");
+    let manifest = std::fs::read_to_string(directory.join("Cargo.toml")).unwrap();
+    let entries = std::fs::read_dir(directory.join("fuzz_targets")).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut expected: Vec<_> = TARGETS.iter().map(|(name, _)| format!("{name}.rs")).collect();
+    files.sort();
+    expected.sort();
+    assert_eq!(files, expected);
+    for (name, _) in TARGETS {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} is not in Cargo.toml");
+        let program = std::fs::read_to_string(directory.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        assert!(program.contains(&format!("targets::{name}(data)")), "{name}.rs runs another target");
     }
 }

@@ -1,9 +1,10 @@
 //! Kill -9 of the real broker process under load, again and again, and nothing that it promised is broken.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mq_client::{Message, Producer, PullConsumer, QueueOffset};
 use mq_testkit::crash::log_scan::LogFacts;
 use mq_testkit::crash::{CrashTest, Target};
 use mq_testkit::process::MqProcess;
@@ -54,4 +55,40 @@ fn no_promise_is_broken_by_twenty_kills_under_load() {
         panic!("{broken}\n{replay}\nthe broker said:\n{}", target.process.log());
     }
     assert!(target.process.stop().unwrap().success(), "a graceful end:\n{}", target.process.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_takes_back_no_offset_that_its_journal_has() {
+    let directory = TempDir::new().unwrap();
+    // The table is saved at each start, and then not for an hour.
+    let mut mq = MqProcess::new(directory.path(), "flushConsumerOffsetInterval=3600000\n").unwrap();
+    mq.start().unwrap();
+    let names = mq.name_server.to_string();
+    let producer = Producer::builder(&names).group("writers").build().await.unwrap();
+    let first = producer.send(Message::new("orders", "0")).await.unwrap();
+    for number in 1..100 {
+        producer.send(Message::new("orders", number.to_string())).await.unwrap();
+    }
+    let journal = mq.store().join("checkback/offset-journal");
+    let has = |offset: QueueOffset| {
+        let record =
+            [&offset.0.to_be_bytes()[..], &first.queue.queue_id.to_be_bytes(), b"\0\x07\0\x06readersorders"].concat();
+        std::fs::read(&journal).unwrap_or_default().windows(record.len()).any(|bytes| bytes == record)
+    };
+    for offset in (1..6).map(QueueOffset) {
+        let reader = PullConsumer::builder(&names).group("readers").build().await.unwrap();
+        if offset > QueueOffset(1) {
+            let before = reader.committed(&first.queue).await.unwrap();
+            assert_eq!(before, Some(QueueOffset(offset.0 - 1)), "after a kill\n{}", mq.log());
+        }
+        reader.commit_at(&first.queue, offset).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !has(offset) {
+            assert!(Instant::now() < deadline, "the journal does not have {offset:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        mq.kill().unwrap();
+        mq.start().unwrap();
+    }
+    assert!(mq.stop().unwrap().success(), "{}", mq.log());
 }
