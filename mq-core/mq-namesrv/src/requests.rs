@@ -12,6 +12,7 @@ use mq_protocol::header::{
     WritePermOfBroker,
 };
 use mq_protocol::topic::{self, NameError};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::kv::KvError;
 use crate::registration::{self, RegistrationError};
@@ -83,6 +84,14 @@ impl Refusal {
 
 type Answer = Result<Command, Refusal>;
 
+/// A file is written before the answer: rare. The runtime's other connections move to another thread meanwhile.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// Who asks.
 pub(crate) struct Peer {
     pub(crate) connection: ConnectionId,
@@ -115,7 +124,7 @@ fn dispatch(state: &State, peer: &mut Peer, command: &Command) -> Answer {
         }
         request::GET_BROKER_MEMBER_GROUP => members(state, command),
         request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER => {
-            may_list(state.settings.lock().flags().list_all_topics)?;
+            may_list(state.settings.flags().list_all_topics)?;
             topics(command, state.routes.lock().topics())
         }
         request::GET_UNIT_TOPIC_LIST => flagged(state, command, |flag| flag & UNIT != 0),
@@ -125,12 +134,12 @@ fn dispatch(state: &State, peer: &mut Peer, command: &Command) -> Answer {
         }
         request::REGISTER_TOPIC_IN_NAMESRV => add_topic(state, command),
         request::UPDATE_NAMESRV_CONFIG => {
-            let remark = state.settings.lock().update(&command.body)?;
+            let remark = aside(|| state.settings.update(&command.body))?;
             Ok(Command { remark: remark.map(Into::into), ..command.response(response::SUCCESS) })
         }
-        request::GET_NAMESRV_CONFIG => ok(command, state.settings.lock().print().into()),
+        request::GET_NAMESRV_CONFIG => ok(command, state.settings.print().into()),
         request::GET_TOPICS_BY_CLUSTER => {
-            may_list(state.settings.lock().flags().list_topics)?;
+            may_list(state.settings.flags().list_topics)?;
             let GetTopicsByCluster { cluster } = command.header()?;
             topics(command, state.routes.lock().topics_of_cluster(&cluster))
         }
@@ -146,13 +155,13 @@ fn dispatch(state: &State, peer: &mut Peer, command: &Command) -> Answer {
         }
         request::PUT_KV_CONFIG => {
             let PutKvConfig { namespace, key, value } = command.header()?;
-            state.kv.lock().put(&namespace, &key, &value)?;
+            aside(|| state.kv.put(&namespace, &key, &value))?;
             ok(command, Bytes::new())
         }
         request::GET_KV_CONFIG => kv_value(state, command),
         request::DELETE_KV_CONFIG => {
             let KvConfigKey { namespace, key } = command.header()?;
-            state.kv.lock().delete(&namespace, &key)?;
+            aside(|| state.kv.delete(&namespace, &key))?;
             ok(command, Bytes::new())
         }
         request::GET_KVLIST_BY_NAMESPACE => kv_list(state, command),
@@ -177,7 +186,7 @@ fn may_list(enabled: bool) -> Result<(), Refusal> {
 }
 
 fn flagged(state: &State, command: &Command, wanted: impl Fn(i32) -> bool) -> Answer {
-    may_list(state.settings.lock().flags().list_topics)?;
+    may_list(state.settings.flags().list_topics)?;
     topics(command, state.routes.lock().topics_with_flag(wanted))
 }
 
@@ -185,7 +194,7 @@ fn add_topic(state: &State, command: &Command) -> Answer {
     let TopicName { topic } = command.header()?;
     topic::check_topic(&topic)?;
     let route: TopicRoute = body::from_json("topic route", &command.body)?;
-    state.routes.lock().add_topic(&topic, route.queue_datas);
+    state.routes.lock().add_topic(&topic, route.queue_datas)?;
     ok(command, Bytes::new())
 }
 
@@ -194,8 +203,8 @@ fn route(state: &State, peer: &mut Peer, command: &Command) -> Answer {
     let known = state.routes.lock().route(&topic);
     peer.knows_a_broker |= known.is_some();
     let route = known.or_else(|| coming_route(state, peer, &topic)).ok_or_else(|| Refusal::NoRoute(topic.clone()))?;
-    let ordered = state.settings.lock().flags().order_messages;
-    let order_topic_conf = state.kv.lock().get(ORDER_TOPICS, &topic).filter(|_| ordered).map(ToOwned::to_owned);
+    let ordered = state.settings.flags().order_messages;
+    let order_topic_conf = state.kv.get(ORDER_TOPICS, &topic).filter(|_| ordered);
     let route = in_zone(TopicRoute { order_topic_conf, ..route }, command);
     let version = if accept_standard_json_only == Some(true) { i32::MAX } else { command.version };
     ok(command, route.to_json(version))
@@ -237,8 +246,8 @@ fn register(state: &State, connection: ConnectionId, command: &Command) -> Answe
             master_addr: registered.master_addr.map(ByteString::from),
         },
     )?;
-    let told = state.settings.lock().flags().order_to_brokers;
-    let order_topics = state.kv.lock().namespace(ORDER_TOPICS).filter(|_| told).cloned();
+    let told = state.settings.flags().order_to_brokers;
+    let order_topics = state.kv.namespace(ORDER_TOPICS).filter(|_| told);
     Ok(match order_topics {
         Some(table) => answer.with_body(body::to_json(&KvTable { table })),
         None => answer,
@@ -315,14 +324,14 @@ fn set_writable(state: &State, command: &Command, writable: bool) -> Result<i32,
 
 fn kv_value(state: &State, command: &Command) -> Answer {
     let KvConfigKey { namespace, key } = command.header()?;
-    let value = state.kv.lock().get(&namespace, &key).map(ByteString::from);
+    let value = state.kv.get(&namespace, &key).map(ByteString::from);
     let value = value.ok_or(Refusal::NoKey { namespace, key })?;
     header(command, &KvConfigValue { value: Some(value) })
 }
 
 fn kv_list(state: &State, command: &Command) -> Answer {
     let KvNamespace { namespace } = command.header()?;
-    let table = state.kv.lock().namespace(&namespace).filter(|table| !table.is_empty()).cloned();
+    let table = state.kv.namespace(&namespace).filter(|table| !table.is_empty());
     let table = table.ok_or(Refusal::NoNamespace(namespace))?;
     ok(command, body::to_json(&KvTable { table }))
 }

@@ -50,7 +50,19 @@ pub(crate) enum RegisterError {
     SingleTopicFirst(String),
     #[error("register broker failed: {addr} holds broker id {id} of {name} with a newer state")]
     Outdated { name: String, id: u64, addr: String },
+    #[error("register broker failed: {limit} brokers are registered here, the limit; use another name server")]
+    TooManyBrokers { limit: usize },
+    #[error(
+        "{count} topics (counted once for each broker) would be registered here, the limit is {limit}; delete what \
+         nobody uses, or use another name server"
+    )]
+    TooManyTopics { count: usize, limit: usize },
+    #[error("the {what} takes {bytes} bytes, the limit is {MAX_NAME_BYTES}; use a shorter one")]
+    NameTooLong { what: &'static str, bytes: usize },
 }
+
+/// Bytes of each name or address: what a topic may take, with room for the prefixes of retry topics.
+const MAX_NAME_BYTES: usize = 1024;
 
 #[derive(Clone, Debug)]
 struct Alive {
@@ -65,6 +77,10 @@ struct Alive {
 #[derive(Debug)]
 pub(crate) struct Routes {
     default_timeout: Duration,
+    max_brokers: usize,
+    max_topics: usize,
+    /// Rows of `topics`: one for each broker of each.
+    rows: usize,
     brokers: BTreeMap<String, BrokerData>,
     /// Topic to the brokers that serve it, by broker name.
     topics: BTreeMap<String, BTreeMap<String, QueueData>>,
@@ -73,8 +89,9 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(default_timeout: Duration) -> Self {
-        Self { default_timeout, brokers: BTreeMap::new(), topics: BTreeMap::new(), alive: HashMap::new() }
+    pub(crate) fn new(default_timeout: Duration, max_brokers: usize, max_topics: usize) -> Self {
+        let (brokers, topics, alive) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+        Self { default_timeout, max_brokers, max_topics, rows: 0, brokers, topics, alive }
     }
 
     pub(crate) fn register(
@@ -85,6 +102,11 @@ impl Routes {
     ) -> Result<Registered, RegisterError> {
         let broker = &registration.broker;
         self.refuse_outdated(&registration)?;
+        if let Some(before) = self.alive.get(&key(broker)).filter(|alive| alive.broker.name != broker.name) {
+            // Nobody else would ever take its former name out.
+            self.unregister(&before.broker.clone());
+        }
+        self.refuse_too_much(&registration)?;
         let known = self.brokers.get(&broker.name).is_some_and(|held| held.broker_addrs.contains_key(&broker.id));
         if !known && registration.topics.len() == 1 {
             return Err(RegisterError::SingleTopicFirst(broker.name.clone()));
@@ -116,6 +138,31 @@ impl Routes {
         Ok(())
     }
 
+    /// What would make the tables larger than they may be.
+    fn refuse_too_much(&self, registration: &Registration) -> Result<(), RegisterError> {
+        let Identity { cluster, name, addr, .. } = &registration.broker;
+        let named = [("cluster's name", cluster), ("broker's name", name), ("broker's address", addr)];
+        let topics = registration.topics.keys().map(|topic| ("topic's name", topic));
+        for (what, text) in named.into_iter().chain(topics) {
+            if text.len() > MAX_NAME_BYTES {
+                return Err(RegisterError::NameTooLong { what, bytes: text.len() });
+            }
+        }
+        if self.alive.len() >= self.max_brokers && !self.alive.contains_key(&key(&registration.broker)) {
+            return Err(RegisterError::TooManyBrokers { limit: self.max_brokers });
+        }
+        self.refuse_topics(registration.topics.keys().filter(|topic| !self.serves(topic, name)).count())
+    }
+
+    fn refuse_topics(&self, more: usize) -> Result<(), RegisterError> {
+        let (count, limit) = (self.rows + more, self.max_topics);
+        if more > 0 && count > limit { Err(RegisterError::TooManyTopics { count, limit }) } else { Ok(()) }
+    }
+
+    fn serves(&self, topic: &str, broker: &str) -> bool {
+        self.topics.get(topic).is_some_and(|queues| queues.contains_key(broker))
+    }
+
     /// Topics that a registration does not name stay: single topics are registered as increments. A topic whose
     /// permission was wiped comes back only with a changed version.
     fn take_topics(&mut self, registration: &Registration, first: bool) {
@@ -125,19 +172,22 @@ impl Routes {
         for (topic, config) in &registration.topics {
             let queues = self.topics.entry(topic.clone()).or_default();
             if changed || !queues.contains_key(broker) {
-                queues.insert(broker.clone(), queue_data(broker, config));
+                let before = queues.insert(broker.clone(), queue_data(broker, config));
+                self.rows += usize::from(before.is_none());
             }
         }
     }
 
     /// Adds a topic to brokers that are known; what they registered themselves stands.
-    pub(crate) fn add_topic(&mut self, topic: &str, queues: Vec<QueueData>) {
+    pub(crate) fn add_topic(&mut self, topic: &str, queues: Vec<QueueData>) -> Result<(), RegisterError> {
         for data in queues {
-            if self.brokers.contains_key(&data.broker_name) {
-                let by_broker = self.topics.entry(topic.to_owned()).or_default();
-                by_broker.entry(data.broker_name.clone()).or_insert(data);
+            if self.brokers.contains_key(&data.broker_name) && !self.serves(topic, &data.broker_name) {
+                self.refuse_topics(1)?;
+                self.topics.entry(topic.to_owned()).or_default().insert(data.broker_name.clone(), data);
+                self.rows += 1;
             }
         }
+        Ok(())
     }
 
     /// Topics by their system flag (unit mode).
@@ -189,8 +239,9 @@ impl Routes {
         }
         if held.broker_addrs.is_empty() {
             self.brokers.remove(&broker.name);
+            let rows = &mut self.rows;
             self.topics.retain(|_, queues| {
-                queues.remove(&broker.name);
+                *rows -= usize::from(queues.remove(&broker.name).is_some());
                 !queues.is_empty()
             });
         }
@@ -267,9 +318,11 @@ impl Routes {
     /// Takes a topic out of all clusters or of one.
     pub(crate) fn delete_topic(&mut self, topic: &str, cluster: Option<&str>) {
         let Some(queues) = self.topics.get_mut(topic) else { return };
+        let before = queues.len();
         queues.retain(|name, _| {
             cluster.is_some_and(|cluster| self.brokers.get(name).is_some_and(|broker| broker.cluster != cluster))
         });
+        self.rows -= before - queues.len();
         if queues.is_empty() {
             self.topics.remove(topic);
         }

@@ -29,7 +29,7 @@ fn seconds(seconds: i64) -> UnixMillis {
 
 /// A table with master a (connection 1) of topics T and U, heard at second 0.
 fn with_master() -> Routes {
-    let mut routes = Routes::new(EXPIRY);
+    let mut routes = Routes::new(EXPIRY, 1_000, 1_000_000);
     let whole = registration(identity("a", 0, "a:1"), 1, &["T", "U"]);
     routes.register(whole, ConnectionId(1), seconds(0)).expect("registers");
     routes
@@ -41,7 +41,7 @@ fn perm_of(routes: &Routes, topic: &str) -> Option<u32> {
 
 #[test]
 fn a_new_broker_must_register_its_whole_table_and_may_then_add_single_topics() {
-    let mut routes = Routes::new(EXPIRY);
+    let mut routes = Routes::new(EXPIRY, 1_000, 1_000_000);
     let single = |counter| registration(identity("a", 0, "a:1"), counter, &["X"]);
     let refused = routes.register(single(1), ConnectionId(1), seconds(0));
     assert_eq!(refused, Err(RegisterError::SingleTopicFirst("a".into())));
@@ -59,7 +59,7 @@ fn a_silent_broker_leaves_the_routes_after_its_timeout_and_not_before() {
         (Some(Duration::from_secs(3)), 3, true),
         (Some(Duration::from_secs(3)), 4, false),
     ] {
-        let mut routes = Routes::new(EXPIRY);
+        let mut routes = Routes::new(EXPIRY, 1_000, 1_000_000);
         let registration = Registration { timeout, ..registration(identity("a", 0, "a:1"), 1, &["T", "U"]) };
         routes.register(registration, ConnectionId(1), seconds(0)).expect("registers");
         routes.expire(seconds(at));
@@ -115,7 +115,7 @@ fn a_slave_learns_its_master_and_keeps_one_row_when_it_is_promoted() {
 
 #[test]
 fn an_older_state_does_not_take_over_a_live_address() {
-    let mut routes = Routes::new(EXPIRY);
+    let mut routes = Routes::new(EXPIRY, 1_000, 1_000_000);
     let with_state = |addr: &str, state_version| Registration {
         version: DataVersion { state_version, ..DataVersion::default() },
         ..registration(identity("a", 0, addr), 0, &["T", "U"])
@@ -156,4 +156,38 @@ fn unregistering_one_broker_leaves_the_others_of_its_topic() {
     let moved = identity("b", 0, "elsewhere:1");
     routes.unregister(&moved);
     assert!(routes.route("T").is_some(), "an address that is not held removes nothing");
+}
+
+#[test]
+fn brokers_and_topics_are_limited_and_make_room_when_they_go() {
+    let mut routes = Routes::new(EXPIRY, 2, 4);
+    let mut register = |name: &str, addr: &str, topics: &[&str]| {
+        let outcome = routes.register(registration(identity(name, 0, addr), 1, topics), ConnectionId(1), seconds(0));
+        let rows: usize = routes.topics.values().map(BTreeMap::len).sum();
+        assert_eq!((routes.rows, routes.brokers.len()), (rows, routes.alive.len()), "{name} {addr}");
+        outcome.map(drop)
+    };
+    let too_many_topics = |count| Err(RegisterError::TooManyTopics { count, limit: 4 });
+    let too_many_brokers = Err(RegisterError::TooManyBrokers { limit: 2 });
+    let long = "x".repeat(MAX_NAME_BYTES + 1);
+    for (name, addr, topics, expected) in [
+        ("a", "a:1", &["T", "U"][..], Ok(())),
+        ("b", "b:1", &["T", "V", "W"], too_many_topics(5)),
+        ("b", "b:1", &["T", "V"], Ok(())),
+        ("c", "c:1", &["T", "U"], too_many_brokers.clone()),
+        ("b", "b:1", &["X"], too_many_topics(5)),
+        ("a", "a:1", &["T", "U"], Ok(())),
+        ("c", "a:1", &["T", "U"], Ok(())),
+        ("a", "d:1", &["T", "U"], too_many_brokers),
+        ("b", &long, &["T"], Err(RegisterError::NameTooLong { what: "broker's address", bytes: MAX_NAME_BYTES + 1 })),
+    ] {
+        assert_eq!(register(name, addr, topics), expected, "{name} {addr} {topics:?}");
+    }
+    assert!(routes.broker("a").is_none(), "its address has another name now");
+    let queue = |broker: &str| queue_data(broker, &TopicConfig::new("X", 1, perm::READ_WRITE));
+    assert_eq!(routes.add_topic("X", vec![queue("b")]), too_many_topics(5));
+    routes.delete_topic("V", None);
+    assert_eq!(routes.add_topic("X", vec![queue("b")]), Ok(()));
+    routes.unregister(&identity("b", 0, "b:1"));
+    assert_eq!(routes.rows, 2);
 }

@@ -34,6 +34,10 @@ pub struct NamesrvConfig {
     pub idle_timeout: Duration,
     /// Each connection can hold one frame; more than this many are refused.
     pub max_connections: usize,
+    /// Brokers that are registered; more are refused.
+    pub max_brokers: usize,
+    /// Topics, counted once for each broker that serves them; a registration that would bring more is refused.
+    pub max_topics: usize,
     /// Key-value configuration is kept here; `None`: in memory only.
     pub kv_config_path: Option<PathBuf>,
     pub clock: SharedClock,
@@ -46,6 +50,8 @@ impl Default for NamesrvConfig {
             scan_interval: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(120),
             max_connections: 10_000,
+            max_brokers: 1_000,
+            max_topics: 1_000_000,
             kv_config_path: None,
             clock: Arc::new(system_time),
         }
@@ -64,8 +70,8 @@ pub struct NameServer {
 /// What every connection shares.
 pub(crate) struct State {
     pub(crate) routes: Mutex<Routes>,
-    pub(crate) kv: Mutex<KvTable>,
-    pub(crate) settings: Mutex<Settings>,
+    pub(crate) kv: KvTable,
+    pub(crate) settings: Settings,
     pub(crate) clock: SharedClock,
     pub(crate) idle_timeout: Duration,
     scan_interval: Duration,
@@ -87,9 +93,9 @@ impl NameServer {
         let settings = Settings::open(config.kv_config_path.as_deref(), fixed)?;
         Ok(Self {
             state: Arc::new(State {
-                settings: Mutex::new(settings),
-                routes: Mutex::new(Routes::new(config.broker_expiry)),
-                kv: Mutex::new(KvTable::open(config.kv_config_path)?),
+                settings,
+                routes: Mutex::new(Routes::new(config.broker_expiry, config.max_brokers, config.max_topics)),
+                kv: KvTable::open(config.kv_config_path)?,
                 clock: config.clock,
                 idle_timeout: config.idle_timeout,
                 scan_interval: config.scan_interval,

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mq_protocol::java_properties;
+use parking_lot::Mutex;
 
 use crate::kv::write_atomically;
 
@@ -82,10 +83,12 @@ impl Flags {
 
 #[derive(Debug)]
 pub(crate) struct Settings {
-    flags: Flags,
+    /// Readers never wait for the disk.
+    flags: Mutex<Flags>,
     /// What cannot be changed, for showing.
     fixed: BTreeMap<&'static str, String>,
-    changed: BTreeMap<String, String>,
+    /// As its file has it; held through a change and its write.
+    changed: Mutex<BTreeMap<String, String>>,
     path: Option<PathBuf>,
 }
 
@@ -93,36 +96,37 @@ impl Settings {
     /// `kv_config_path` is where the key-value configuration lies.
     pub(crate) fn open(kv_config_path: Option<&Path>, fixed: BTreeMap<&'static str, String>) -> io::Result<Self> {
         let path = kv_config_path.map(|path| path.with_file_name("namesrv.properties"));
-        let mut settings = Self { flags: Flags::default(), fixed, changed: BTreeMap::new(), path };
-        if let Some(path) = &settings.path {
-            settings.fixed.insert("configStorePath", path.display().to_string());
+        let (mut flags, mut fixed, mut changed) = (Flags::default(), fixed, BTreeMap::new());
+        if let Some(path) = &path {
+            fixed.insert("configStorePath", path.display().to_string());
             let on_file =
                 |error: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
             match fs::read_to_string(path) {
                 Ok(text) => {
                     for (key, value) in java_properties::parse(&text) {
-                        settings.flags.set(&key, &value).map_err(|error| on_file(error.to_string()))?;
-                        settings.changed.insert(key, value);
+                        flags.set(&key, &value).map_err(|error| on_file(error.to_string()))?;
+                        changed.insert(key, value);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(on_file(error.to_string())),
             }
         }
-        Ok(settings)
+        Ok(Self { flags: Mutex::new(flags), fixed, changed: Mutex::new(changed), path })
     }
 
-    pub(crate) fn flags(&self) -> &Flags {
-        &self.flags
+    pub(crate) fn flags(&self) -> Flags {
+        self.flags.lock().clone()
     }
 
     /// All of the update, or nothing. Says what has no effect.
-    pub(crate) fn update(&mut self, body: &[u8]) -> Result<Option<String>, SettingsError> {
+    pub(crate) fn update(&self, body: &[u8]) -> Result<Option<String>, SettingsError> {
         if body.len() > MAX_BYTES {
             return Err(SettingsError::TooLarge(body.len()));
         }
         let text = std::str::from_utf8(body).map_err(|_| SettingsError::NotText)?;
-        let (mut flags, mut changed, mut said) = (self.flags.clone(), self.changed.clone(), Vec::new());
+        let mut held = self.changed.lock();
+        let (mut flags, mut changed, mut said) = (self.flags(), held.clone(), Vec::new());
         for (key, value) in java_properties::parse(text) {
             if FORBIDDEN.contains(&&*key) {
                 return Err(SettingsError::Forbidden(key));
@@ -139,13 +143,14 @@ impl Settings {
             let written = write_atomically(path, java_properties::print(&changed).as_bytes());
             written.map_err(|error| SettingsError::Write { path: path.clone(), error })?;
         }
-        (self.flags, self.changed) = (flags, changed);
+        *held = changed;
+        *self.flags.lock() = flags;
         Ok((!said.is_empty()).then(|| said.join("; ")))
     }
 
     /// All settings as properties text.
     pub(crate) fn print(&self) -> String {
-        let Flags { list_all_topics, list_topics, order_messages, order_to_brokers } = &self.flags;
+        let Flags { list_all_topics, list_topics, order_messages, order_to_brokers } = self.flags();
         let mut all = self.fixed.clone();
         all.insert("configBlackList", FORBIDDEN.join(";"));
         all.insert("enableAllTopicList", list_all_topics.to_string());

@@ -393,3 +393,53 @@ async fn a_consumer_that_knows_no_broker_is_shown_the_way_by_its_retry_topic_whe
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_are_answered_while_a_key_is_written_to_a_slow_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("kvConfig.json");
+    // The writer waits here until somebody reads.
+    let pipe = path.with_extension("tmp");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let server = Running::start(NamesrvConfig { kv_config_path: Some(path), ..NamesrvConfig::default() }).await;
+    let (mut tool, mut client) = (server.client().await, server.client().await);
+    tool.call(register("a", false, json_registration())).await;
+    let put = [("namespace", "ORDER_TOPIC_CONFIG"), ("key", "T"), ("value", "a:4")];
+    tool.send(with_fields(request::PUT_KV_CONFIG, &put)).await;
+    for _ in 0..50 {
+        assert_eq!(code_of_route(&mut client, "T").await, 0);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let key = [("namespace", "ORDER_TOPIC_CONFIG"), ("key", "T")];
+    assert_eq!(client.call(with_fields(request::GET_KV_CONFIG, &key)).await.code, 22, "it is not on disk yet");
+    let reader = std::thread::spawn(move || std::fs::read(pipe));
+    reader.join().expect("no panic").expect("the writer was there");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn key_value_configuration_is_limited_by_entries_and_bytes_and_makes_room_when_it_goes() {
+    let put = |namespace: &str, value: &str| {
+        with_fields(request::PUT_KV_CONFIG, &[("namespace", namespace), ("key", "k"), ("value", value)])
+    };
+    let delete = |namespace: &str| with_fields(request::DELETE_KV_CONFIG, &[("namespace", namespace), ("key", "k")]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("kvConfig.json");
+    let full: std::collections::BTreeMap<_, _> =
+        (0..10_000).map(|nth| (format!("n{nth}"), serde_json::json!({ "k": "v" }))).collect();
+    std::fs::write(&path, body::to_json(&serde_json::json!({ "configTable": full }))).expect("written");
+    let large = "x".repeat(3 << 20);
+    for (path, first, refusal) in
+        [(Some(path), "v", "at most 10000 configuration entries"), (None, &*large, "the limit is 4194304")]
+    {
+        let server = Running::start(NamesrvConfig { kv_config_path: path, ..NamesrvConfig::default() }).await;
+        let mut tool = server.client().await;
+        assert_eq!(tool.call(put("n0", first)).await.code, 0, "in the place of another, or the first");
+        let refused = tool.call(put("more", &large)).await;
+        assert_eq!(refused.code, 1);
+        assert!(refused.remark.as_deref().is_some_and(|said| said.contains(refusal)), "{:?}", refused.remark);
+        assert_eq!(tool.call(delete("n0")).await.code, 0);
+        assert_eq!(tool.call(put("more", &large)).await.code, 0);
+        server.stop().await;
+    }
+}
