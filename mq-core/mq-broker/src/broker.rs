@@ -51,11 +51,11 @@ use crate::schedule_progress::{Delivered, ProgressFile};
 use crate::selection::Filters;
 use crate::serve;
 use crate::settings::{
-    advertised_ip, hot_bytes, store_options, timer_options, timer_window, transaction_options, transaction_schedule,
+    advertised_ip, hot_bytes, store_options, timer_options, timer_settings, transaction_options, transaction_schedule,
 };
 use crate::stats::Stats;
 use crate::store_link::Link;
-use crate::timers::{self, TimerRefusal, TimerRules, Timers};
+use crate::timers::{self, TimerRefusal, TimerRules, TimerWish, Timers};
 use crate::topics::{TopicTable, next_version};
 use crate::unique_key::UniqueKeys;
 
@@ -202,14 +202,15 @@ impl Broker {
         let delivered = schedule.delivered();
         let stats = Arc::new(Stats::new(&config.cluster_name, now));
         let timer_bell = Arc::new(Bell::default());
-        let open_timers =
-            || Timers::open(backend, timer_options(&config), &config.config_directory(), stats.clone(), now);
+        let open_timers = || {
+            let (options, settings) = (timer_options(&config), timer_settings(&config));
+            Timers::open(backend, options, &config.config_directory(), settings, stats.clone(), now)
+        };
         let anything_timed = store.queue_bounds(topic::TIMER, timers::QUEUE).max > QueueOffset::ZERO;
         let (timers, timer_driver, first_resting_timer) = if config.timer_wheel {
             let (timers, progress, start) = open_timers()?;
-            let found = (progress, start);
-            let (window, bell) = (timer_window(&config), timer_bell.clone());
-            let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, window, found);
+            let (found, bell) = ((progress, start), timer_bell.clone());
+            let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, found);
             (Some(timers), Some(driver), None)
         } else if anything_timed {
             (None, None, open_timers()?.0.needed_from(&store)?)
@@ -429,6 +430,10 @@ impl Broker {
         self.topics.adopt(&planned.config, self.clock.now())?;
         self.groups.adopt(&planned.config);
         self.transactions.set_schedule(transaction_schedule(&planned.config));
+        if let Some(timers) = &self.timers {
+            timers.adopt(timer_settings(&planned.config));
+            self.timer_bell.ring();
+        }
         self.live.store(Arc::new(planned.config));
         let mut version = self.settings_version.lock();
         *version = next_version(*version, self.clock.now());
@@ -454,8 +459,17 @@ impl Broker {
         TimerRules {
             enabled: self.timers.is_some(),
             precision_ms: self.config.timer_precision.as_millis() as i64,
-            max_delay: self.config.timer_max_delay,
+            max_delay: self.live().timer_max_delay,
         }
+    }
+
+    /// The slot that a message waits in, if it takes it; `None`: the time is over, deliver now.
+    pub(crate) fn timer_slot(&self, wish: TimerWish<'_>, takes_back: bool) -> Result<Option<UnixMillis>, TimerRefusal> {
+        let slot = self.timer_rules().slot(wish, takes_back, self.clock.now())?;
+        if let (Some(slot), Some(timers), false) = (slot, &self.timers, takes_back) {
+            timers.congestion.admit(slot)?;
+        }
+        Ok(slot)
     }
 
     /// How many messages wait to be due within each of Apache's times (5 s to 24 h) and not within a shorter one; the

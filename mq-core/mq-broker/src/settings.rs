@@ -11,6 +11,7 @@ use txn_coordinator::{Schedule, TransactionOptions};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::delay_levels::DelayLevels;
 use crate::store_link::Rules;
+use crate::timers::TimerSettings;
 
 /// Slots between the last that is used and the one that comes round to its place.
 const TIMER_BLANK_SLOTS: u64 = 60;
@@ -49,9 +50,13 @@ pub(crate) fn timer_options(config: &BrokerConfig) -> TimerOptions {
     }
 }
 
+pub(crate) fn timer_settings(config: &BrokerConfig) -> TimerSettings {
+    TimerSettings { window: timer_window(config), congestion: config.timer_congestion }
+}
+
 /// How long a message waits at most before it is stored anew: RocketMQ's window, but never so long that its record could
 /// be deleted meanwhile.
-pub(crate) fn timer_window(config: &BrokerConfig) -> Duration {
+fn timer_window(config: &BrokerConfig) -> Duration {
     let most = timer_options(config).slots / 2 - TIMER_BLANK_SLOTS;
     let slots = if config.timer_roll_window_slots < 2 { most } else { config.timer_roll_window_slots.min(most) };
     let window = config.timer_precision * u32::try_from(slots).expect("a wheel's slots are few");

@@ -117,7 +117,7 @@ async fn serve(config: BrokerConfig, ports: Ports, registration: Duration, shutd
     announcing.abort();
     stop_metrics.cancel();
     if let Some(scraped) = scraped
-        && let Ok(Err(error)) = scraped.await
+        && let Err(error) = scraped.await
     {
         tracing::error!(%error, "the broker ran on without its metrics");
     }

@@ -17,6 +17,7 @@ use mq_protocol::body::perm;
 use mq_store::IndexOptions;
 
 use crate::retention::Hours;
+use crate::timers::UNLIMITED;
 pub use pop::PopConfig;
 
 /// When a message counts as stored.
@@ -89,6 +90,8 @@ pub struct BrokerConfig {
     /// So many times the precision ahead a message waits at most; then it is stored anew.
     pub timer_roll_window_slots: u64,
     pub timer_log_file_bytes: u64,
+    /// How many messages one slot takes; more are refused.
+    pub timer_congestion: u64,
     /// Whether producers may take back messages that wait.
     pub recall: bool,
     pub transaction_timeout: Duration,
@@ -149,6 +152,7 @@ impl Default for BrokerConfig {
             timer_precision: Duration::from_secs(1),
             timer_roll_window_slots: 2 * 86_400,
             timer_log_file_bytes: 100 << 20,
+            timer_congestion: UNLIMITED,
             recall: false,
             transaction_timeout: Duration::from_secs(6),
             transaction_check_interval: Duration::from_secs(30),
@@ -286,6 +290,7 @@ impl BrokerConfig {
             "timerMaxDelaySec" => self.timer_max_delay = Duration::from_secs(setting.parse("a number of seconds")?),
             "timerPrecisionMs" => self.timer_precision = timer_precision(setting.millis()?),
             "timerRollWindowSlot" => self.timer_roll_window_slots = setting.parse("a number of slots")?,
+            "timerCongestNumEachSlot" => self.timer_congestion = setting.parse_at_least(1)?.into(),
             "mappedFileSizeTimerLog" => self.timer_log_file_bytes = setting.at_least(4096)?,
             "recallMessageEnable" => self.recall = setting.flag()?,
             "transactionTimeOut" => self.transaction_timeout = setting.millis()?,

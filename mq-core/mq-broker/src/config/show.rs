@@ -58,6 +58,7 @@ impl BrokerConfig {
             "timerMaxDelaySec" => self.timer_max_delay.as_secs().to_string(),
             "timerPrecisionMs" => millis(self.timer_precision),
             "timerRollWindowSlot" => self.timer_roll_window_slots.to_string(),
+            "timerCongestNumEachSlot" => self.timer_congestion.to_string(),
             "mappedFileSizeTimerLog" => self.timer_log_file_bytes.to_string(),
             "recallMessageEnable" => self.recall.to_string(),
             "transactionTimeOut" => millis(self.transaction_timeout),

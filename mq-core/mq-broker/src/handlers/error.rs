@@ -368,7 +368,8 @@ impl From<ResumeError> for Refusal {
 impl From<TimerRefusal> for Refusal {
     fn from(error: TimerRefusal) -> Self {
         let code = match &error {
-            TimerRefusal::Off => response::SYSTEM_ERROR,
+            // As Apache says it.
+            TimerRefusal::Off | TimerRefusal::SlotFull { .. } => response::SYSTEM_ERROR,
             TimerRefusal::Malformed(_) | TimerRefusal::TooFar { .. } | TimerRefusal::TooLate => {
                 response::MESSAGE_ILLEGAL
             }

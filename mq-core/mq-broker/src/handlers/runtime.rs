@@ -51,6 +51,7 @@ fn table(broker: &Broker) -> Result<Table, Refusal> {
     space(broker, &mut table);
     delays(broker, &mut table);
     timer(broker, &mut table)?;
+    own(broker, &mut table);
     Ok(table)
 }
 
@@ -175,6 +176,14 @@ fn timer(broker: &Broker, table: &mut Table) -> Result<(), Refusal> {
     put(table, "timerEnqueueTps", double(linked));
     put(table, "timerDequeueTps", double(fired));
     Ok(())
+}
+
+/// What Apache's broker does not tell.
+fn own(broker: &Broker, table: &mut Table) {
+    let transactions = broker.transactions.stats();
+    put(table, "pendingHalfMessages", transactions.pending_halves);
+    put(table, "parkedHalfMessages", transactions.counters.parked);
+    put(table, "popInFlightMessages", broker.pops.in_flight_in_total());
 }
 
 /// `227.2 GiB`, in Apache's spelling.

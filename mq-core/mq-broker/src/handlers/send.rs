@@ -162,7 +162,7 @@ fn prepare_one(
     }
     let wish = wishes.timer.filter(|_| !half && delay.is_none() && !wishes.waited && !target.dead_letter);
     let slot = match wish {
-        Some(wish) => broker.timer_rules().slot(wish, wishes.takes_back, broker.clock.now())?,
+        Some(wish) => broker.timer_slot(wish, wishes.takes_back)?,
         None => None,
     };
     let made = wishes.unique_key.is_none().then(|| broker.unique_keys.next(broker.clock.now()));

@@ -4,22 +4,23 @@
 //! that takes it back meet there. A start finds in the log what was delivered after the last save and steps over it, so
 //! that a crash delivers nothing twice.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::{java, topic};
-use mq_store::timer::{Chain, TimerEntry, TimerError, TimerProgress, TimerStart};
+use mq_store::timer::{Chain, TimerEntry, TimerError, TimerIndex, TimerProgress, TimerStart};
 use mq_store::{AppendError, Clock, DiskError, Poisoned, ReadError, Store};
 use tracing::{error, info, warn};
 
-use super::Timers;
 use super::copies::{Copies, Identity};
 use super::message::{self, Facts, Times};
 use super::plan::slot_in_window;
+use super::{Timers, UNLIMITED};
 use crate::bell::Bell;
 use crate::schedule::scheduled_at;
 
@@ -64,10 +65,10 @@ pub(crate) struct Driver {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timers: Arc<Timers>,
     pub(super) bell: Arc<Bell>,
-    /// A message whose time is further away is stored anew in between.
-    pub(super) window_ms: i64,
     pub(super) progress: TimerProgress,
     copies: Copies,
+    /// By which the full slots were put down last.
+    congestion_limit: u64,
     /// Messages that Apache linked without counting them.
     linked: HashSet<LogOffset>,
     /// The progress counts nothing of the log behind it.
@@ -128,7 +129,6 @@ impl Driver {
         clock: Arc<dyn Clock>,
         timers: Arc<Timers>,
         bell: Arc<Bell>,
-        window: Duration,
         (mut progress, start): (TimerProgress, TimerStart),
     ) -> Self {
         if start == TimerStart::Lost {
@@ -148,7 +148,8 @@ impl Driver {
             clock,
             timers,
             bell,
-            window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
+            // None: what the slots hold is not put down yet.
+            congestion_limit: UNLIMITED,
             progress,
             copies: Copies::default(),
             linked,
@@ -205,6 +206,7 @@ impl Driver {
             self.unsaved = true;
             self.save_if_durable();
         }
+        self.note_limit()?;
         loop {
             let blocked = self.link_arrivals()?;
             let (next, precision_ms) = {
@@ -299,7 +301,8 @@ impl Driver {
                 return Ok(Arrived::Late(stored));
             }
         }
-        let target = slot_in_window(slot, now_slot, self.window_ms, precision_ms).max(self.progress.read_time);
+        let window_ms = self.timers.window_ms.load(Relaxed);
+        let target = slot_in_window(slot, now_slot, window_ms, precision_ms).max(self.progress.read_time);
         if !index.fits(target, self.progress.read_time) {
             return Ok(Arrived::Blocked);
         }
@@ -316,10 +319,39 @@ impl Driver {
         Ok(Arrived::Link(Link { entry, real_topic: facts.real_topic, ahead, next: at.plus(1) }))
     }
 
+    /// The limit of a slot is another one: all slots are looked at once.
+    fn note_limit(&mut self) -> Result<(), TimersError> {
+        let limit = self.timers.congestion.limit();
+        if limit != self.congestion_limit {
+            self.timers.congestion.forget_all();
+            let index = self.timers.index.lock();
+            index.counts(|count| self.timers.congestion.holds(count.slot, count.messages))?;
+            self.congestion_limit = limit;
+        }
+        Ok(())
+    }
+
+    /// Puts down how full the slots of these entries are, where that is limited.
+    fn note_slots(&self, index: &TimerIndex, entries: &[TimerEntry]) -> Result<(), TimersError> {
+        if self.congestion_limit >= UNLIMITED {
+            return Ok(());
+        }
+        let slots: BTreeSet<UnixMillis> = entries.iter().map(|entry| entry.slot).collect();
+        for slot in slots {
+            self.timers.congestion.holds(slot, index.messages_in(slot)?);
+        }
+        Ok(())
+    }
+
     fn link(&mut self, links: &mut Vec<Link>) -> Result<(), TimersError> {
         while !links.is_empty() {
             let entries: Vec<TimerEntry> = links.iter().map(|link| link.entry).collect();
-            let linked = self.timers.index.lock().link(&entries)?;
+            let linked = {
+                let mut index = self.timers.index.lock();
+                let linked = index.link(&entries)?;
+                self.note_slots(&index, &entries[..linked])?;
+                linked
+            };
             let now = self.clock.now();
             self.timers.stats.timers_linked(linked as u64);
             for Link { entry, real_topic, ahead, next } in links.drain(..linked) {
@@ -358,6 +390,7 @@ impl Driver {
             Ok(()) => {
                 let mut index = self.timers.index.lock();
                 index.clear(slot);
+                self.timers.congestion.holds(slot, 0);
                 self.progress.read_time = UnixMillis(slot.0 + index.precision_ms());
                 self.progress.fired = 0;
                 drop(index);
@@ -516,6 +549,7 @@ impl Driver {
         error!(path, at, "the timer log is damaged; the timer wheel is made anew from its topic");
         self.progress = self.timers.index.lock().reset(self.progress, self.clock.now())?;
         self.timers.counts.lock().clear();
+        self.timers.congestion.forget_all();
         self.unsaved = true;
         Ok(())
     }

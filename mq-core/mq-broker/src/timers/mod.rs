@@ -2,6 +2,7 @@
 //! are appended to their real place when their slot is over. What a send asks for is `plan`'s matter, who waits and who
 //! is due `driver`'s.
 
+mod congestion;
 mod copies;
 mod counts;
 mod driver;
@@ -13,6 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use mq_protocol::body::TimerMetrics;
@@ -22,11 +24,13 @@ use mq_store::timer::{TimerCheckpoint, TimerError, TimerIndex, TimerOptions, Tim
 use mq_store::{Backend, DiskError, ReadError, Store};
 use parking_lot::Mutex;
 
+use congestion::Congestion;
 use counts::{ToldFlow, TopicCounts};
 
 use crate::retention::first_at;
 use crate::stats::Stats;
 
+pub(crate) use congestion::UNLIMITED;
 pub(crate) use driver::Driver;
 pub(crate) use message::{QUEUE, recall, waiting};
 pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
@@ -40,6 +44,17 @@ pub(crate) struct Timers {
     counts: Mutex<TopicCounts>,
     progress: Mutex<TimerProgress>,
     stats: Arc<Stats>,
+    pub(crate) congestion: Congestion,
+    /// A message whose time is further away is stored anew in between.
+    window_ms: AtomicI64,
+}
+
+/// What may change while the broker runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimerSettings {
+    pub(crate) window: Duration,
+    /// Messages of a slot.
+    pub(crate) congestion: u64,
 }
 
 /// How far linking and delivering are.
@@ -56,6 +71,7 @@ impl Timers {
         backend: Arc<dyn Backend>,
         options: TimerOptions,
         config_directory: &Path,
+        settings: TimerSettings,
         stats: Arc<Stats>,
         now: UnixMillis,
     ) -> Result<(Arc<Self>, TimerProgress, TimerStart), TimerError> {
@@ -65,8 +81,17 @@ impl Timers {
             counts.clear();
         }
         let (counts, shared_progress) = (Mutex::new(counts), Mutex::new(progress));
-        let shared = Self { index: Mutex::new(index), counts, progress: shared_progress, stats };
+        let (congestion, window_ms) = (Congestion::new(UNLIMITED), AtomicI64::new(0));
+        let shared = Self { index: Mutex::new(index), counts, progress: shared_progress, stats, congestion, window_ms };
+        shared.adopt(settings);
         Ok((Arc::new(shared), progress, start))
+    }
+
+    /// From the driver's next turn on.
+    pub(crate) fn adopt(&self, settings: TimerSettings) {
+        let window_ms = i64::try_from(settings.window.as_millis()).unwrap_or(i64::MAX);
+        self.window_ms.store(window_ms, Relaxed);
+        self.congestion.set_limit(settings.congestion);
     }
 
     pub(crate) fn checkpoint(&self) -> TimerCheckpoint {

@@ -47,6 +47,11 @@ pub(crate) enum TimerRefusal {
     Malformed(String),
     #[error("delivery is asked for in {asked_ms} ms, the limit is {limit_ms} ms (timerMaxDelaySec)")]
     TooFar { asked_ms: i64, limit_ms: i64 },
+    #[error(
+        "[FLOW_CONTROL] {messages} messages are to be delivered in that slot already, the limit is {limit} \
+         (timerCongestNumEachSlot); ask for a time a slot earlier or later"
+    )]
+    SlotFull { messages: u64, limit: u64 },
     #[error("a message that takes back another one (TIMER_DEL_UNIQKEY) has to be due with it, in the future")]
     TooLate,
 }

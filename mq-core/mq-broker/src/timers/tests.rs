@@ -16,13 +16,14 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::driver::TimersError;
-use super::{Driver, Timers, message};
+use super::{Driver, TimerSettings, Timers, UNLIMITED, message};
 use crate::bell::Bell;
 use crate::stats::Stats;
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
 const SLOTS: u64 = 70;
 const WINDOW: Duration = Duration::from_secs(40);
+const SETTINGS: TimerSettings = TimerSettings { window: WINDOW, congestion: UNLIMITED };
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed when a test fails")]
@@ -46,9 +47,9 @@ impl World {
         let options = TimerOptions { slots: SLOTS, log_file_bytes: 7 * 52 + 20, ..TimerOptions::default() };
         let stats = Arc::new(Stats::new("c", clock.now()));
         let (timers, progress, start) =
-            Timers::open(backend, options, config, stats, clock.now()).map_err(Failed::Index)?;
+            Timers::open(backend, options, config, SETTINGS, stats, clock.now()).map_err(Failed::Index)?;
         let bell = Arc::new(Bell::default());
-        let mut driver = Driver::new(store.clone(), clock.clone(), timers.clone(), bell, WINDOW, (progress, start));
+        let mut driver = Driver::new(store.clone(), clock.clone(), timers.clone(), bell, (progress, start));
         driver.begin().map_err(Failed::Driver)?;
         store.flush().map_err(|error| Failed::Driver(error.into()))?;
         Ok(Self { store, timers, driver, clock: clock.clone() })

@@ -10,7 +10,7 @@ use mq_protocol::header::{RecallMessage, RecallMessageResponse, SendMessageRespo
 use mq_protocol::recall::RecallHandle;
 use mq_protocol::record;
 
-use crate::harness::{Client, Pull, START, Send, TestBroker, World, pulled};
+use crate::harness::{Client, Pull, START, Send, TestBroker, World, pulled, until};
 
 const LONG: Duration = Duration::from_secs(15);
 
@@ -254,4 +254,46 @@ async fn a_priority_is_a_queue_and_counts_on_plain_messages_only() {
         let message = client.pull(Pull::of("T", queue, sent.queue_offset.0 as i64)).await.remove(0).message;
         assert_eq!(message.property("_SYS_MSG_PRIORITY_").is_some(), kept, "{priority} {other:?}");
     }
+}
+
+#[tokio::test]
+async fn a_slot_takes_as_many_messages_as_it_may_and_the_limit_changes_while_the_broker_runs() {
+    let world = World::new();
+    let broker = world.start_with(|config| config.timer_congestion = 3).await;
+    let mut client = broker.connect().await;
+    let at = |seconds: i64| (START.0 + seconds * 1000).to_string();
+    let send = |seconds: i64| Send::to("orders").property("TIMER_DELIVER_MS", at(seconds)).command();
+    let waiting = async |count: u64| {
+        until(async || broker.broker.pending_timers().unwrap().values().sum::<u64>() == count).await;
+    };
+    for count in 1..=3 {
+        assert_eq!(client.call(send(50)).await.code, response::SUCCESS);
+        waiting(count).await;
+    }
+    let refused = client.call(send(50)).await;
+    let says = "[FLOW_CONTROL] 3 messages are to be delivered in that slot already, the limit is 3 \
+                (timerCongestNumEachSlot); ask for a time a slot earlier or later";
+    assert_eq!((refused.code, refused.remark.as_deref()), (response::SYSTEM_ERROR, Some(says)));
+    assert_eq!(client.call(send(51)).await.code, response::SUCCESS, "another slot");
+    waiting(4).await;
+
+    let set = |text: &'static str| Command::request(request::UPDATE_BROKER_CONFIG).with_body(text.as_bytes());
+    let answer = client.call(set("timerCongestNumEachSlot=4\ntimerMaxDelaySec=100")).await;
+    assert_eq!((answer.code, answer.remark), (response::SUCCESS, None), "both at once");
+    until(async || client.call(send(50)).await.code == response::SUCCESS).await;
+    assert_eq!(client.call(send(101)).await.code, response::MESSAGE_ILLEGAL);
+    waiting(5).await;
+    client.call(set("timerCongestNumEachSlot=1")).await;
+    until(async || client.call(send(51)).await.code == response::SYSTEM_ERROR).await;
+
+    let told = async |client: &mut Client, key: &str| {
+        let answer = client.call(Command::request(request::GET_BROKER_RUNTIME_INFO)).await;
+        mq_protocol::body::from_json::<mq_protocol::body::KvTable>("runtime", &answer.body).unwrap().table[key].clone()
+    };
+    assert_ne!(told(&mut client, "timerEnqueueTps").await, "0.0");
+    assert_eq!(told(&mut client, "timerDequeueTps").await, "0.0");
+    world.clock.advance(Duration::from_secs(60));
+    until(async || told(&mut client, "timerCongestNum").await == "0").await;
+    assert_ne!(told(&mut client, "timerDequeueTps").await, "0.0");
+    broker.stop().await.unwrap();
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    ConsumeStats, ConsumerConnections, MessageQueue, ProducerConnections, SubscriptionGroup, SubscriptionGroupTable,
+    BrokerConsumeStats, ConsumeStats, ConsumerConnections, MessageQueue, ProducerConnections, SubscriptionGroup,
+    SubscriptionGroupTable,
 };
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -88,6 +89,12 @@ impl Admin {
             }));
         }
         Ok(progress)
+    }
+
+    /// How far every group of a broker is.
+    pub async fn consume_stats(&self, broker: &Master) -> Result<BrokerConsumeStats, ClientError> {
+        let header = header::BrokerConsumeStats { is_order: Some(false) };
+        self.read(broker, Command::request_with(request::GET_BROKER_CONSUME_STATS, &header)).await
     }
 
     /// The consumers of a group that are connected now, by broker.

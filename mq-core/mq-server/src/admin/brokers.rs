@@ -5,7 +5,7 @@ use clap::Subcommand;
 use mq_client::{Admin, Master};
 use serde_json::Value;
 
-use super::Sheet;
+use super::{Sheet, health};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterVerb {
@@ -17,6 +17,12 @@ pub(super) enum ClusterVerb {
 pub(super) enum BrokerVerb {
     /// Run-time figures under Apache's names.
     Status {
+        /// A broker's name or address; all of them when it is left out.
+        #[arg(long)]
+        broker: Option<String>,
+    },
+    /// What to look for first: lag, messages in flight, timers, half messages, disk.
+    Health {
         /// A broker's name or address; all of them when it is left out.
         #[arg(long)]
         broker: Option<String>,
@@ -106,6 +112,7 @@ pub(super) async fn broker(admin: &Admin, verb: &BrokerVerb) -> Result<Sheet> {
             }
             Ok(sheet)
         }
+        BrokerVerb::Health { broker } => health::brokers(admin, broker.as_deref()).await,
         BrokerVerb::Config { broker, filter } => {
             let mut sheet = Sheet::new(&["broker", "key", "value"]);
             for master in admin.masters_named(broker.as_deref()).await? {

@@ -9,7 +9,7 @@ use mq_protocol::body::{Connection, SubscriptionGroup};
 use serde_json::Value;
 
 use super::moment::{self, Moment};
-use super::{Confirmation, Sheet};
+use super::{Confirmation, Sheet, health};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GroupVerb {
@@ -40,6 +40,12 @@ pub(super) enum GroupVerb {
         group: String,
         #[arg(long)]
         topic: Option<String>,
+    },
+    /// Every group that is behind or has messages in its hands, topic by topic; the farthest behind first.
+    Lag {
+        /// Also those that are not.
+        #[arg(long)]
+        all: bool,
     },
     /// Its consumers that are connected now, and what they subscribe to.
     Clients { group: String },
@@ -92,6 +98,7 @@ pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
             Ok(Sheet::done(format!("group {group} is deleted")))
         }
         GroupVerb::Progress { group, topic } => progress(admin, group, topic.as_deref()).await,
+        GroupVerb::Lag { all } => health::groups(admin, *all).await,
         GroupVerb::Clients { group } => clients(admin, group).await,
     }
 }

@@ -5,6 +5,7 @@
 
 mod brokers;
 mod groups;
+mod health;
 mod kv;
 mod messages;
 mod moment;

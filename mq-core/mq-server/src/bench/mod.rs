@@ -16,6 +16,7 @@ mod report;
 mod suite;
 mod tally;
 mod target;
+mod timers;
 mod usage;
 
 use std::rc::Rc;
@@ -50,6 +51,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             Scenario::Pull(options) => pull(options).await?.finish(options.reporting.output),
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
             Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
+            Scenario::Timers(options) => timers::timers(options).await?.finish(options.output),
             Scenario::Suite(options) => suite::run(options).await,
             Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
         }

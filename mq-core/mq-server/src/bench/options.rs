@@ -25,6 +25,8 @@ pub(crate) enum Scenario {
     Latency(LatencyOptions),
     /// Connections that say who they are and then nothing: the memory that each of them takes.
     Idle(IdleOptions),
+    /// Starts `mq up` and sends messages for a later time: memory and CPU while they wait, and a restart with them.
+    Timers(TimersOptions),
     /// Starts `mq up` with SYNC_FLUSH and with ASYNC_FLUSH, and the floor, and runs every scenario against them.
     Suite(SuiteOptions),
     /// A server that answers sends without storing anything: what no broker on this machine can beat.
@@ -110,6 +112,23 @@ pub(crate) struct IdleOptions {
     pub(crate) rest: f64,
     #[command(flatten)]
     pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TimersOptions {
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+    /// Seconds of idleness that are measured.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) rest: f64,
+    /// Where the broker keeps its files while it runs.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -71,7 +71,7 @@ impl SuiteOptions {
     }
 
     fn reporting(&self, server: &Server) -> Reporting {
-        Reporting { pid: server.child.id().into_iter().collect(), output: self.output }
+        Reporting { pid: server.id(), output: self.output }
     }
 
     fn send(&self, server: &Server, batch: u32) -> SendOptions {
@@ -96,7 +96,7 @@ impl SuiteOptions {
 }
 
 /// A child process, killed when dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
     address: String,
     _store: Option<TempDir>,
@@ -114,9 +114,15 @@ impl Server {
     async fn broker(flush: &str, dir: &Path) -> Result<Self> {
         let store = tempfile::Builder::new().prefix("mq-bench-").tempdir_in(dir);
         let store = store.with_context(|| format!("cannot write in {}", dir.display()))?;
-        let config = store.path().join("broker.conf");
+        let server = Self::broker_in(flush, store.path()).await?;
+        Ok(Self { _store: Some(store), ..server })
+    }
+
+    /// Its files stay where they are.
+    pub(super) async fn broker_in(flush: &str, directory: &Path) -> Result<Self> {
+        let config = directory.join("broker.conf");
         std::fs::write(&config, format!("flushDiskType={flush}\n"))?;
-        let (files, config) = (store.path().join("store"), config.display().to_string());
+        let (files, config) = (directory.join("store"), config.display().to_string());
         let files = files.display().to_string();
         let arguments = ["up", "-c", &config, "--store", &files, "--port", "0", "--namesrv-port", "0"];
         let (child, mut lines) = start(&arguments)?;
@@ -130,11 +136,19 @@ impl Server {
                 break;
             }
         }
-        Ok(Self { child, address: address.context("the broker said no address")?, _store: Some(store) })
+        Ok(Self { child, address: address.context("the broker said no address")?, _store: None })
     }
 
-    /// Its files go with it.
-    async fn stop(mut self) -> Result<()> {
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn id(&self) -> Vec<u32> {
+        self.child.id().into_iter().collect()
+    }
+
+    /// Its files go with it, unless somebody else keeps them.
+    pub(super) async fn stop(mut self) -> Result<()> {
         let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         kill_process(id.context("the server ended by itself")?, Signal::TERM)?;
         let status = timeout(STOP_PATIENCE, self.child.wait()).await.context("the server does not stop")??;

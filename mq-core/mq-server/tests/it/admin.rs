@@ -143,12 +143,23 @@ fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
     assert_eq!(column(&clients, "model"), ["CLUSTERING"]);
     assert!(clients[0]["subscriptions"].as_str().expect("text").contains("orders:*"), "{clients}");
     runtime.block_on(consumer.shut_down());
+    let row = |answer: &Value| answer.as_array().expect("rows").iter().find(|row| row["group"] == "packers").cloned();
+    assert_eq!(row(&operator.json("group lag")), None, "nothing is behind");
+    assert!(row(&operator.json("group lag --all")).is_some());
 
     let dry = operator.json("offset reset packers orders --to start");
     assert_eq!((total(&dry, "from"), total(&dry, "to"), total(&dry, "messages")), (10, 0, -10));
     assert_eq!(total(&operator.json(progress), "committed"), 10, "a dry run changes nothing");
     operator.json("offset reset packers orders --to start --apply");
     operator.until(progress, |answer| total(answer, "lag") == 10);
+    let behind = row(&operator.json("group lag")).expect("listed");
+    assert_eq!((&behind["topic"], &behind["lag"]), (&json!("orders"), &json!(10)));
+    let health = operator.json("broker health");
+    assert_eq!(
+        (&health[0]["lag"], &health[0]["pending_halves"], &health[0]["timers"]),
+        (&json!(10), &json!(0), &json!(0))
+    );
+    assert!(health[0]["disk_free"].as_str().is_some_and(|free| free.ends_with("iB")), "{health}");
     operator.json("offset skip packers orders --apply");
     operator.until(progress, |answer| total(answer, "lag") == 0);
     assert_eq!(operator.json("group delete packers --yes"), json!({"done": "group packers is deleted"}));

@@ -126,3 +126,15 @@ fn the_floor_answers_and_a_server_that_is_not_there_is_named() {
     let (succeeded, said) = outcome(&["bench", "send", "--addr", &addr]);
     assert!(!succeeded && said.contains(&format!("cannot connect to {addr}")), "{said}");
 }
+
+#[test]
+fn timers_wait_through_a_restart_and_what_they_cost_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let dir = directory.path().to_str().expect("plain");
+    let report = bench(&["timers", "--count", "500", "--rest", "0.1", "--dir", dir]);
+    assert_eq!(number(&report, "/timers"), 500.0);
+    for figure in ["/anonymous_mib_before", "/anonymous_mib", "/anonymous_mib_after_restart", "/restart_seconds"] {
+        assert!(number(&report, figure) > 0.0, "{report}");
+    }
+    assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "its files are gone");
+}

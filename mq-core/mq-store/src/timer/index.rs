@@ -107,6 +107,11 @@ impl TimerIndex {
         self.wheel.clear(slot);
     }
 
+    /// How many messages wait for one slot.
+    pub fn messages_in(&self, slot: UnixMillis) -> Result<u64, DiskError> {
+        Ok(self.wheel.get(slot)?.map_or(0, |slot| u64::try_from(slot.count).unwrap_or(0)))
+    }
+
     /// How many messages wait, slot by slot; in no order.
     pub fn counts(&self, mut each: impl FnMut(SlotCount)) -> Result<(), DiskError> {
         self.wheel.for_each(|slot| {
