@@ -189,9 +189,16 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let first = sea_orm::Database::connect(server.url(None)).await.unwrap();
-        first.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        // On PostgreSQL a schema does, and is not three hundred files.
+        let (create, url) = match engine {
+            Engine::Postgres => {
+                (format!("CREATE SCHEMA {name}"), format!("{}&options=-c%20search_path%3D{name}", server.url(None)))
+            }
+            _ => (format!("CREATE DATABASE {name}"), server.url(Some(&name))),
+        };
+        first.execute_unprepared(&create).await.unwrap();
         first.close().await.unwrap();
-        Self::at(engine, server.url(Some(&name))).await
+        Self::at(engine, url).await
     }
 
     /// Somebody else's.

@@ -1,5 +1,5 @@
 //! Integration tests of the SDK: each suite runs with sqlx and with sea-orm, on SQLite, MariaDB and
-//! PostgreSQL, in a database of its own.
+//! PostgreSQL, each test in a database or schema of its own.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
 
