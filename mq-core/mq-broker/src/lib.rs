@@ -49,6 +49,7 @@ mod store_link;
 mod timers;
 mod topics;
 mod unique_key;
+mod waiters;
 mod waiting;
 
 pub use broker::{Broker, RunError, StartError};
