@@ -58,10 +58,16 @@ impl Verdicts {
 impl Pending {
     /// Whatever names a verdict waits until that verdict is durable: the one that was just given, the same one given
     /// before, and the one that a contrary request is refused for.
+    ///
+    /// With ASYNC_FLUSH only the last one waits. Its half is durable, so a verdict that a power cut takes is asked for
+    /// again, and whoever gave it gives it again; who was told of another's verdict has no say in that.
     fn judged(self, broker: &Broker, ended: Result<Ended, EndError>) -> Judged {
         let oneway = self.oneway;
         let (refusal, waits_until) = match ended {
-            Ok(ended) => return Judged { answer: self.answer, oneway, waits_until: Some(ended.durable_at) },
+            Ok(ended) => {
+                let waits_until = broker.answers_wait.then_some(ended.durable_at);
+                return Judged { answer: self.answer, oneway, waits_until };
+            }
             Err(error @ EndError::Refused(Refused::Contrary(_))) => (error, Some(broker.store.end())),
             Err(error) => (error, None),
         };

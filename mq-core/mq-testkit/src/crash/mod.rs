@@ -11,4 +11,4 @@ pub mod log_scan;
 pub mod plan;
 mod run;
 
-pub use run::{CrashTest, Report, Target};
+pub use run::{CrashTest, Promise, Report, Target};

@@ -26,9 +26,19 @@ pub trait Target {
     fn log(&mut self) -> Result<LogFacts>;
 }
 
+/// What outlives a crash once it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    Everything,
+    /// Half messages. Verdicts may be lost, and are then asked for again: every transaction ends as its producer
+    /// decided. Plain messages may be lost, and what was read of them with them.
+    Halves,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct CrashTest {
     pub seed: u64,
+    pub promise: Promise,
     pub crashes: u32,
     pub producers: u16,
     /// The shortest and the longest time under load before a crash.
@@ -55,10 +65,17 @@ impl CrashTest {
         for _ in 0..self.crashes {
             let broker = start(target, &mut slowest_start)?;
             let time = random.random_range(self.load.0..self.load.1);
-            history.merge(under_load(&mut producers, &mut reader, broker, || {
+            let mut learned = under_load(&mut producers, &mut reader, broker, || {
                 std::thread::sleep(time);
                 target.crash()
-            })?);
+            })?;
+            if self.promise == Promise::Halves {
+                learned.stored.clear();
+                learned.read.clear();
+                learned.ended.clear();
+                reader = Reader::new(plan);
+            }
+            history.merge(learned);
         }
         let broker = start(target, &mut slowest_start)?;
         let (after, log) = self.settle(&mut producers, broker, target)?;

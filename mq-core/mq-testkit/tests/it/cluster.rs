@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use mq_client::{Admin, ClientOptions, Message, Producer, TopicSettings};
 use mq_testkit::cluster::{Cluster, ClusterOptions};
 use mq_testkit::crash::log_scan::LogFacts;
-use mq_testkit::crash::{CrashTest, Target};
+use mq_testkit::crash::{CrashTest, Promise, Target};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -50,6 +50,7 @@ fn no_promise_is_broken_by_graceful_restarts_under_load() {
     let mut target = Restarted { runtime: Runtime::new().unwrap(), directory: TempDir::new().unwrap(), cluster: None };
     let test = CrashTest {
         seed,
+        promise: Promise::Everything,
         crashes: 3,
         producers: 3,
         load: (Duration::from_millis(300), Duration::from_millis(600)),

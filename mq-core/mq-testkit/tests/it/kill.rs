@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use mq_client::{Message, Producer, PullConsumer, QueueOffset};
 use mq_testkit::crash::log_scan::LogFacts;
-use mq_testkit::crash::{CrashTest, Target};
+use mq_testkit::crash::{CrashTest, Promise, Target};
 use mq_testkit::process::MqProcess;
 use tempfile::TempDir;
 
@@ -43,6 +43,7 @@ fn no_promise_is_broken_by_twenty_kills_under_load() {
     let mut target = Killed { process: MqProcess::new(directory.path(), CONFIGURATION).unwrap() };
     let test = CrashTest {
         seed,
+        promise: Promise::Everything,
         crashes: super::times(20),
         producers: 4,
         load: (Duration::from_millis(300), Duration::from_millis(2200)),

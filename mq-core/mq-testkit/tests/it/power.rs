@@ -12,7 +12,7 @@ use mq_store::backend::{CrashBackend, CrashMode, Entry, Fault, File, LockGuard, 
 use mq_store::{Backend, SystemClock};
 use mq_testkit::cluster::{Cluster, ClusterOptions};
 use mq_testkit::crash::log_scan::LogFacts;
-use mq_testkit::crash::{CrashTest, Target};
+use mq_testkit::crash::{CrashTest, Promise, Target};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -26,7 +26,14 @@ transactionCheckInterval=300
 transactionCheckMax=3
 ";
 
+/// Nothing but what waits for the disk makes it flush.
+const ASYNCHRONOUS: &str = "\
+flushDiskType=ASYNC_FLUSH
+flushIntervalCommitLog=3600000
+";
+
 struct PowerCuts {
+    configuration: String,
     disk: CrashBackend,
     /// Whether the store's syncs reach the disk. Without them nothing it acknowledged is safe.
     syncs: bool,
@@ -39,6 +46,7 @@ struct PowerCuts {
 impl PowerCuts {
     fn new(seed: u64, syncs: bool, modes: &'static [CrashMode]) -> Self {
         Self {
+            configuration: CONFIGURATION.into(),
             disk: CrashBackend::new(),
             syncs,
             modes,
@@ -53,7 +61,7 @@ impl Target for PowerCuts {
     fn start(&mut self) -> Result<SocketAddr> {
         let disk = Arc::new(self.disk.clone());
         let options = ClusterOptions {
-            configuration: CONFIGURATION.into(),
+            configuration: self.configuration.clone(),
             store: Some(self.directory.path().into()),
             backend: Some(if self.syncs { disk } else { Arc::new(WithoutSync(disk)) }),
             clock: Arc::new(SystemClock),
@@ -92,6 +100,7 @@ impl Target for PowerCuts {
 fn test(seed: u64, crashes: u32) -> CrashTest {
     CrashTest {
         seed,
+        promise: Promise::Everything,
         crashes,
         producers: 3,
         load: (Duration::from_millis(100), Duration::from_millis(900)),
@@ -107,6 +116,18 @@ fn no_promise_is_broken_by_twenty_power_cuts_under_load() {
     let report = test(seed, super::times(20)).run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
     println!("{report}");
     report.verify(300).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
+}
+
+#[test]
+fn with_asynchronous_flushing_power_cuts_turn_no_transaction() {
+    let seed = super::seed();
+    let replay = super::replay("asynchronous", seed);
+    let mut target = PowerCuts::new(seed, true, &CrashMode::ALL);
+    target.configuration += ASYNCHRONOUS;
+    let test = CrashTest { promise: Promise::Halves, ..test(seed, super::times(10)) };
+    let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{replay}"));
+    println!("{report}");
+    report.verify(0).unwrap_or_else(|broken| panic!("{broken}\n{replay}"));
 }
 
 #[test]
