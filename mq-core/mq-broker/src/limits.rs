@@ -6,8 +6,8 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Requests of one connection that wait for the disk. When reached, its socket is not read until some are done.
 pub const MAX_WAITING_REQUESTS: usize = 4096;
-/// Bytes of answers that a peer has not taken yet. When reached, its socket is not read, its held pulls and pops are not
-/// tried again, and it is not asked about halves, until it takes them.
+/// Bytes of answers that wait for the disk or that a peer has not taken yet. When reached, its socket is not read, what
+/// was read waits, its held pulls and pops are not tried again, and it is not asked about halves, until it takes them.
 pub const MAX_UNSENT_BYTES: usize = 4 << 20;
 /// Requests posted to a connection from elsewhere that its session has not seen yet. When reached, more are refused.
 pub const MAX_POSTED: usize = 4096;

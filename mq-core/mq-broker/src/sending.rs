@@ -29,6 +29,8 @@ pub(crate) enum Kind {
         group: ByteString,
         half: NewHalf,
     },
+    /// The broker's own record of what a client said: its answer is a plain one.
+    Record,
 }
 
 /// The messages of one request: stored together or not at all.
@@ -92,6 +94,10 @@ impl Prepared {
         self.pending.half().is_some()
     }
 
+    pub(crate) fn record(request: &Command, records: Group) -> Self {
+        Self::new(request, QueueId(0), None, Kind::Record, records)
+    }
+
     pub(crate) fn with_recall_handle(mut self, handle: Option<String>) -> Self {
         self.pending.recall_handle = handle.map(ByteString::from);
         self
@@ -106,14 +112,14 @@ pub(crate) struct Sends {
 
 pub(crate) enum SendAnswer {
     Stored { head: Command, fields: SendMessageResponse },
-    Refused(Command),
+    Plain(Command),
 }
 
 impl SendAnswer {
     pub(crate) fn into_command(self) -> Command {
         match self {
             Self::Stored { head, fields } => head.with_header(&fields),
-            Self::Refused(answer) => answer,
+            Self::Plain(answer) => answer,
         }
     }
 }
@@ -122,7 +128,7 @@ impl Encode for SendAnswer {
     fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Stored { head, fields } => head.encode_with(fields, out),
-            Self::Refused(answer) => answer.encode(out),
+            Self::Plain(answer) => answer.encode(out),
         }
     }
 }
@@ -200,13 +206,15 @@ impl Pending {
     fn half(&self) -> Option<&NewHalf> {
         match &self.kind {
             Kind::Half { half, .. } => Some(half),
-            Kind::Plain { .. } => None,
+            Kind::Plain { .. } | Kind::Record => None,
         }
     }
 
     fn sent(mut self, broker: &Broker, from: &Connection, appended: &Appended, end: LogOffset) -> Sent {
+        let is_record = self.kind == Kind::Record;
         let (waits, half) = match std::mem::replace(&mut self.kind, Kind::Plain { wait: true }) {
             Kind::Plain { wait } => (wait && broker.answers_wait, None),
+            Kind::Record => (broker.answers_wait, None),
             Kind::Half { group, half } => {
                 let client = broker.clients.producer_id(&group, from.id()).map(ClientId::from);
                 let (_, queue_offset) = appended.records[0];
@@ -215,16 +223,19 @@ impl Pending {
         };
         let waits_until = waits.then_some(end);
         let (call, to_new_topic) = (self.call(response::SUCCESS), self.to_new_topic);
-        let answer = (!self.oneway).then(|| self.answer(broker, appended));
+        let answer = (!self.oneway)
+            .then(|| if is_record { SendAnswer::Plain(self.answer) } else { self.answer(broker, appended) });
         Sent { call, answer, waits_until, half, to_new_topic }
     }
 
     fn refused(mut self, broker: &Broker, refusal: &Refusal) -> Sent {
         self.answer.code = refusal.code;
         self.answer.remark = Some(refusal.remark.as_ref().into());
-        broker.mark_send_answer(&mut self.answer);
+        if self.kind != Kind::Record {
+            broker.mark_send_answer(&mut self.answer);
+        }
         let call = self.call(refusal.code);
-        let answer = (!self.oneway).then_some(SendAnswer::Refused(self.answer));
+        let answer = (!self.oneway).then_some(SendAnswer::Plain(self.answer));
         Sent { call, answer, waits_until: None, half: None, to_new_topic: false }
     }
 

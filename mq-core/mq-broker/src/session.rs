@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mq_protocol::codes::request;
+use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::frame::{self, FrameError, MAX_FRAME_BYTES};
 use mq_protocol::ids::LogOffset;
@@ -55,6 +55,8 @@ pub(crate) struct Session {
     heard: Instant,
     /// When the first bytes of a frame came that is not whole yet.
     half_since: Option<Instant>,
+    /// What was read has whole frames that wait for room.
+    left: bool,
 }
 
 /// Why a session ended.
@@ -101,6 +103,7 @@ impl Session {
             woken: VecDeque::new(),
             heard: Instant::now(),
             half_since: None,
+            left: false,
         }
     }
 
@@ -149,6 +152,12 @@ impl Session {
             {
                 timer.as_mut().reset(since + frame_within);
             }
+            if self.left && !stopping && self.may_read() {
+                if let Err(end) = self.work() {
+                    return self.broken(end);
+                }
+                continue;
+            }
             let outcome = tokio::select! {
                 ready = self.socket.readable(), if !stopping && self.may_read() => {
                     ready.map_err(End::from).and_then(|()| self.read())
@@ -184,16 +193,20 @@ impl Session {
                 }
             };
             if let Err(end) = outcome {
-                // What was answered before a malformed frame still goes out, if the socket takes it at once.
-                let _ = self.output.write_to(&self.socket);
-                return end;
+                return self.broken(end);
             }
         }
     }
 
+    /// What was answered before a malformed frame still goes out, if the socket takes it at once.
+    fn broken(&mut self, end: End) -> End {
+        let _ = self.output.write_to(&self.socket);
+        end
+    }
+
     fn may_read(&self) -> bool {
         self.waiting.requests() < limits::MAX_WAITING_REQUESTS
-            && self.output.bytes() < limits::MAX_UNSENT_BYTES
+            && self.waiting.bytes() + self.output.bytes() < limits::MAX_UNSENT_BYTES
             && self.away.has_room()
     }
 
@@ -210,6 +223,11 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         self.heard = Instant::now();
+        self.work()
+    }
+
+    /// Does what was read, as far as there is room for the answers.
+    fn work(&mut self) -> Result<(), End> {
         let taken = self.take_frames();
         let goes_on = matches!(taken, Ok(0));
         self.half_since = self.half_since.filter(|_| goes_on).or(Some(self.heard)).filter(|_| !self.input.is_empty());
@@ -230,9 +248,14 @@ impl Session {
     /// Says how many.
     fn take_frames(&mut self) -> Result<usize, FrameError> {
         let mut taken = 0;
+        self.left = false;
         while let Some(frame) = frame::split(&mut self.input, MAX_FRAME_BYTES)? {
             self.take(Command::decode(frame)?);
             taken += 1;
+            if !self.may_read() {
+                self.left = !self.input.is_empty();
+                break;
+            }
         }
         Ok(taken)
     }
@@ -276,6 +299,16 @@ impl Session {
             }
             return;
         }
+        if handlers::pop_ack::is_ack(command.code) {
+            match handlers::pop_ack::prepare(&self.broker, &command) {
+                Ok(Some(prepared)) => self.sends.push(prepared),
+                nothing => {
+                    let (origin, answer) = (self.origin(&command), command.response(response::SUCCESS));
+                    self.reply(command, origin, nothing.map(|_| Reply::Now(answer)));
+                }
+            }
+            return;
+        }
         let handled = handlers::dispatch(&self.broker, &self.connection, &command);
         let origin = self.origin(&command);
         self.reply(command, origin, handled);
@@ -287,7 +320,7 @@ impl Session {
         if behind > limit { Err(Refusal::disk_busy(behind, limit)) } else { Ok(()) }
     }
 
-    /// One append, under one lock, for all sends of a read.
+    /// One append, under one lock, for all sends and acknowledgements of a read.
     fn append_sends(&mut self) {
         if self.sends.is_empty() {
             return;

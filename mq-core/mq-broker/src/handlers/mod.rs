@@ -10,7 +10,7 @@ mod inspect;
 mod message;
 pub(crate) mod offset;
 pub(crate) mod pop;
-mod pop_ack;
+pub(crate) mod pop_ack;
 mod progress;
 pub(crate) mod pull;
 mod query;
@@ -161,8 +161,6 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::PEEK_MESSAGE => pop::peek(command),
         request::POLLING_INFO => pop::polling_info(broker, command),
         request::POP_ROLLBACK => pop::rollback(command),
-        request::ACK_MESSAGE => pop_ack::ack(broker, command),
-        request::BATCH_ACK_MESSAGE => pop_ack::batch_ack(broker, command),
         request::CHANGE_MESSAGE_INVISIBLETIME => pop_ack::change_invisible_time(broker, command),
         request::QUERY_ASSIGNMENT => assignment::query(broker, command),
         request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode(command),

@@ -7,37 +7,52 @@ use std::sync::Arc;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{self, AckRecord, BatchAck, BatchAcks, CheckpointRecord, TakenFrom};
-use mq_protocol::codes::response;
+use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeResponse};
-use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
 use mq_protocol::pop::{Handle, Mark, ORDERLY};
+use mq_protocol::record::Message as Record;
 
 use super::error::Refusal;
 use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::pop::{Acked, Place};
+use crate::sending::{Group, Prepared};
 
 /// Bits of one entry: more than any pop gives out of a queue.
 const MAX_BATCH_BITS: usize = 4096;
 /// Entries of one batch, each of a pop of a queue and a record of its own in the revive topic.
 const MAX_BATCH_ENTRIES: usize = 1024;
 
-pub(crate) fn ack(broker: &Arc<Broker>, request: &Command) -> Handled {
+pub(crate) fn is_ack(code: i32) -> bool {
+    matches!(code, request::ACK_MESSAGE | request::BATCH_ACK_MESSAGE)
+}
+
+/// Its records, to be appended with all others of a read; `None` when there is nothing to write.
+pub(crate) fn prepare(broker: &Broker, request: &Command) -> Result<Option<Prepared>, Refusal> {
+    let mut records =
+        if request.code == request::ACK_MESSAGE { ack(broker, request) } else { batch_ack(broker, request) }?;
+    Ok(match records.len() {
+        0 => None,
+        1 => records.pop().map(|record| Prepared::record(request, Group::One(record))),
+        _ => Some(Prepared::record(request, Group::Many(records))),
+    })
+}
+
+fn ack(broker: &Broker, request: &Command) -> Result<Vec<Record>, Refusal> {
     let header: AckMessage = request.header()?;
     let message = Message::find(broker, &header.consumer_group, &header.topic, header.queue_id, header.offset)?;
     let handle: Handle = header.extra_info.parse()?;
-    let answer = request.response(response::SUCCESS);
     if handle.revive_qid == ORDERLY {
         ack_in_order(broker, &message.place, message.offset, handle.pop_time)?;
-        return Ok(Reply::Now(answer));
+        return Ok(Vec::new());
     }
-    let record = message.ack_record(&handle);
-    let at = broker.pops.write_ack(&record, revive_queue(broker, handle.revive_qid)?, broker.clock.now())?;
-    Ok(settled(broker, Some(at), answer))
+    let queue = revive_queue(broker, handle.revive_qid)?;
+    Ok(vec![broker.pops.ack(&message.ack_record(&handle), queue, broker.clock.now())])
 }
 
-pub(crate) fn batch_ack(broker: &Arc<Broker>, request: &Command) -> Handled {
+fn batch_ack(broker: &Broker, request: &Command) -> Result<Vec<Record>, Refusal> {
     let batch: BatchAcks = body::from_json("batch of acknowledgements", &request.body)?;
     if batch.acks.is_empty() {
         return Err(Refusal::nothing_to_acknowledge());
@@ -45,15 +60,12 @@ pub(crate) fn batch_ack(broker: &Arc<Broker>, request: &Command) -> Handled {
     if batch.acks.len() > MAX_BATCH_ENTRIES {
         return Err(Refusal::too_many_acknowledgements(batch.acks.len(), MAX_BATCH_ENTRIES));
     }
-    let mut at = None;
-    for acks in &batch.acks {
-        at = ack_some(broker, acks)?.max(at);
-    }
-    Ok(settled(broker, at, request.response(response::SUCCESS)))
+    let records = batch.acks.iter().map(|acks| ack_some(broker, acks));
+    records.filter_map(Result::transpose).collect()
 }
 
 /// Offsets that the queue does not have are passed over, as Apache does.
-fn ack_some(broker: &Arc<Broker>, acks: &BatchAck) -> Result<Option<LogOffset>, Refusal> {
+fn ack_some(broker: &Broker, acks: &BatchAck) -> Result<Option<Record>, Refusal> {
     let mark: Mark = acks.retry.parse().map_err(|()| Refusal::unknown_mark(&acks.retry))?;
     let place = Place {
         topic: mark.topic(&acks.topic, &acks.consumer_group).into(),
@@ -84,7 +96,7 @@ fn ack_some(broker: &Arc<Broker>, acks: &BatchAck) -> Result<Option<LogOffset>, 
         ack_offsets: offsets,
     };
     let queue = revive_queue(broker, acks.revive_qid)?;
-    Ok(Some(broker.pops.write_ack(&record, queue, broker.clock.now())?))
+    Ok(Some(broker.pops.ack(&record, queue, broker.clock.now())))
 }
 
 pub(crate) fn change_invisible_time(broker: &Arc<Broker>, request: &Command) -> Handled {
@@ -125,7 +137,8 @@ pub(crate) fn change_invisible_time(broker: &Arc<Broker>, request: &Command) -> 
     let at = broker.pops.write_change(&record, &message.ack_record(&handle), queue, now)?;
     let at = at.ok_or_else(|| Refusal::comes_again(&message.place.topic, message.offset))?;
     let header = ChangeInvisibleTimeResponse { pop_time, invisible_time, revive_qid: handle.revive_qid };
-    Ok(settled(broker, Some(at), answer.with_header(&header)))
+    let answer = answer.with_header(&header);
+    Ok(if broker.answers_wait { Reply::Durable { at, answer } } else { Reply::Now(answer) })
 }
 
 /// A message that a request names.
@@ -186,11 +199,4 @@ fn ack_in_order(broker: &Broker, place: &Place, offset: QueueOffset, pop_time: U
 
 fn revive_queue(broker: &Broker, queue: u32) -> Result<QueueId, Refusal> {
     if broker.pops.is_revive_queue(queue) { Ok(QueueId(queue)) } else { Err(Refusal::no_revive_queue(queue)) }
-}
-
-fn settled(broker: &Broker, at: Option<LogOffset>, answer: Command) -> Reply {
-    match at.filter(|_| broker.answers_wait) {
-        Some(at) => Reply::Durable { at, answer },
-        None => Reply::Now(answer),
-    }
 }

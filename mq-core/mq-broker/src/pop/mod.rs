@@ -287,16 +287,10 @@ impl Pops {
         written
     }
 
-    /// A consumer is done with messages of a checkpoint.
-    pub(crate) fn write_ack(
-        &self,
-        record: &AckRecord,
-        revive_queue: QueueId,
-        now: UnixMillis,
-    ) -> Result<LogOffset, AppendError> {
-        let end = self.append(vec![self.writer.ack(record, revive_queue, now)])?;
+    /// What to append when a consumer is done with messages of a checkpoint.
+    pub(crate) fn ack(&self, record: &AckRecord, revive_queue: QueueId, now: UnixMillis) -> Message {
         self.flows.wrote(&record.topic, &record.consumer_group, 0, 1);
-        Ok(end)
+        self.writer.ack(record, revive_queue, now)
     }
 
     /// A consumer wants a message of a checkpoint at another time: the new checkpoint, and the old one's acknowledgement

@@ -9,6 +9,7 @@ mod doctor;
 mod metrics;
 mod process;
 mod refusals;
+mod slow_peers;
 mod split;
 mod store;
 mod up;
