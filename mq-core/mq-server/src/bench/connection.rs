@@ -1,10 +1,11 @@
 //! A raw pipelined connection: bytes out, whole frames in.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use super::frames::{Answer, MAX_FRAME};
@@ -65,6 +66,41 @@ impl Connection {
         }
     }
 
+    /// Writes what the socket takes of `out`, and hands over every whole frame that is there. Waits until there is
+    /// something to do, but not for long.
+    pub(super) async fn exchange(
+        &mut self,
+        out: &mut Vec<u8>,
+        pause: Duration,
+        mut each: impl FnMut(Answer<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let interest = if out.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let Ok(ready) = tokio::time::timeout(pause, self.stream.ready(interest)).await else { return Ok(()) };
+        let ready = ready?;
+        if ready.is_writable() && !out.is_empty() {
+            match self.stream.try_write(out) {
+                Ok(written) => drop(out.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("the server closed the connection"),
+            }
+        }
+        if ready.is_readable() {
+            self.make_room();
+            match self.stream.try_read(&mut self.buffer[self.end..]) {
+                Ok(0) => bail!("the server closed the connection"),
+                Ok(bytes) => self.end += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("the connection broke"),
+            }
+            while let Some(length) = self.whole_frame()? {
+                let frame = self.start + 4..self.start + 4 + length;
+                self.start = frame.end;
+                each(Answer::parse(&self.buffer[frame])?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The length of the frame at the front, if all of it is there.
     fn whole_frame(&mut self) -> Result<Option<usize>> {
         let Some((word, rest)) = self.buffer[self.start..self.end].split_first_chunk::<4>() else { return Ok(None) };
@@ -77,12 +113,16 @@ impl Connection {
         Ok(whole.then_some(length))
     }
 
-    async fn read(&mut self) -> Result<()> {
+    fn make_room(&mut self) {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        self.make_room();
         match self.stream.read(&mut self.buffer[self.end..]).await.context("the connection broke")? {
             0 => bail!("the server closed the connection"),
             bytes => self.end += bytes,

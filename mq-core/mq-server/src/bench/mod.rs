@@ -4,12 +4,14 @@
 //! broker. What happens before the warm-up is over, and after the end, is not counted.
 
 mod connection;
+mod flooding;
 mod floor;
 mod frames;
 mod idle;
 mod latency;
 mod options;
 mod pacing;
+mod popping;
 mod producing;
 mod pulling;
 mod report;
@@ -26,7 +28,10 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::{JoinSet, LocalSet};
 
 pub(crate) use options::BenchOptions;
-use options::{Extent, LatencyOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions};
+use options::{
+    Extent, FloodOptions, LatencyOptions, PopOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions,
+};
+use popping::Popping;
 use producing::Work;
 use pulling::Reading;
 use report::{Quantiles, Report, ServerCost};
@@ -48,7 +53,9 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         match &options.scenario {
             Scenario::Send(options) => send(options).await?.finish(options.reporting.output),
             Scenario::Txn(options) => txn(options).await?.finish(options.reporting.output),
+            Scenario::Flood(options) => flood(options).await?.finish(options.reporting.output),
             Scenario::Pull(options) => pull(options).await?.finish(options.reporting.output),
+            Scenario::Pop(options) => pop(options).await?.finish(options.reporting.output),
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
             Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
             Scenario::Timers(options) => timers::timers(options).await?.finish(options.output),
@@ -67,6 +74,24 @@ async fn send(options: &SendOptions) -> Result<Report> {
     let to = options.target.resolve().await?;
     let run = Run::new("send", &to, &options.extent, &options.reporting);
     run.produce(work, load.connections).await
+}
+
+async fn flood(options: &FloodOptions) -> Result<Report> {
+    let connections = options.connections;
+    ensure!(connections > 0, "at least one connection is needed");
+    let to = options.target.resolve().await?;
+    let run = Run::new("flood", &to, &options.extent, &options.reporting);
+    let rate = (options.rate / connections as u64).max(1);
+    let mut workers = Workers::new();
+    run.tally.expect(connections);
+    for connection in 0..connections {
+        workers.spawn_local(flooding::flood(to.clone(), options.size, rate, connection, run.tally.clone()));
+    }
+    let measured = run.measure(&mut workers, run.seconds(), || ()).await?;
+    run.tally.end();
+    come_home(&mut workers).await?;
+    let load = format!("{} messages/s on {connections} connections, {} bytes", options.rate, options.size);
+    run.report(load, &measured, "written to acknowledged", &run.tally.latency())
 }
 
 async fn txn(options: &TxnOptions) -> Result<Report> {
@@ -95,6 +120,24 @@ async fn pull(options: &PullOptions) -> Result<Report> {
     ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
     let load = format!("{} readers, one for each queue, {} messages a pull", to.queues, options.batch);
     run.report(load, &measured, "pull", &run.tally.latency())
+}
+
+async fn pop(options: &PopOptions) -> Result<Report> {
+    let to = options.target.resolve().await?;
+    let extent = Extent { seconds: options.seconds, count: options.count, warmup: 0.0 };
+    let run = Run::new("pop", &to, &extent, &options.reporting);
+    let popping = Popping { batch: options.batch, repeat: options.seconds.is_some() };
+    let mut workers = Workers::new();
+    for queue in 0..to.queues {
+        workers.spawn_local(popping::pop_queue(to.clone(), queue, popping, run.tally.clone()));
+    }
+    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+    let measured = run.measure(&mut workers, seconds, || ()).await?;
+    run.tally.end();
+    come_home(&mut workers).await?;
+    ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
+    let load = format!("{} readers, one for each queue, {} messages a pop", to.queues, options.batch);
+    run.report(load, &measured, "pop to acknowledged", &run.tally.latency())
 }
 
 async fn measure_latency(options: &LatencyOptions) -> Result<Report> {

@@ -19,8 +19,12 @@ pub(crate) enum Scenario {
     Send(SendOptions),
     /// Transactions: a half message, then its commit or rollback, both acknowledged.
     Txn(TxnOptions),
+    /// Sends at a rate, whatever the answers take: more than the broker can do, say.
+    Flood(FloodOptions),
     /// Reads what the topic's queues hold.
     Pull(PullOptions),
+    /// Pops what the topic's queues hold and acknowledges it, a pop at a time.
+    Pop(PopOptions),
     /// The time from send to delivery at a fixed rate of sends, whatever the broker's answers take.
     Latency(LatencyOptions),
     /// Connections that say who they are and then nothing: the memory that each of them takes.
@@ -132,6 +136,24 @@ pub(crate) struct TimersOptions {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct FloodOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Messages a second, of all connections together.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) rate: u64,
+    #[arg(long, default_value_t = 4)]
+    pub(crate) connections: usize,
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+    #[command(flatten)]
+    pub(crate) extent: Extent,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct TxnOptions {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -154,6 +176,23 @@ pub(crate) struct PullOptions {
     #[arg(long, default_value_t = 32)]
     pub(crate) batch: i32,
     /// Read the topic again and again for this long, instead of once.
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Stop after this many messages.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reporting: Reporting,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PopOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Messages of one pop.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(i32).range(1..=32))]
+    pub(crate) batch: i32,
+    /// Pop the topic again and again, as other groups, for this long, instead of once.
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
     /// Stop after this many messages.

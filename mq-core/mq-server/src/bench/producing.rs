@@ -76,10 +76,8 @@ pub(super) async fn produce(to: Destination, work: Work, connection: usize, tall
 impl Producer {
     fn new(to: &Destination, work: Work, connection: usize, tally: Rc<Tally>) -> Self {
         let slot = Slot { began: Instant::now(), ending: false };
-        // Keys of this run and connection, apart from those of any other.
-        let run = (unix_ms() as u64) << 16 | connection as u64 & 0xFFFF;
         Self {
-            sends: templates(to, work, run),
+            sends: send_templates(to, work, connection),
             topic: to.topic.clone(),
             slots: vec![slot; work.in_flight as usize],
             number: connection as u64,
@@ -149,8 +147,9 @@ impl Producer {
     }
 }
 
-/// One for each queue.
-fn templates(to: &Destination, work: Work, run: u64) -> Vec<Template> {
+/// One for each queue. Their keys are of this run and connection, apart from those of any other.
+pub(super) fn send_templates(to: &Destination, work: Work, connection: usize) -> Vec<Template> {
+    let run = (unix_ms() as u64) << 16 | connection as u64 & 0xFFFF;
     if work.topics == 1 {
         return (0..to.queues).map(|queue| send_template(&to.topic, queue, to.queues, work, run)).collect();
     }

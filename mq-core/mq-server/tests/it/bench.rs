@@ -58,6 +58,8 @@ fn what_was_sent_is_what_is_read_and_every_figure_is_there() {
         assert!(number(&sent, "/server/anonymous_mib") > 0.0);
         let read = bench(&["pull", "--namesrv", &namesrv, "--topic", topic]);
         assert_eq!(number(&read, "/messages") as u64, count);
+        let popped = bench(&["pop", "--namesrv", &namesrv, "--topic", topic]);
+        assert_eq!(number(&popped, "/messages") as u64, count);
     }
 }
 
