@@ -11,6 +11,8 @@ use crate::timers::TimerWish;
 /// Names that a client must not store: they would be taken for the broker's or a peer's own.
 const TRANSIENT_PREFIX: &str = "__RMQ.TRANSIENT.";
 const PROPERTY_CRC: &str = "__CRC32#";
+/// What a later time and a real place take, about.
+const PLACE_BYTES: usize = 256;
 const TIMERS: [&str; 3] = [name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC];
 
 /// What a message's properties ask for.
@@ -31,12 +33,17 @@ pub(crate) struct Wishes<'t> {
     pub(crate) has_order_key: bool,
     /// `WAIT=false`: the answer need not wait for the disk.
     pub(crate) no_wait: bool,
+    /// The text is stored as it came, but for what the broker adds: nothing in it could have to go.
+    pub(crate) stays: bool,
 }
 
 impl<'t> Wishes<'t> {
     pub(crate) fn of(text: &'t str) -> Self {
-        let mut wishes = Self::default();
+        let mut wishes = Self { stays: true, ..Self::default() };
+        let mut bytes = 0;
         for (key, value) in properties::pairs(text) {
+            bytes += key.len() + value.len() + 2;
+            wishes.stays &= !may_be_dropped(key);
             match key {
                 name::UNIQ_KEY => wishes.unique_key = Some(value),
                 name::DELAY => (wishes.delay_level, wishes.has_level) = (value.parse().unwrap_or(0), true),
@@ -53,6 +60,8 @@ impl<'t> Wishes<'t> {
                 }
             }
         }
+        // Otherwise something is empty, or the last terminator is missing.
+        wishes.stays &= bytes == text.len();
         wishes
     }
 
@@ -101,11 +110,17 @@ impl Stamp {
         Self { text }
     }
 
-    /// The text to store for what the client sent.
-    pub(crate) fn apply(&self, sent: &str, changes: Changes<'_>) -> ByteString {
-        let mut text = String::with_capacity(sent.len() + self.text.len() + 64);
-        for (key, value) in properties::pairs(sent).filter(|(key, _)| !is_dropped(key, changes)) {
-            push(&mut text, key, value);
+    /// The text to store for what the client sent; `stays` is what its wishes say.
+    pub(crate) fn apply(&self, sent: &str, stays: bool, changes: Changes<'_>) -> ByteString {
+        let key_bytes = changes.unique_key.map_or(0, |key| name::UNIQ_KEY.len() + key.len() + 2);
+        let place_bytes = if changes.slot.is_some() || changes.real_place.is_some() { PLACE_BYTES } else { 0 };
+        let mut text = String::with_capacity(sent.len() + self.text.len() + key_bytes + place_bytes);
+        if stays {
+            text.push_str(sent);
+        } else {
+            for (key, value) in properties::pairs(sent).filter(|(key, _)| !is_dropped(key, changes)) {
+                push(&mut text, key, value);
+            }
         }
         text.push_str(&self.text);
         if let Some(key) = changes.unique_key {
@@ -120,6 +135,18 @@ impl Stamp {
         }
         text.into()
     }
+}
+
+/// Whether some changes would take it out: all that [`is_dropped`] could say yes to.
+fn may_be_dropped(key: &str) -> bool {
+    let all = Changes {
+        real_place: Some(RealPlace { topic: "", queue_id: 0 }),
+        drop_timers: true,
+        drop_delay: true,
+        drop_priority: true,
+        ..Changes::default()
+    };
+    is_dropped(key, all)
 }
 
 fn is_dropped(key: &str, changes: Changes<'_>) -> bool {
@@ -160,7 +187,9 @@ mod tests {
         };
         let seconds = Wishes { timer: Some(TimerWish::InSeconds("7")), ..Wishes::default() };
         for (sent, expected) in [
-            ("", Wishes::default()),
+            ("", Wishes { stays: true, ..Wishes::default() }),
+            ("a=b;UNIQ_KEY=K;", Wishes { unique_key: Some("K"), stays: true, ..Wishes::default() }),
+            ("a=b;UNIQ_KEY=K", Wishes { unique_key: Some("K"), ..Wishes::default() }),
             ("UNIQ_KEY=K;DELAY=3;TRAN_MSG=true;TIMER_DELAY_MS=5;WAIT=false", all),
             ("TIMER_DELIVER_MS=9;TIMER_DELAY_SEC=7;TIMER_DELAY_MS=5;", seconds),
             ("DELAY=-1;TRAN_MSG=false;WAIT=true;", Wishes { has_level: true, ..Wishes::default() }),
@@ -193,15 +222,17 @@ mod tests {
         for (sent, changes, stored) in [
             ("", Changes::default(), ""),
             ("a=b", Changes::default(), "a=b;"),
+            ("a=b;c=d;", Changes::default(), "a=b;c=d;"),
+            ("a=b;;c=;d=e;", Changes::default(), "a=b;d=e;"),
             ("MSG_REGION=x;POP_CK=1;a=b;CLUSTER=y;__RMQ.TRANSIENT.q=1;__CRC32#=9;", Changes::default(), "a=b;"),
             ("TIMER_DELAY_SEC=1;DELAY=2;", Changes { drop_timers: true, ..Changes::default() }, "DELAY=2;"),
             ("DELAY=2;", Changes { drop_delay: true, ..Changes::default() }, ""),
         ] {
-            let expected = text(&format!("{stored}MSG_REGION=R;TRACE_ON=true;CLUSTER=C;"));
-            assert_eq!(stamp.apply(&text(sent), changes), expected, "{sent}");
+            let (sent, expected) = (text(sent), text(&format!("{stored}MSG_REGION=R;TRACE_ON=true;CLUSTER=C;")));
+            assert_eq!(stamp.apply(&sent, Wishes::of(&sent).stays, changes), expected, "{sent}");
         }
         let changes = Changes { unique_key: Some("K"), real_place: Some(real), ..Changes::default() };
-        let stored = stamp.apply(&text("REAL_TOPIC=forged;"), changes);
+        let stored = stamp.apply(&text("REAL_TOPIC=forged;"), false, changes);
         assert_eq!(stored, text("MSG_REGION=R;TRACE_ON=true;CLUSTER=C;UNIQ_KEY=K;REAL_TOPIC=T;REAL_QID=2;"));
     }
 }

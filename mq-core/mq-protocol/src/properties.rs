@@ -120,31 +120,54 @@ impl<N: Into<ByteString>, V: Into<ByteString>> FromIterator<(N, V)> for Properti
 /// The value of one property in its text form, without parsing the rest.
 #[must_use]
 pub fn find<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    pairs(text).find(|(known, _)| *known == name).map(|(_, value)| value)
+    fields(text).find_map(|field| value_of(field, name))
 }
 
 /// The pairs of a text form, in order, without those that have an empty name or value.
 pub fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let whole = |(name, value): &(&str, &str)| !name.is_empty() && !value.is_empty();
+    fields(text).filter_map(move |field| cut(field, NAME_END).filter(whole))
+}
+
+/// The same as they stand there, for who looks for few of them: see [`value_of`].
+pub fn fields(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            let (pair, behind) = cut(rest, VALUE_END).unwrap_or((rest, ""));
-            rest = behind;
-            if let Some((name, value)) = cut(pair, NAME_END)
-                && !name.is_empty()
-                && !value.is_empty()
-            {
-                return Some((name, value));
-            }
-        }
-        None
+        let (field, behind) = cut(rest, VALUE_END).unwrap_or((rest, ""));
+        let more = !rest.is_empty();
+        rest = behind;
+        more.then_some(field)
     })
 }
 
-/// Before and behind the separator. A loop over bytes: names and values are short.
+/// The value, if the field has this name.
+#[must_use]
+pub fn value_of<'t>(field: &'t str, name: &str) -> Option<&'t str> {
+    let value = field.strip_prefix(name)?.strip_prefix(NAME_END)?;
+    (!value.is_empty() && !name.is_empty()).then_some(value)
+}
+
+/// Before and behind the separator.
 fn cut(text: &str, separator: char) -> Option<(&str, &str)> {
-    let at = text.bytes().position(|byte| byte == separator as u8)?;
+    let at = position(text.as_bytes(), separator as u8)?;
     Some((&text[..at], &text[at + 1..]))
+}
+
+/// Of the first such byte. Eight at a time, and without the start-up of a search made for long texts.
+fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
+    const LOW_BITS: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    let all = u64::from_be_bytes([wanted; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let different = u64::from_be_bytes(*word) ^ all;
+        // The high bit of each byte that is zero here.
+        let found = !(((different & LOW_BITS) + LOW_BITS) | different | LOW_BITS);
+        if found != 0 {
+            return Some(index * 8 + found.leading_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte == wanted)?;
+    Some(bytes.len() - rest.len() + at)
 }
 
 /// Appends one pair of a text form.
@@ -170,6 +193,26 @@ mod tests {
             let read = Properties::parse(&text.into());
             assert_eq!(read.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(","), expected);
             assert_eq!(Properties::parse(&read.encode()), read);
+            for (name, value) in read.iter() {
+                assert_eq!(find(text, name), Some(&**value), "{name} in {text:?}");
+            }
+            for name in ["", "b", "junk", "nothing"] {
+                assert_eq!(find(text, name), None, "{name} in {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_separator_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut bytes = [vec![0x82, 3, 0], vec![0x7F; 40]].concat();
+            bytes.rotate_left(length % 5);
+            bytes.truncate(length);
+            assert_eq!(position(&bytes, 2), None);
+            for at in (0..length).rev() {
+                bytes[at] = 2;
+                assert_eq!(position(&bytes, 2), Some(at), "of {length} bytes");
+            }
         }
     }
 }

@@ -53,12 +53,9 @@ impl<'b> RecordView<'b> {
             return;
         }
         let (mut unique, mut keys) = (None, None);
-        for (known, value) in properties::pairs(self.properties) {
-            match known {
-                name::UNIQ_KEY => unique = Some(value),
-                name::KEYS => keys = Some(value),
-                _ => {}
-            }
+        for field in properties::fields(self.properties) {
+            unique = properties::value_of(field, name::UNIQ_KEY).or(unique);
+            keys = properties::value_of(field, name::KEYS).or(keys);
         }
         unique.into_iter().for_each(&mut each);
         keys.into_iter().flat_map(|keys| keys.split(' ')).filter(|key| !key.is_empty()).for_each(each);

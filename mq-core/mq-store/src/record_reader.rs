@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::record::{self, RecordError, StoredMessage};
+use mq_protocol::record_view::RecordView;
 
 use crate::error::{DiskError, ReadError};
 use crate::options::QUEUE_ENTRY_BYTES;
@@ -71,6 +72,22 @@ pub(crate) fn step(log: &impl LogBytes, at: LogOffset, limit: u64) -> Result<Ste
         }
         Ok(message) => Step::Record(message),
     })
+}
+
+/// Where the record behind this one starts, if this one is not `wanted`: its body is not looked at. `None` when it is, or
+/// when it may not be a record.
+pub(crate) fn passed(
+    log: &impl LogBytes,
+    at: LogOffset,
+    limit: u64,
+    wanted: fn(&RecordView<'_>) -> bool,
+) -> Option<LogOffset> {
+    let head = log.bytes(at.0, HEAD_BYTES as usize).ok()??;
+    let size = u32::from_be_bytes(*head.first_chunk()?);
+    let next = at.plus(u64::from(size));
+    let bytes = log.bytes(at.0, size as usize).ok()?.filter(|_| next.0 <= limit)?;
+    let view = RecordView::read(&bytes).ok()?;
+    (view.log_offset == at && !wanted(&view)).then_some(next)
 }
 
 /// What a disk writes whole.

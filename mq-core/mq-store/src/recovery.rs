@@ -192,6 +192,12 @@ impl Scan {
         let from_start = from == segments.min();
         // The records of the group that is being read, and how many more it needs.
         let (mut group, mut missing) = (Vec::new(), 0);
+        let give = |record: &StoredMessage| {
+            if !from_start && let Some(gap) = gap(queues, record) {
+                return Ok(Some(gap));
+            }
+            restore(queues, rules, record).map(|()| None)
+        };
         loop {
             match step(segments, scan.end, u64::MAX)? {
                 Step::Blank(next) => scan.end = next,
@@ -210,15 +216,19 @@ impl Scan {
                     scan.end = record.log_offset.plus(u64::from(record.size));
                     scan.records += 1;
                     scan.last_timestamp = scan.last_timestamp.max(record.store_timestamp);
-                    group.push(record);
-                    if missing == 0 {
-                        for record in group.drain(..) {
-                            if !from_start && let Some(gap) = gap(queues, &record) {
-                                scan.gap = Some(gap);
-                                return Ok(scan);
-                            }
-                            restore(queues, rules, &record)?;
+                    if missing > 0 {
+                        group.push(record);
+                        continue;
+                    }
+                    for record in group.drain(..) {
+                        scan.gap = give(&record)?;
+                        if scan.gap.is_some() {
+                            return Ok(scan);
                         }
+                    }
+                    scan.gap = give(&record)?;
+                    if scan.gap.is_some() {
+                        return Ok(scan);
                     }
                 }
             }

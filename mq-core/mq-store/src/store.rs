@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::record_view::RecordView;
 use parking_lot::Mutex;
 
 use crate::append::{Appended, Appender};
@@ -21,7 +22,7 @@ use crate::options::{FlushMode, Options};
 use crate::pull::{Boundary, Bounds, PullLimits, Pulled, Wanted};
 use crate::query::{KeyKind, Queried};
 use crate::queue::QueueEntry;
-use crate::record_reader::{Step, step};
+use crate::record_reader::{Step, passed, step};
 use crate::recovery::{self, RecoveryReport};
 use crate::retention::OldestSegment;
 use crate::threads::Threads;
@@ -169,7 +170,13 @@ impl Store {
     /// All visible records from `from` on, in log order.
     #[must_use]
     pub fn scan(&self, from: LogOffset) -> Records {
-        Records { core: self.0.core.clone(), at: Some(from.max(self.min())) }
+        self.scan_for(from, |_| true)
+    }
+
+    /// Of these, the ones that are `wanted`; the others are passed over quickly.
+    #[must_use]
+    pub fn scan_for(&self, from: LogOffset, wanted: fn(&RecordView<'_>) -> bool) -> Records {
+        Records { core: self.0.core.clone(), at: Some(from.max(self.min())), wanted }
     }
 
     /// The visible entry of one message.
@@ -295,6 +302,7 @@ impl Store {
 pub struct Records {
     core: Arc<Core>,
     at: Option<LogOffset>,
+    wanted: fn(&RecordView<'_>) -> bool,
 }
 
 impl Iterator for Records {
@@ -306,6 +314,10 @@ impl Iterator for Records {
             let visible = self.core.marks.visible();
             if at >= visible {
                 return None;
+            }
+            if let Some(next) = passed(&*self.core.segments, at, visible.0, self.wanted) {
+                self.at = Some(next);
+                continue;
             }
             // After an error there is no telling where the next record starts.
             self.at = None;

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use mq_protocol::ByteString;
 use mq_protocol::ids::UnixMillis;
 
@@ -175,7 +176,7 @@ pub struct Engine {
     rules: Rules,
     /// Every half without an outcome.
     halves: BTreeMap<HalfOffset, TransactionKey>,
-    open: HashMap<TransactionKey, Open>,
+    open: HashMap<TransactionKey, Open, RandomState>,
     /// Open transactions by due time, each under its oldest half.
     schedule: BTreeSet<(UnixMillis, HalfOffset)>,
     verdicts: Verdicts,
@@ -191,7 +192,7 @@ impl Engine {
         Self {
             rules,
             halves: BTreeMap::new(),
-            open: HashMap::new(),
+            open: HashMap::default(),
             schedule: BTreeSet::new(),
             verdicts,
             settled,
@@ -498,7 +499,7 @@ impl Engine {
 #[derive(Clone, Debug, Default)]
 struct Settled {
     max: usize,
-    outcomes: HashMap<TransactionKey, Outcome>,
+    outcomes: HashMap<TransactionKey, Outcome, RandomState>,
     order: VecDeque<TransactionKey>,
 }
 

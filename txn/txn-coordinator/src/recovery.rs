@@ -6,6 +6,7 @@
 
 use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::StoredMessage;
+use mq_protocol::record_view::RecordView;
 use mq_protocol::{sys_flag, topic};
 use mq_store::{Bounds, ReadError, Store};
 
@@ -61,6 +62,12 @@ pub(crate) fn rebuild(
     Ok(rebuilt)
 }
 
+/// Of all records, those that [`Rebuilt::replay`] looks at.
+fn says_something(record: &RecordView<'_>) -> bool {
+    matches!(record.topic, topic::HALF | topic::OP_HALF | topic::CHECK_MAX_TIME)
+        || sys_flag::transaction_bits(record.sys_flag) == sys_flag::TRANSACTION_COMMIT
+}
+
 /// The first half or OP record behind `damaged`, where reading can go on.
 fn next_record(store: &Store, damaged: LogOffset) -> Result<Option<LogOffset>, ReadError> {
     let mut next: Option<LogOffset> = None;
@@ -102,7 +109,7 @@ impl Rebuilt {
     }
 
     fn replay_from(&mut self, store: &Store, from: LogOffset, now: UnixMillis) -> Result<(), ReadError> {
-        for record in store.scan(from) {
+        for record in store.scan_for(from, says_something) {
             self.replay(store, &record?, now);
         }
         Ok(())

@@ -191,7 +191,7 @@ fn prepare_one(
         store_host: broker.store_host,
         reconsume_times: header.reconsume_times.unwrap_or(0),
         prepared_transaction_offset: LogOffset::ZERO,
-        properties: checked(broker.stamp.apply(sent, changes))?,
+        properties: checked(broker.stamp.apply(sent, wishes.stays, changes))?,
         body: request.body.clone(),
     };
     let unique_key: ByteString = match (&header.properties, wishes.unique_key) {
@@ -253,7 +253,7 @@ fn prepare_batch(
             store_host: broker.store_host,
             reconsume_times: header.reconsume_times.unwrap_or(0),
             prepared_transaction_offset: LogOffset::ZERO,
-            properties: checked(broker.stamp.apply(&item.properties, changes))?,
+            properties: checked(broker.stamp.apply(&item.properties, wishes.stays, changes))?,
             body: item.body,
         });
     }
