@@ -56,4 +56,4 @@ pub use broker::{Broker, RunError, StartError};
 pub use config::{BrokerConfig, ConfigError, ConfigWarning, FlushDiskType};
 pub use config_file::SaveError;
 pub use connection::{Closed, Connection, ConnectionId};
-pub use scrub::{ScrubError, rebuild_queues, verify_store};
+pub use scrub::{ScrubError, rebuild_store, verify_store};

@@ -36,10 +36,10 @@ pub fn verify_store(config: &BrokerConfig) -> Result<VerifyReport, ScrubError> {
     Ok(report)
 }
 
-/// Lets the next start derive all queues from the log again.
-pub fn rebuild_queues(config: &BrokerConfig) -> Result<(), ScrubError> {
+/// Lets the next start derive all queues and the index from the log again.
+pub fn rebuild_store(config: &BrokerConfig) -> Result<(), ScrubError> {
     let (backend, _) = stopped_store(config)?;
-    Ok(mq_store::rebuild_queues(Arc::new(backend))?)
+    Ok(mq_store::rebuild(Arc::new(backend))?)
 }
 
 fn stopped_store(config: &BrokerConfig) -> Result<(FileBackend, Options), ScrubError> {

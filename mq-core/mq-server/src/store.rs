@@ -25,7 +25,7 @@ enum Work {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Lets the next start of the broker derive all queues from the log again.
+    /// Lets the next start of the broker derive all queues and the index from the log again.
     Rebuild {
         #[command(flatten)]
         store: StoreOptions,
@@ -47,22 +47,24 @@ pub(crate) fn run(command: &StoreCommand) -> Result<()> {
         }
         Work::Rebuild { store } => {
             let config = settings::load(store)?;
-            mq_broker::rebuild_queues(&config)?;
-            say("the next start of the broker reads the whole log and writes all queues again");
+            mq_broker::rebuild_store(&config)?;
+            say("the next start of the broker reads the whole log and writes all queues and the index again");
         }
     }
     Ok(())
 }
 
 fn text(report: &VerifyReport) -> String {
-    let VerifyReport { records, queues, queue_entries, unprotected_bytes, records_without_queue, .. } = report;
+    let VerifyReport {
+        records, queues, queue_entries, index_entries, unprotected_bytes, records_without_queue, ..
+    } = report;
     let mut lines: Vec<String> = report.findings.iter().map(finding_text).collect();
     if report.more_findings > 0 {
         lines.push(format!("and {} more findings", report.more_findings));
     }
     lines.push(format!(
         "{records} records in log offsets {}..{}, {unprotected_bytes} bytes without a checksum; {queue_entries} \
-         entries of {queues} queues",
+         entries of {queues} queues, {index_entries} of the index",
         report.log.start, report.log.end
     ));
     if *records_without_queue > 0 {
@@ -126,6 +128,7 @@ fn as_json(report: &VerifyReport) -> Value {
         "unprotectedBytes": report.unprotected_bytes,
         "queues": report.queues,
         "queueEntries": report.queue_entries,
+        "indexEntries": report.index_entries,
         "recordsWithoutQueue": report.records_without_queue,
     })
 }

@@ -15,10 +15,10 @@ use crate::backend::{Backend, File};
 use crate::error::{AtPath, DiskError};
 
 pub(super) const ENTRY_BYTES: usize = 20;
-const HEADER_BYTES: u64 = 40;
+pub(crate) const HEADER_BYTES: u64 = 40;
 const SLOT_BYTES: u64 = 4;
 /// Entries that are read at once when a file is read from its beginning.
-const ENTRIES_AT_ONCE: usize = 16 * 1024;
+const ENTRIES_AT_ONCE: u32 = 16 * 1024;
 /// Slots that are written at once; where none is used nothing is written, so that the file stays sparse.
 pub(super) const SLOTS_AT_ONCE: usize = 1024;
 
@@ -40,20 +40,20 @@ impl IndexOptions {
         self.entry_at(self.entries)
     }
 
-    fn entry_at(self, number: u32) -> u64 {
+    pub(crate) fn entry_at(self, number: u32) -> u64 {
         HEADER_BYTES + SLOT_BYTES * u64::from(self.slots) + ENTRY_BYTES as u64 * u64::from(number)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) begin: UnixMillis,
-    pub(super) end: UnixMillis,
-    pub(super) begin_offset: LogOffset,
-    pub(super) end_offset: LogOffset,
-    pub(super) used_slots: u32,
+pub(crate) struct Header {
+    pub(crate) begin: UnixMillis,
+    pub(crate) end: UnixMillis,
+    pub(crate) begin_offset: LogOffset,
+    pub(crate) end_offset: LogOffset,
+    pub(crate) used_slots: u32,
     /// The number of the entry that comes next; 1 in an empty file.
-    pub(super) next: u32,
+    pub(crate) next: u32,
 }
 
 impl Header {
@@ -66,6 +66,11 @@ impl Header {
             used_slots: 0,
             next: 1,
         }
+    }
+
+    /// How an entry tells its record's time.
+    pub(crate) fn seconds_to(&self, stored: UnixMillis) -> u32 {
+        (stored.0.saturating_sub(self.begin.0) / 1000).clamp(0, i64::from(i32::MAX)) as u32
     }
 
     fn encode(&self) -> [u8; HEADER_BYTES as usize] {
@@ -94,13 +99,13 @@ impl Header {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct IndexEntry {
-    pub(super) key_hash: u32,
-    pub(super) log_offset: LogOffset,
+pub(crate) struct IndexEntry {
+    pub(crate) key_hash: u32,
+    pub(crate) log_offset: LogOffset,
     /// Since the file's begin time.
-    pub(super) seconds: u32,
+    pub(crate) seconds: u32,
     /// The next older entry of the slot; 0 for none.
-    pub(super) older: u32,
+    pub(crate) older: u32,
 }
 
 impl IndexEntry {
@@ -127,9 +132,9 @@ impl IndexEntry {
 
 /// An open file. What its header says is kept beside it, by whoever writes it.
 #[derive(Clone)]
-pub(super) struct IndexFile {
-    pub(super) path: String,
-    pub(super) shape: IndexOptions,
+pub(crate) struct IndexFile {
+    pub(crate) path: String,
+    pub(crate) shape: IndexOptions,
     file: Arc<dyn File>,
 }
 
@@ -138,11 +143,11 @@ impl IndexFile {
         Self { path, shape, file }
     }
 
-    pub(super) fn has_its_length(&self, backend: &dyn Backend) -> Result<bool, DiskError> {
+    pub(crate) fn has_its_length(&self, backend: &dyn Backend) -> Result<bool, DiskError> {
         Ok(self.file.bytes().at_path(backend, &self.path)? == self.shape.file_bytes())
     }
 
-    pub(super) fn header(&self, backend: &dyn Backend) -> Result<Header, DiskError> {
+    pub(crate) fn header(&self, backend: &dyn Backend) -> Result<Header, DiskError> {
         let mut bytes = [0; HEADER_BYTES as usize];
         self.file.read_at(0, &mut bytes).at_path(backend, &self.path)?;
         Ok(Header::decode(&bytes))
@@ -157,7 +162,7 @@ impl IndexFile {
     }
 
     /// The newest entry of a slot, as the file says; 0 for none.
-    pub(super) fn slot(&self, backend: &dyn Backend, slot: u32) -> Result<u32, DiskError> {
+    pub(crate) fn slot(&self, backend: &dyn Backend, slot: u32) -> Result<u32, DiskError> {
         let mut bytes = [0; SLOT_BYTES as usize];
         let at = HEADER_BYTES + SLOT_BYTES * u64::from(slot);
         self.file.read_at(at, &mut bytes).at_path(backend, &self.path)?;
@@ -171,7 +176,7 @@ impl IndexFile {
         self.file.write_at(at, &bytes).at_path(backend, &self.path)
     }
 
-    pub(super) fn entry(&self, backend: &dyn Backend, number: u32) -> Result<IndexEntry, DiskError> {
+    pub(crate) fn entry(&self, backend: &dyn Backend, number: u32) -> Result<IndexEntry, DiskError> {
         let mut bytes = [0; ENTRY_BYTES];
         self.file.read_at(self.shape.entry_at(number), &mut bytes).at_path(backend, &self.path)?;
         Ok(IndexEntry::decode(&bytes))
@@ -181,6 +186,19 @@ impl IndexFile {
         self.file.write_at(self.shape.entry_at(first), entries).at_path(backend, &self.path)
     }
 
+    /// Entries from `first` on and below `next`: as many as are read at once.
+    pub(crate) fn entries(
+        &self,
+        backend: &dyn Backend,
+        first: u32,
+        next: u32,
+    ) -> Result<impl ExactSizeIterator<Item = IndexEntry> + use<>, DiskError> {
+        let count = next.saturating_sub(first).min(ENTRIES_AT_ONCE);
+        let mut bytes = vec![[0; ENTRY_BYTES]; count as usize];
+        self.file.read_at(self.shape.entry_at(first), bytes.as_flattened_mut()).at_path(backend, &self.path)?;
+        Ok(bytes.into_iter().map(|entry| IndexEntry::decode(&entry)))
+    }
+
     /// Calls `each` with the entries below `next`, oldest first.
     pub(super) fn each_entry(
         &self,
@@ -188,16 +206,24 @@ impl IndexFile {
         next: u32,
         mut each: impl FnMut(u32, IndexEntry),
     ) -> Result<(), DiskError> {
-        let mut bytes = vec![[0; ENTRY_BYTES]; ENTRIES_AT_ONCE.min(next as usize)];
         let mut number = 1;
         while number < next {
-            let count = bytes.len().min((next - number) as usize);
-            let at = self.shape.entry_at(number);
-            self.file.read_at(at, bytes[..count].as_flattened_mut()).at_path(backend, &self.path)?;
-            for entry in &bytes[..count] {
-                each(number, IndexEntry::decode(entry));
+            for entry in self.entries(backend, number, next)? {
+                each(number, entry);
                 number += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with all slots, as the file says.
+    pub(crate) fn each_slot(&self, backend: &dyn Backend, mut each: impl FnMut(u32, u32)) -> Result<(), DiskError> {
+        let mut bytes = vec![[0; SLOT_BYTES as usize]; SLOTS_AT_ONCE];
+        for first in (0..self.shape.slots).step_by(SLOTS_AT_ONCE) {
+            let count = bytes.len().min((self.shape.slots - first) as usize);
+            let at = HEADER_BYTES + SLOT_BYTES * u64::from(first);
+            self.file.read_at(at, bytes[..count].as_flattened_mut()).at_path(backend, &self.path)?;
+            bytes[..count].iter().zip(first..).for_each(|(newest, slot)| each(slot, u32::from_be_bytes(*newest)));
         }
         Ok(())
     }

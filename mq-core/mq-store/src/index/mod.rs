@@ -12,7 +12,8 @@ use mq_protocol::record_view::{RecordView, TopicHash};
 use parking_lot::Mutex;
 
 pub use file::IndexOptions;
-use file::{Header, IndexFile};
+pub(crate) use file::{HEADER_BYTES, Header, IndexEntry, IndexFile};
+pub(crate) use writer::Slots;
 use writer::Writer;
 
 use crate::backend::{Backend, Space, sync_parents};
@@ -20,7 +21,7 @@ use crate::clock::Clock;
 use crate::error::{AtPath, DiskError};
 use crate::segments::Segments;
 
-const DIRECTORY: &str = "index";
+pub(crate) const DIRECTORY: &str = "index";
 /// Digits of a file's name: the local time of its creation, to the millisecond.
 const NAME_DIGITS: usize = 17;
 /// Bytes of the log that are looked at under one hold of the lock: a millisecond's work.
@@ -83,19 +84,16 @@ impl Index {
         found: &Found,
     ) -> Result<Self, DiskError> {
         assert!(shape.slots > 0 && shape.entries > 1, "an index file has room for a key");
-        let mut files = Vec::new();
-        for entry in backend.list(DIRECTORY).at_path(&*backend, DIRECTORY)? {
-            let is_ours = entry.name.len() == NAME_DIGITS && entry.name.bytes().all(|byte| byte.is_ascii_digit());
-            if !is_ours || entry.is_directory {
-                continue;
-            }
-            let path = format!("{DIRECTORY}/{}", entry.name);
-            let file = IndexFile::new(path.clone(), shape, backend.open(&path).at_path(&*backend, &path)?);
-            match usable(&*backend, &file, found)? {
+        let (mut files, mut trusted) = (Vec::new(), true);
+        for file in files_of(&*backend, shape)? {
+            // What follows a file that is made again could not stand behind it.
+            match usable(&*backend, &file, found)?.filter(|_| trusted) {
                 Some(header) => files.push((file, header)),
                 None => {
+                    trusted = false;
+                    let path = &file.path;
                     tracing::warn!(%path, "an index file that cannot be trusted is derived from the log again");
-                    backend.remove(&path).at_path(&*backend, &path)?;
+                    backend.remove(path).at_path(&*backend, path)?;
                 }
             }
         }
@@ -349,8 +347,30 @@ fn behind(segments: &Segments, at: LogOffset) -> Result<LogOffset, DiskError> {
     Ok(size.map_or(segments.min(), |size| at.plus(u64::from(u32::from_be_bytes([size[0], size[1], size[2], size[3]])))))
 }
 
+/// The index files by age.
+pub(crate) fn files_of(backend: &dyn Backend, shape: IndexOptions) -> Result<Vec<IndexFile>, DiskError> {
+    let mut files = Vec::new();
+    for entry in backend.list(DIRECTORY).at_path(backend, DIRECTORY)? {
+        let is_ours = entry.name.len() == NAME_DIGITS && entry.name.bytes().all(|byte| byte.is_ascii_digit());
+        if is_ours && !entry.is_directory {
+            let path = format!("{DIRECTORY}/{}", entry.name);
+            let file = backend.open(&path).at_path(backend, &path)?;
+            files.push(IndexFile::new(path, shape, file));
+        }
+    }
+    Ok(files)
+}
+
+/// The next start derives all of it from the log.
+pub(crate) fn remove_all(backend: &dyn Backend) -> Result<(), DiskError> {
+    for file in files_of(backend, IndexOptions::default())? {
+        backend.remove(&file.path).at_path(backend, &file.path)?;
+    }
+    Ok(())
+}
+
 /// The file's header, if its contents can be built upon.
-fn usable(backend: &dyn Backend, file: &IndexFile, found: &Found) -> Result<Option<Header>, DiskError> {
+pub(crate) fn usable(backend: &dyn Backend, file: &IndexFile, found: &Found) -> Result<Option<Header>, DiskError> {
     if !file.has_its_length(backend)? {
         return Ok(None);
     }

@@ -43,7 +43,7 @@ impl Writer {
         if header.next == 1 {
             (header.begin, header.begin_offset) = (stored, log_offset);
         }
-        let seconds = ((stored.0 - header.begin.0) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
+        let seconds = header.seconds_to(stored);
         let older = self.slots.replace(key_hash, header.next);
         self.waiting.extend_from_slice(&IndexEntry { key_hash, log_offset, seconds, older }.encode());
         header.used_slots += u32::from(older == 0);
@@ -94,14 +94,14 @@ impl Writer {
 }
 
 /// The newest entry of each slot.
-struct Slots {
+pub(crate) struct Slots {
     numbers: Vec<u32>,
     /// Chunks that have a number.
     used: Vec<bool>,
 }
 
 impl Slots {
-    fn new(count: u32) -> Self {
+    pub(crate) fn new(count: u32) -> Self {
         Self { numbers: vec![0; count as usize], used: vec![false; (count as usize).div_ceil(SLOTS_AT_ONCE)] }
     }
 
@@ -113,7 +113,11 @@ impl Slots {
         self.numbers[self.of(key_hash)]
     }
 
-    fn replace(&mut self, key_hash: u32, newest: u32) -> u32 {
+    pub(crate) fn newest_of(&self, slot: u32) -> u32 {
+        self.numbers[slot as usize]
+    }
+
+    pub(crate) fn replace(&mut self, key_hash: u32, newest: u32) -> u32 {
         let slot = self.of(key_hash);
         self.used[slot / SLOTS_AT_ONCE] = true;
         std::mem::replace(&mut self.numbers[slot], newest)

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::record::{MAGIC_V1, MAGIC_V2, StoredMessage};
 
+use super::index::IndexWalk;
 use super::queues::{Entry, QueueWalks};
 use super::{Affected, Finding, Severity, VerifyReport, add_affected, is_below};
 use crate::append::{has_entry, names_a_directory};
@@ -156,6 +157,7 @@ impl<'l> LogWalk<'l> {
         &mut self,
         rules: &dyn RecordRules,
         queues: &mut QueueWalks,
+        index: &mut IndexWalk,
         report: &mut VerifyReport,
     ) -> Result<(), DiskError> {
         for base in self.log.files.keys().copied().collect::<Vec<_>>() {
@@ -170,7 +172,10 @@ impl<'l> LogWalk<'l> {
                 Step::Record(record) => {
                     report.records += 1;
                     self.visit(&record, rules, queues, report)?;
-                    at = at.plus(u64::from(record.size));
+                    let next = at.plus(u64::from(record.size));
+                    let tainted = touching(&mut self.mismatches, &(at.0..next.0)).next().is_some();
+                    index.visit(&record, tainted, |at| self.is_broken(at))?;
+                    at = next;
                 }
                 // An unclean end may be torn, and what a crash left behind it is cut.
                 Step::Nothing(_) if !self.clean && self.durable.is_some() && !is_below(at, self.durable) => break,
@@ -247,6 +252,11 @@ impl<'l> LogWalk<'l> {
             None => self.broken.last_mut(),
         };
         culprit.is_some_and(|broken| add_affected(&mut broken.affects, topic, queue_id, missing.offset))
+    }
+
+    /// Whether damage took the record that stood here.
+    pub(super) fn is_broken(&self, at: LogOffset) -> bool {
+        self.broken.iter().any(|part| part.log.contains(&at.0))
     }
 
     fn finding(&self, log: &Range<u64>, what: String, mut affects: Vec<Affected>) -> Finding {

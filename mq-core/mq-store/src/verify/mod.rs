@@ -3,6 +3,7 @@
 //! It shares the readers of single records, entries and checksums with the store, and nothing of how a start repairs:
 //! a store that would start may still have damage in old files, which only this finds.
 
+mod index;
 mod log;
 mod queues;
 mod small;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use mq_protocol::ids::{LogOffset, QueueId};
 
+use self::index::IndexWalk;
 use self::log::{LogFiles, LogWalk};
 use self::queues::QueueWalks;
 use crate::backend::Backend;
@@ -66,6 +68,7 @@ pub struct VerifyReport {
     pub unprotected_bytes: u64,
     pub queues: u64,
     pub queue_entries: u64,
+    pub index_entries: u64,
     /// Records of topics without any queue on disk: deleted topics.
     pub records_without_queue: u64,
 }
@@ -91,7 +94,9 @@ pub fn verify(backend: Arc<dyn Backend>, options: &Options) -> Result<VerifyRepo
     let log = LogFiles::list(&*backend, options.segment_bytes, last_run.clean, &mut report)?;
     let mut queues = QueueWalks::list(backend.clone(), options.queue_file_entries, &last_run, log.min(), &mut report)?;
     let mut walk = LogWalk::new(backend.clone(), &log, &last_run);
-    walk.run(&*options.rules, &mut queues, &mut report)?;
+    let mut index = IndexWalk::list(backend, options.index, &last_run, log.min())?;
+    walk.run(&*options.rules, &mut queues, &mut index, &mut report)?;
+    index.finish(walk.end, |at| walk.is_broken(at), &mut report)?;
     queues.finish(&mut walk, &mut report)?;
     walk.tell(&mut report);
     Ok(report)
@@ -107,14 +112,15 @@ fn lock_if_there(backend: &dyn Backend) -> Result<Option<crate::backend::LockGua
     })
 }
 
-/// Lets the next start read the whole log and derive every queue again.
-pub fn rebuild_queues(backend: Arc<dyn Backend>) -> Result<(), OpenError> {
+/// Lets the next start read the whole log and derive every queue and the index again.
+pub fn rebuild(backend: Arc<dyn Backend>) -> Result<(), OpenError> {
     let _lock = lock_if_there(&*backend)?;
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
     if last_run.marks.is_none() {
         // The mark that is written below would have them believed.
         checksums::remove_all(&*backend)?;
     }
+    crate::index::remove_all(&*backend)?;
     Ok(checkpoints.unsettle(&last_run)?)
 }
 

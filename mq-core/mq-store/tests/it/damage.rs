@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mq_protocol::ids::QueueId;
-use mq_protocol::record::StoredMessage;
+use mq_protocol::ids::{QueueId, UnixMillis};
+use mq_protocol::record::{Message, StoredMessage};
 use mq_store::backend::{Backend, CrashBackend, CrashMode, Space};
-use mq_store::{ManualClock, Options, Store, verify};
+use mq_store::{IndexOptions, KeyKind, ManualClock, Options, Store, TimeWindow, verify};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -15,7 +15,8 @@ use crate::history::records;
 use crate::support::*;
 
 fn options() -> Options {
-    Options { segment_bytes: 16 << 10, queue_file_entries: 40, ..manual() }
+    let index = Some(IndexOptions { slots: 23, entries: 80 });
+    Options { segment_bytes: 16 << 10, queue_file_entries: 40, index, ..manual() }
 }
 
 fn open_at(backend: &CrashBackend) -> Result<Store, String> {
@@ -24,7 +25,8 @@ fn open_at(backend: &CrashBackend) -> Result<Store, String> {
 }
 
 /// Everything that a user of the store can see.
-type Content = (Vec<StoredMessage>, BTreeMap<(String, u32), (u64, u64, Vec<StoredMessage>)>);
+type Content =
+    (Vec<StoredMessage>, BTreeMap<(String, u32), (u64, u64, Vec<StoredMessage>)>, BTreeMap<String, Vec<Vec<u8>>>);
 
 fn content(store: &Store) -> Result<Content, String> {
     let mut queues = BTreeMap::new();
@@ -34,7 +36,19 @@ fn content(store: &Store) -> Result<Content, String> {
             queues.insert((topic.to_owned(), queue), (bounds.min.0, bounds.max.0, drain(store, topic, queue)));
         }
     }
-    Ok((records(store)?, queues))
+    let window = TimeWindow { from: NOW, to: UnixMillis(NOW.0 + 999) };
+    let mut by_key = BTreeMap::new();
+    for key in (0..150).map(|n| format!("u{n}")).chain((0..7).map(|n| format!("k{n}"))) {
+        let found = store.query("T", &key, KeyKind::Any, window, usize::MAX).map_err(|error| error.to_string())?;
+        by_key.insert(key, found.records.iter().map(|record| record.to_vec()).collect());
+    }
+    Ok((records(store)?, queues, by_key))
+}
+
+/// A message that is found by a key of its own and one that it shares.
+fn keyed(n: u32, body: String) -> Message {
+    let properties = format!("TAGS\u{1}tag\u{2}UNIQ_KEY\u{1}u{n}\u{2}KEYS\u{1}k{}\u{2}", n % 7);
+    Message { properties: properties.into(), ..message("T", n % 2, body) }
 }
 
 /// Several segments and queue files, a topic that was deleted, and small files of all kinds.
@@ -43,7 +57,7 @@ fn prepare(closed: bool) -> CrashBackend {
     let store = open_at(&backend).unwrap();
     for n in 0..150u32 {
         let body = "x".repeat((n as usize * 37) % 500);
-        append(&store, vec![tagged("T", n % 2, "tag", format!("{n}:{body}")), message("U", n % 3, format!("{n}"))]);
+        append(&store, vec![keyed(n, format!("{n}:{body}")), message("U", n % 3, format!("{n}"))]);
         append(&store, vec![tagged("gone", 0, "tag", "deleted")]);
         if n == 60 {
             store.delete_topic("gone").unwrap();

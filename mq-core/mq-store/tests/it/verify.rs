@@ -3,9 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use mq_protocol::ids::{LogOffset, QueueId};
-use mq_store::backend::{Backend, CrashBackend};
-use mq_store::{FileBackend, MemoryBackend, OpenError, Options, Severity, Store, VerifyReport, rebuild_queues, verify};
+use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
+use mq_protocol::record::Message;
+use mq_store::backend::{Backend, CrashBackend, Space};
+use mq_store::{
+    FileBackend, Finding, IndexOptions, KeyKind, MemoryBackend, OpenError, Options, Severity, Store, TimeWindow,
+    VerifyReport, rebuild, verify,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::support::*;
 
@@ -148,7 +154,7 @@ fn queues_are_derived_again_where_a_start_sees_damage_or_is_told_to() {
     ] {
         let (backend, found) = damaged(damage);
         assert!(!found.is_empty(), "{name}");
-        rebuild_queues(Arc::new(backend.clone())).unwrap();
+        rebuild(Arc::new(backend.clone())).unwrap();
         let (store, report) = open(&backend, manual());
         assert_eq!(report.scanned_from, LogOffset(0), "{name}");
         assert_eq!(drain(&store, "T", 0).len(), 40, "{name}");
@@ -157,4 +163,105 @@ fn queues_are_derived_again_where_a_start_sees_damage_or_is_told_to() {
         drop(store);
         assert_whole(&backend, &manual(), name);
     }
+}
+
+/// Small index files, of which a record's keys can cross the end.
+fn indexed() -> Options {
+    Options { index: Some(IndexOptions { slots: 7, entries: 20 }), ..manual() }
+}
+
+fn fill_keyed(store: &Store, messages: Range<u64>) {
+    for n in messages {
+        let properties = format!("UNIQ_KEY\u{1}u{n}\u{2}KEYS\u{1}k{} same\u{2}", n % 5);
+        append(store, vec![Message { properties: properties.into(), ..message("T", n as u32 % 3, "x") }]);
+    }
+}
+
+fn found_by(store: &Store, key: &str) -> usize {
+    let ever = TimeWindow { from: UnixMillis(0), to: UnixMillis(i64::MAX) };
+    store.query("T", key, KeyKind::Any, ever, usize::MAX).unwrap().records.len()
+}
+
+fn index_files(backend: &dyn Backend) -> Vec<String> {
+    backend.list("index").unwrap().into_iter().map(|entry| format!("index/{}", entry.name)).collect()
+}
+
+#[test]
+fn an_index_is_whole_in_any_state_that_it_can_be_left_in() {
+    let (backend, mut dice) = (MemoryBackend::new(), StdRng::seed_from_u64(7));
+    for round in 0..40u64 {
+        let (store, _) = open(&backend, indexed());
+        for _ in 0..dice.random_range(0..4) {
+            let from = round * 100;
+            fill_keyed(&store, from..from + dice.random_range(0..14));
+            match dice.random_range(0..4) {
+                0 => store.settle().unwrap(),
+                1 => store.flush().unwrap(),
+                2 => assert_eq!(found_by(&store, "nobody's"), 0),
+                _ => {}
+            }
+        }
+        let closed = dice.random_bool(0.5);
+        if closed {
+            store.close().unwrap();
+        }
+        drop(store);
+        let report = assert_whole(&backend, &indexed(), &format!("round {round}, closed {closed}"));
+        assert!(!closed || report.index_entries >= 3 * report.records, "round {round}");
+    }
+}
+
+#[test]
+fn damage_of_the_index_is_told_by_entry_and_built_again() {
+    let entry = |number: u64| 40 + 4 * 7 + 20 * number;
+    let remove = |backend: &MemoryBackend, file: &str| backend.remove(file).unwrap();
+    type Damage<'d> = &'d dyn Fn(&MemoryBackend, &str);
+    let cases: [(&str, Damage, Option<Range<u64>>, &str); 10] = [
+        ("a hash", &|b, f| flip(b, f, entry(4) + 3), Some(entry(4)..entry(5)), "not that of a key"),
+        ("an offset", &|b, f| flip(b, f, entry(4) + 11), Some(entry(4)..entry(5)), "points to no record"),
+        ("a high offset", &|b, f| flip(b, f, entry(4) + 4), Some(entry(4)..entry(5)), "points to no record"),
+        ("a time", &|b, f| flip(b, f, entry(4) + 15), Some(entry(4)..entry(5)), "not that of a key"),
+        ("a link", &|b, f| flip(b, f, entry(4) + 19), Some(entry(4)..entry(5)), "does not lead"),
+        ("a slot", &|b, f| change(b, f, 40, |slots| slots.fill(0), 28), Some(40..44), "its newest is"),
+        ("the header", &|b, f| flip(b, f, 15), Some(0..40), "the header is not"),
+        ("the count", &|b, f| change(b, f, 39, |count| count[0] -= 4, 1), Some(0..40), "the header is not"),
+        ("the length", &|b, f| b.open(f).unwrap().resize(99, Space::Sparse).unwrap(), None, "its length"),
+        ("the file", &remove, None, "the keys of the messages at log offsets"),
+    ];
+    for (name, damage, bytes, what) in cases {
+        let backend = MemoryBackend::new();
+        let (store, _) = open(&backend, indexed());
+        fill_keyed(&store, 0..40);
+        store.close().unwrap();
+        drop(store);
+        let file = index_files(&backend).remove(1);
+        damage(&backend, &file);
+        let findings = scrub(&backend, &indexed()).findings;
+        let told = |finding: &Finding| {
+            finding.severity == Severity::Derived && finding.bytes == bytes && finding.what.contains(what)
+        };
+        assert!(findings.iter().any(told), "{name}: {findings:#?}");
+        rebuild(Arc::new(backend.clone())).unwrap();
+        let (store, _) = open(&backend, indexed());
+        assert_eq!((found_by(&store, "same"), found_by(&store, "u10")), (40, 1), "{name}");
+        store.close().unwrap();
+        drop(store);
+        assert_whole(&backend, &indexed(), name);
+    }
+}
+
+#[test]
+fn a_start_builds_again_what_stands_behind_an_index_file_that_it_cannot_use() {
+    let backend = MemoryBackend::new();
+    let (store, _) = open(&backend, indexed());
+    fill_keyed(&store, 0..40);
+    store.close().unwrap();
+    drop(store);
+    let file = index_files(&backend).remove(1);
+    backend.open(&file).unwrap().resize(99, Space::Sparse).unwrap();
+    let (store, _) = open(&backend, indexed());
+    assert_eq!(found_by(&store, "same"), 40);
+    store.close().unwrap();
+    drop(store);
+    assert_whole(&backend, &indexed(), "built again");
 }
