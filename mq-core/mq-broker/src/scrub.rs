@@ -4,12 +4,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use mq_store::{FileBackend, Finding, OpenError, Options, Severity, VerifyReport};
+use mq_store::{Backend, FileBackend, Finding, OpenError, Options, Severity, VerifyReport};
 
 use crate::config::BrokerConfig;
 use crate::config_file::damaged_tables;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
-use crate::settings::store_options;
+use crate::settings::{store_options, timer_options};
+use crate::timers;
 
 const CONFIG_ADVICE: &str = "the next start sets it aside and takes the .bak beside it, which lacks its last change, or \
      refuses to start: restore it from a copy before";
@@ -30,13 +31,17 @@ pub enum ScrubError {
 /// Reads everything in the directory that `config` names and says what is damaged. Writes nothing.
 pub fn verify_store(config: &BrokerConfig) -> Result<VerifyReport, ScrubError> {
     let (backend, options) = stopped_store(config)?;
-    let mut report = mq_store::verify(Arc::new(backend), &options)?;
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    let mut report = mq_store::verify(backend.clone(), &options)?;
+    let timers = timer_options(config);
+    let fits = |entry: &_, stored: &_| timers::fits(entry, stored, timers.precision_ms);
+    mq_store::verify_timers(backend, &options, &timers, fits, &mut report)?;
     check_tables(&config.config_directory(), &mut report)
         .map_err(|error| ScrubError::Config { path: config.config_directory().display().to_string(), error })?;
     Ok(report)
 }
 
-/// Lets the next start derive all queues and the index from the log again.
+/// Lets the next start derive all queues, the index and the timers from the log again.
 pub fn rebuild_store(config: &BrokerConfig) -> Result<(), ScrubError> {
     let (backend, _) = stopped_store(config)?;
     Ok(mq_store::rebuild(Arc::new(backend))?)

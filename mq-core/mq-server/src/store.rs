@@ -25,7 +25,7 @@ enum Work {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Lets the next start of the broker derive all queues and the index from the log again.
+    /// Lets the next start of the broker derive all queues, the index and the timers from the log again.
     Rebuild {
         #[command(flatten)]
         store: StoreOptions,
@@ -48,7 +48,9 @@ pub(crate) fn run(command: &StoreCommand) -> Result<()> {
         Work::Rebuild { store } => {
             let config = settings::load(store)?;
             mq_broker::rebuild_store(&config)?;
-            say("the next start of the broker reads the whole log and writes all queues and the index again");
+            say(
+                "the next start of the broker reads the whole log and writes all queues, the index and the timers again",
+            );
         }
     }
     Ok(())

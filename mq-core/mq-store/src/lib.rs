@@ -46,4 +46,4 @@ pub use queue::QueueEntry;
 pub use recovery::RecoveryReport;
 pub use retention::OldestSegment;
 pub use store::{Records, Store};
-pub use verify::{Affected, Finding, Severity, VerifyReport, rebuild, verify};
+pub use verify::{Affected, Finding, Severity, VerifyReport, rebuild, verify, verify_timers};

@@ -6,8 +6,9 @@ use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, QueueId, UnixMillis};
 use mq_protocol::properties::{MAX_PROPERTIES_BYTES, Properties, name};
 use mq_protocol::recall::RecallHandle;
-use mq_protocol::record::Message;
+use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::{sys_flag, topic};
+use mq_store::timer::TimerEntry;
 
 use super::copies::Identity;
 
@@ -57,6 +58,13 @@ pub(super) fn facts(message: &Message) -> Option<Facts> {
     let real_topic = message.property(name::REAL_TOPIC).filter(|real| *real != topic::HALF)?;
     let deletes = message.property(name::TIMER_DELETE_KEY).is_some();
     Some(Facts { due: UnixMillis(due), real_topic: real_topic.into(), deletes })
+}
+
+/// Whether a record waits as its entry in the timer log says.
+pub(crate) fn fits(entry: &TimerEntry, stored: &StoredMessage, precision_ms: i64) -> bool {
+    let Some(facts) = facts(&stored.message).filter(|_| *stored.message.topic == *topic::TIMER) else { return false };
+    let slot = facts.due.0 - facts.due.0.rem_euclid(precision_ms);
+    entry.deletes == facts.deletes && entry.rolls == (entry.slot.0 != slot)
 }
 
 /// What names a message within its slot: Apache's deleting message carries the key alone, or `topic+key` before 5.4.

@@ -32,7 +32,7 @@ use crate::stats::Stats;
 
 pub(crate) use congestion::UNLIMITED;
 pub(crate) use driver::Driver;
-pub(crate) use message::{QUEUE, recall, waiting};
+pub(crate) use message::{QUEUE, fits, recall, waiting};
 pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
 
 /// Up to when messages are counted together, as Apache's broker does it.

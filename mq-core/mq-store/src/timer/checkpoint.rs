@@ -7,7 +7,7 @@ use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use crate::backend::{self, Backend, File, Space};
 use crate::error::{AtPath, DiskError};
 
-const PATH: &str = "config/timercheck";
+pub(super) const PATH: &str = "config/timercheck";
 const FILE_BYTES: u64 = 4096;
 const SECTOR_BYTES: usize = 512;
 /// Apache's seven numbers: also what a slave is answered.
@@ -104,6 +104,21 @@ pub(super) enum Left {
     Apaches(TimerProgress),
 }
 
+/// What the file says, and nothing is changed.
+pub(super) fn read(backend: &dyn Backend) -> Result<(Left, TimerCheckpoint), DiskError> {
+    let nothing = (Left::Nothing, TimerCheckpoint::default());
+    let Some(file) = backend::open_if_there(backend, PATH).at_path(backend, PATH)? else { return Ok(nothing) };
+    let mut sector = [0; SECTOR_BYTES];
+    let there = file.bytes().at_path(backend, PATH)?.min(SECTOR_BYTES as u64) as usize;
+    file.read_at(0, &mut sector[..there]).at_path(backend, PATH)?;
+    if sector.iter().all(|byte| *byte == 0) {
+        // Made, and not written before the crash.
+        return Ok(nothing);
+    }
+    let shared = TimerCheckpoint::decode(&sector);
+    Ok((left(&sector, &shared), shared))
+}
+
 pub(super) struct CheckpointFile {
     backend: Arc<dyn Backend>,
     file: Option<Arc<dyn File>>,
@@ -113,20 +128,13 @@ pub(super) struct CheckpointFile {
 impl CheckpointFile {
     pub(super) fn open(backend: Arc<dyn Backend>) -> Result<(Self, Left), DiskError> {
         let file = backend::open_if_there(&*backend, PATH).at_path(&*backend, PATH)?;
-        let mut opened = Self { backend, file, current: TimerCheckpoint::default() };
-        let Some(file) = &opened.file else { return Ok((opened, Left::Nothing)) };
-        if file.bytes().at_path(&*opened.backend, PATH)? < FILE_BYTES {
-            file.resize(FILE_BYTES, Space::Reserved).at_path(&*opened.backend, PATH)?;
+        if let Some(file) = &file
+            && file.bytes().at_path(&*backend, PATH)? < FILE_BYTES
+        {
+            file.resize(FILE_BYTES, Space::Reserved).at_path(&*backend, PATH)?;
         }
-        let mut sector = [0; SECTOR_BYTES];
-        file.read_at(0, &mut sector).at_path(&*opened.backend, PATH)?;
-        if sector.iter().all(|byte| *byte == 0) {
-            // Made, and not written before the crash.
-            return Ok((opened, Left::Nothing));
-        }
-        opened.current = TimerCheckpoint::decode(&sector);
-        let left = left(&sector, &opened.current);
-        Ok((opened, left))
+        let (left, current) = read(&*backend)?;
+        Ok((Self { backend, file, current }, left))
     }
 
     /// Durable when it returns. The wheel and the log have to be.

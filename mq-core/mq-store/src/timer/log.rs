@@ -11,7 +11,7 @@ use super::entry::{BYTES, Linked};
 use crate::backend::{self, Backend, File, Space};
 use crate::error::{AtPath, DiskError};
 
-const DIRECTORY: &str = "timerlog";
+pub(super) const DIRECTORY: &str = "timerlog";
 const BLANK_BYTES: u64 = 16;
 const ENTRY_BYTES: u64 = BYTES as u64;
 /// What a reader of neighbouring entries reads at once.
@@ -57,6 +57,23 @@ impl TimerLog {
 
     pub(super) fn empty(backend: Arc<dyn Backend>, file_bytes: u64) -> Self {
         Self { backend, file_bytes, files: BTreeMap::new(), end: 0, unsynced: BTreeSet::new(), new_file: false }
+    }
+
+    /// Takes over a file of its own length. False if it is of another one.
+    pub(super) fn add(&mut self, base: u64) -> Result<bool, DiskError> {
+        let path = path_of(base);
+        let file = self.backend.open(&path).at_path(&*self.backend, &path)?;
+        let bytes = file.bytes().at_path(&*self.backend, &path)?;
+        let whole = base.is_multiple_of(self.file_bytes) && bytes == self.file_bytes;
+        if whole {
+            self.files.insert(base, file);
+        }
+        Ok(whole)
+    }
+
+    /// Where its first file starts.
+    pub(super) fn start(&self) -> u64 {
+        self.files.first_key_value().map_or(0, |(base, _)| *base)
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -231,6 +248,11 @@ impl TimerLog {
         self.unsynced.remove(&base);
         Ok(())
     }
+}
+
+/// The file of a position, and where in it that is.
+pub(super) fn place(at: u64, file_bytes: u64) -> (String, u64) {
+    (path_of(at - at % file_bytes), at % file_bytes)
 }
 
 fn path_of(base: u64) -> String {

@@ -23,6 +23,7 @@
 //! from 64 on are ours: when their checksum is wrong, Apache ran in between, and its log is read as Apache reads it.
 
 mod chain;
+mod check;
 mod checkpoint;
 mod entry;
 mod index;
@@ -31,6 +32,7 @@ mod recovery;
 mod wheel;
 
 pub use chain::Chain;
+pub(crate) use check::{Fault, check, remove_all};
 pub use checkpoint::{TimerCheckpoint, TimerProgress};
 pub use entry::TimerEntry;
 pub use index::{SlotCount, TimerIndex, TimerOptions};

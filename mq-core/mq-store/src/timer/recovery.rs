@@ -52,7 +52,7 @@ impl TimerIndex {
             Left::Ours(progress, precision_ms) if whole && precision_ms == options.precision_ms => {
                 (progress, index.keep(progress.read_time))
             }
-            Left::Apaches(progress) if whole => (progress, index.adopt(progress.read_time)),
+            Left::Apaches(progress) if whole && index.wheel.is_here() => (progress, index.adopt(progress.read_time)),
             Left::Ours(progress, _) | Left::Apaches(progress) => (progress, Ok(None)),
         };
         match kept {

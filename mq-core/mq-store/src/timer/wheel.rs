@@ -74,6 +74,12 @@ impl Wheel {
         (time.0 / self.precision_ms).cast_unsigned() % self.slots
     }
 
+    /// Where in the file the slot of a time stands.
+    pub(super) fn bytes_of(&self, time: UnixMillis) -> std::ops::Range<u64> {
+        let at = self.index(time) * SLOT_BYTES as u64;
+        at..at + SLOT_BYTES as u64
+    }
+
     /// What the wheel spans, beginning with any slot.
     pub(super) fn span_ms(&self) -> i64 {
         self.slots.cast_signed() * self.precision_ms

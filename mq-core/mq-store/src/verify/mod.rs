@@ -7,6 +7,7 @@ mod index;
 mod log;
 mod queues;
 mod small;
+mod timers;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use mq_protocol::ids::{LogOffset, QueueId};
 use self::index::IndexWalk;
 use self::log::{LogFiles, LogWalk};
 use self::queues::QueueWalks;
+pub use self::timers::verify_timers;
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoints;
 use crate::checksums;
@@ -112,7 +114,7 @@ fn lock_if_there(backend: &dyn Backend) -> Result<Option<crate::backend::LockGua
     })
 }
 
-/// Lets the next start read the whole log and derive every queue and the index again.
+/// Lets the next start read the whole log and derive every queue, the index and the timers again.
 pub fn rebuild(backend: Arc<dyn Backend>) -> Result<(), OpenError> {
     let _lock = lock_if_there(&*backend)?;
     let (mut checkpoints, last_run) = Checkpoints::load(backend.clone())?;
@@ -121,6 +123,7 @@ pub fn rebuild(backend: Arc<dyn Backend>) -> Result<(), OpenError> {
         checksums::remove_all(&*backend)?;
     }
     crate::index::remove_all(&*backend)?;
+    crate::timer::remove_all(&backend)?;
     Ok(checkpoints.unsettle(&last_run)?)
 }
 

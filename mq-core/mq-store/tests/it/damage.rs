@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mq_protocol::ids::{QueueId, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
 use mq_store::backend::{Backend, CrashBackend, CrashMode, Space};
-use mq_store::{IndexOptions, KeyKind, ManualClock, Options, Store, TimeWindow, verify};
+use mq_store::timer::{SlotCount, TimerEntry, TimerError, TimerIndex, TimerOptions, TimerProgress, TimerStart};
+use mq_store::{
+    IndexOptions, KeyKind, ManualClock, Options, Store, TimeWindow, VerifyReport, rebuild, verify, verify_timers,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -190,4 +193,99 @@ fn no_damage_goes_unnoticed_and_changes_what_is_read() {
     println!("{cases} cases");
     tallies.iter().for_each(|(class, tally)| println!("{class:?}: {tally:?}"));
     assert!(silent.is_empty(), "{} cases went unnoticed:\n{}", silent.len(), silent.join("\n"));
+}
+
+const TIMERS: TimerOptions = TimerOptions { precision_ms: 1000, slots: 70, log_file_bytes: 20 * 52 + 20 };
+
+/// What the test's messages say of how they wait.
+fn waits(entry: &TimerEntry, stored: &StoredMessage) -> bool {
+    let told = format!("{} {} {}", entry.slot.0, entry.rolls, entry.deletes);
+    &*stored.message.topic == "timers" && stored.message.body == told.as_bytes()
+}
+
+/// Messages that wait, of which some are fired, and their wheel, saved and closed.
+fn prepare_timers() -> CrashBackend {
+    let backend = CrashBackend::new();
+    let store = open_at(&backend).unwrap();
+    let (mut index, _, _) = TimerIndex::open(Arc::new(backend.clone()), TIMERS, NOW).unwrap();
+    for n in 0..130u64 {
+        let (slot, rolls, deletes) = (UnixMillis(NOW.0 + n as i64 % 40 * 1000), n % 7 == 0, n % 11 == 0);
+        let body = format!("{} {rolls} {deletes}", slot.0);
+        let appended = append(&store, vec![message("timers", 0, body)]);
+        let size = (appended.end.0 - appended.start.0) as u32;
+        let log_offset = appended.start;
+        let entry = TimerEntry { slot, written_at: NOW, log_offset, size, rolls, deletes, topic_hash: 5 };
+        assert_eq!(index.link(&[entry]).unwrap(), 1);
+    }
+    (0..9).for_each(|n| index.clear(UnixMillis(NOW.0 + n * 1000)));
+    store.flush().unwrap();
+    let (read_time, queue_offset) = (UnixMillis(NOW.0 + 9000), QueueOffset(130));
+    let log_offset = Some(LogOffset(0));
+    let progress = TimerProgress { read_time, queue_offset, seen: queue_offset, fired: 0, log_offset };
+    assert!(index.save(progress, NOW).unwrap());
+    store.close().unwrap();
+    backend.crash(CrashMode::Keep, 0)
+}
+
+type Waiting = (TimerProgress, Vec<(SlotCount, Vec<TimerEntry>)>);
+
+/// What waits, slot by slot, and how far the timers are; an error where a start makes it anew.
+fn waiting(backend: &CrashBackend) -> Result<Waiting, TimerError> {
+    let (index, progress, start) = TimerIndex::open(Arc::new(backend.clone()), TIMERS, NOW)?;
+    if start == TimerStart::Lost {
+        return Err(TimerError::Damaged { path: "made anew".into(), at: 0 });
+    }
+    let mut slots = Vec::new();
+    index.counts(|count| slots.push(count))?;
+    let entries = |count: SlotCount| {
+        let mut entries = Vec::new();
+        // Nothing but the time of writing and the hash, which figures are made of, may differ.
+        index.walk(count.slot, |entry| {
+            entries.push(TimerEntry { topic_hash: 0, written_at: UnixMillis(0), ..*entry });
+        })?;
+        Ok((count, entries))
+    };
+    Ok((progress, slots.into_iter().map(entries).collect::<Result<_, TimerError>>()?))
+}
+
+#[test]
+fn no_damage_to_the_timers_goes_unnoticed_and_changes_what_waits() {
+    let cases: u64 = std::env::var("DAMAGE_CASES").map_or(250, |cases| cases.parse().unwrap());
+    let whole = prepare_timers();
+    let scrub = |backend: &CrashBackend| {
+        let mut report = VerifyReport::default();
+        verify_timers(Arc::new(backend.clone()), &options(), &TIMERS, waits, &mut report).unwrap();
+        report.findings
+    };
+    assert_eq!(scrub(&whole), []);
+    let expected = waiting(&whole.crash(CrashMode::Keep, 0)).unwrap();
+    assert_eq!(expected.1.len(), 31);
+    let mut silent = Vec::new();
+    for directory in ["timerwheel", "timerlog/", "config/timercheck"] {
+        let (mut paths, mut tally) = (Vec::new(), Tally::default());
+        files(&whole, "", &mut paths);
+        paths.retain(|path| path.starts_with(directory));
+        for seed in 0..cases {
+            let mut dice = StdRng::seed_from_u64(seed);
+            let path = &paths[dice.random_range(0..paths.len())];
+            let damage = Damage::roll(&mut dice, whole.open(path).unwrap().bytes().unwrap());
+            let damaged = whole.crash(CrashMode::Keep, 0);
+            if !damage.apply(&damaged, path) {
+                continue;
+            }
+            tally.cases += 1;
+            let findings = scrub(&damaged);
+            match waiting(&damaged) {
+                Err(_) => tally.found_by_start += 1,
+                Ok(_) if !findings.is_empty() => tally.found_by_scrub += 1,
+                Ok(found) if found == expected => tally.harmless += 1,
+                Ok(_) => silent.push(format!("seed {seed}: {damage:?} of {path}")),
+            }
+        }
+        println!("{directory}: {tally:?}");
+    }
+    assert!(silent.is_empty(), "{} cases went unnoticed:\n{}", silent.len(), silent.join("\n"));
+    rebuild(Arc::new(whole.clone())).unwrap();
+    let (_, progress, start) = TimerIndex::open(Arc::new(whole), TIMERS, NOW).unwrap();
+    assert_eq!((start, progress.queue_offset, progress.seen), (TimerStart::Lost, QueueOffset(0), QueueOffset(130)));
 }
