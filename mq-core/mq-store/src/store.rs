@@ -181,8 +181,10 @@ impl Store {
 
     /// The visible entry of one message.
     pub fn entry(&self, topic: &str, queue_id: QueueId, offset: QueueOffset) -> Result<Option<QueueEntry>, ReadError> {
-        let Some(queue) = self.0.core.queues.get(topic, queue_id) else { return Ok(None) };
-        Ok(queue.entry(offset)?)
+        let core = &self.0.core;
+        let Some(queue) = core.queues.get(topic, queue_id) else { return Ok(None) };
+        // A queue has its entries a moment before the mark passes their messages.
+        Ok(queue.entry(offset)?.filter(|entry| entry.end() <= core.marks.visible()))
     }
 
     /// Offsets of the first and behind the last visible message; both 0 for an unknown queue.

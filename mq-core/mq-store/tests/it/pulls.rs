@@ -1,7 +1,7 @@
 //! What a pull answers: statuses, limits, filters, bounds, and times.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage, decode_all};
@@ -53,6 +53,32 @@ fn a_queue_with_nothing_visible_is_empty() {
     assert_eq!(store.entry("T", Q, QueueOffset(0)).unwrap(), None);
     store.flush().unwrap();
     assert_eq!(pull(&store, 0, ALL).status, PullStatus::Found);
+}
+
+#[test]
+fn what_a_queue_shows_can_be_read_at_that_moment() {
+    const MESSAGES: u64 = 50_000;
+    let flush = FlushMode::Async { every: Duration::from_millis(1) };
+    let (store, _) = open(&MemoryBackend::new(), Options { flush, ..Options::default() });
+    let writer = {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            for _ in 0..MESSAGES / 1_000 {
+                append(&store, (0..1_000).map(|n| message("T", 0, format!("{n}"))).collect());
+            }
+        })
+    };
+    let (mut next, started) = (0, Instant::now());
+    while next < MESSAGES {
+        let Some(entry) = store.entry("T", Q, QueueOffset(next)).unwrap() else {
+            assert!(started.elapsed() < Duration::from_secs(120), "message {next} was never shown");
+            std::thread::yield_now();
+            continue;
+        };
+        assert!(store.read(entry.log_offset).unwrap().is_some(), "message {next} at {}", entry.log_offset);
+        next += 1;
+    }
+    writer.join().unwrap();
 }
 
 #[test]
