@@ -127,7 +127,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Found<T>> {
 fn refused(path: &Path, reason: &str) -> io::Error {
     let message = format!(
         "{} is damaged ({reason}), and no whole file stands beside it: restore it from a copy, or remove it and its \
-         .bak to start without them",
+         .bak to start without them (with consumerOffset.json also checkback/offset-journal)",
         path.display()
     );
     io::Error::new(ErrorKind::InvalidData, message)

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     /// Held pulls and pops that are to be tried again once there is room for their answers.
     woken: VecDeque<Woken>,
     heard: Instant,
+    /// When this turn's work began: what was heard may have waited for room.
+    turn: Instant,
     /// When the first bytes of a frame came that is not whole yet.
     half_since: Option<Instant>,
     /// What was read has whole frames that wait for room.
@@ -85,7 +87,7 @@ impl Session {
         connection: Connection,
         shutdown: CancellationToken,
     ) -> Self {
-        let metered = broker.config.metrics_enabled;
+        let (metered, now) = (broker.config.metrics_enabled, Instant::now());
         Self {
             broker,
             socket,
@@ -101,7 +103,8 @@ impl Session {
             tally: metered.then(Tally::default),
             away: Away::default(),
             woken: VecDeque::new(),
-            heard: Instant::now(),
+            heard: now,
+            turn: now,
             half_since: None,
             left: false,
         }
@@ -153,7 +156,7 @@ impl Session {
                 timer.as_mut().reset(since + frame_within);
             }
             if self.left && !stopping && self.may_read() {
-                if let Err(end) = self.work() {
+                if let Err(end) = self.work(Instant::now()) {
                     return self.broken(end);
                 }
                 continue;
@@ -223,14 +226,15 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         self.heard = Instant::now();
-        self.work()
+        self.work(self.heard)
     }
 
     /// Does what was read, as far as there is room for the answers.
-    fn work(&mut self) -> Result<(), End> {
+    fn work(&mut self, now: Instant) -> Result<(), End> {
+        self.turn = now;
         let taken = self.take_frames();
         let goes_on = matches!(taken, Ok(0));
-        self.half_since = self.half_since.filter(|_| goes_on).or(Some(self.heard)).filter(|_| !self.input.is_empty());
+        self.half_since = self.half_since.filter(|_| goes_on).or(Some(self.turn)).filter(|_| !self.input.is_empty());
         // Also when a malformed frame came behind them: what was read before it is done.
         self.append_sends();
         self.end_transactions();
@@ -282,7 +286,7 @@ impl Session {
                 Ok(prepared) => self.sends.push(prepared),
                 Err(refusal) => {
                     let call = Call { oneway: command.is_oneway(), ..Call::new(command.code, refusal.code) };
-                    count(&mut self.tally, Some(call), self.heard);
+                    count(&mut self.tally, Some(call), self.turn);
                     if call.oneway {
                         debug!(connection = ?self.connection, "{}", refusal.remark);
                     } else {
@@ -316,7 +320,7 @@ impl Session {
 
     /// Answers wait for the disk too long: a client does better with another broker, or later.
     fn refuse_if_behind(&self) -> Result<(), Refusal> {
-        let (behind, limit) = (self.waiting.longest(self.heard), self.broker.config.disk_busy_after);
+        let (behind, limit) = (self.waiting.longest(self.turn), self.broker.config.disk_busy_after);
         if behind > limit { Err(Refusal::disk_busy(behind, limit)) } else { Ok(()) }
     }
 
@@ -334,11 +338,11 @@ impl Session {
                 self.start_receipt_of_new_topic(receipt.into_command(), sent.waits_until);
             }
             let Some(at) = sent.waits_until else {
-                count(&mut self.tally, Some(sent.call), self.heard);
+                count(&mut self.tally, Some(sent.call), self.turn);
                 return sent.answer.iter().for_each(|answer| self.output.push(answer));
             };
             let answer = sent.answer.as_ref().map(|answer| answer as &dyn Encode);
-            self.waiting.push(at, self.heard, Some(sent.call), answer, sent.half);
+            self.waiting.push(at, self.turn, Some(sent.call), answer, sent.half);
         });
         self.sends = sends;
     }
@@ -354,7 +358,7 @@ impl Session {
                 None => Reply::Now(answer),
             })
         };
-        let origin = Origin { code: None, since: self.heard, long_polling: false };
+        let origin = Origin { code: None, since: self.turn, long_polling: false };
         self.start_later(Box::pin(later), receipt, origin);
     }
 
@@ -368,9 +372,9 @@ impl Session {
         verdicts.end(&broker, |Judged { answer, oneway, waits_until }| {
             let call = Call { oneway, ..Call::new(request::END_TRANSACTION, answer.code) };
             match waits_until.filter(|_| !oneway) {
-                Some(at) => self.waiting.push(at, self.heard, Some(call), Some(&answer), None),
+                Some(at) => self.waiting.push(at, self.turn, Some(call), Some(&answer), None),
                 None => {
-                    count(&mut self.tally, Some(call), self.heard);
+                    count(&mut self.tally, Some(call), self.turn);
                     if !oneway {
                         self.output.push(&answer);
                     }
@@ -381,7 +385,7 @@ impl Session {
     }
 
     fn origin(&self, request: &Command) -> Origin {
-        Origin { code: Some(request.code), since: self.heard, long_polling: false }
+        Origin { code: Some(request.code), since: self.turn, long_polling: false }
     }
 
     fn reply(&mut self, request: Command, origin: Origin, handled: Handled) {
@@ -401,7 +405,7 @@ impl Session {
         match reply {
             Reply::None | Reply::Blocking(_) | Reply::Later(_) => {}
             Reply::Durable { at, answer } if !oneway => {
-                self.waiting.push(at, self.heard, call(answer.code), Some(&answer), None);
+                self.waiting.push(at, self.turn, call(answer.code), Some(&answer), None);
             }
             Reply::Now(answer) | Reply::Durable { answer, .. } => {
                 count(&mut self.tally, call(answer.code), origin.since);
@@ -471,7 +475,7 @@ impl Session {
     fn answer_woken(&mut self, woken: Woken) {
         let (request, code, since, reply) = match woken {
             Woken::Pull(pull) => {
-                let since = pull.until.and_then(|until| until.checked_sub(pull.hold)).unwrap_or(self.heard);
+                let since = pull.until.and_then(|until| until.checked_sub(pull.hold)).unwrap_or(self.turn);
                 let request = pull.answer.clone();
                 let reply = handlers::pull::woken(&self.broker, &self.connection, *pull);
                 (request, request::PULL_MESSAGE, since, reply)
@@ -523,7 +527,7 @@ impl Drop for Session {
         self.broker.disconnected(&self.connection);
         let halves = self.waiting.take_halves();
         if !halves.is_empty() && self.broker.failed.get().is_none() {
-            // The producer is gone, its halves are not: they will be origin about.
+            // The producer is gone, its halves are not: they will be asked about.
             tokio::spawn(learn_when_durable(self.broker.clone(), halves));
         }
     }

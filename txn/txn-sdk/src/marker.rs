@@ -18,7 +18,7 @@ use crate::{
 /// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
 const CHECK_CONNECTIONS: u32 = 3;
 /// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
@@ -113,11 +113,21 @@ impl<D: Database> Markers<D> {
 
     /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
     pub async fn verdict(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Verdict {
-        // Dropping the work when time is up is harmless: the tombstone stands or it does not, and nothing was promised.
-        match tokio::time::timeout(CHECK_TIMEOUT + self.options.lock_timeout, self.decide(id, owner)).await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(error)) => {
+        let (markers, group, topic) = (self.clone(), owner.group.to_owned(), owner.topic.to_owned());
+        // A task, because work that is dropped within a BEGIN leaves a connection inside a transaction. When time is up
+        // it goes on alone: the tombstone stands or it does not, and nothing was promised.
+        let deciding = tokio::spawn(async move {
+            let owner = MarkerOwner { group: &group, topic: &topic };
+            markers.decide(id, owner).await
+        });
+        match tokio::time::timeout(CHECK_TIMEOUT + self.options.lock_timeout, deciding).await {
+            Ok(Ok(Ok(verdict))) => verdict,
+            Ok(Ok(Err(error))) => {
                 tracing::warn!(%id, %error, "checkback answered unknown: the database did not answer");
+                Verdict::Unknown
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%id, %error, "checkback answered unknown: it panicked");
                 Verdict::Unknown
             }
             Err(_) => {

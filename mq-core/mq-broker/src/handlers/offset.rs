@@ -77,7 +77,12 @@ pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> H
             let end = broker.store.queue_bounds(topic, *queue_id).max;
             broker.offsets.commit(group, topic, *queue_id, QueueOffset(offset), end);
         } else {
-            broker.reset_offset(group, topic, *queue_id, QueueOffset(offset));
+            let request = request.clone();
+            return Ok(Reply::Blocking(Box::new(move |broker| {
+                let UpdateConsumerOffset { consumer_group: group, topic, queue_id, .. } = &header;
+                broker.reset_offset(group, topic, *queue_id, QueueOffset(offset));
+                Reply::ok(&request)
+            })));
         }
     }
     Reply::ok(request)

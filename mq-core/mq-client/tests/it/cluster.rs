@@ -129,11 +129,12 @@ impl Cluster {
         self.own.expect("only of an own cluster")
     }
 
-    /// What the broker knew of its groups' progress, lost: as after a crash before it was saved.
+    /// What the broker knew of its groups' progress, lost.
     pub(crate) async fn restart_broker_without_offsets(self) -> Self {
-        let config = self.own.as_ref().expect("only of an own cluster").store.path().join("config");
+        let store = self.own.as_ref().expect("only of an own cluster").store.path().to_owned();
         let forget = async || {
-            for entry in std::fs::read_dir(config).expect("the configuration") {
+            std::fs::remove_file(store.join("checkback/offset-journal")).expect("removed");
+            for entry in std::fs::read_dir(store.join("config")).expect("the configuration") {
                 let path = entry.expect("a file").path();
                 if path.to_string_lossy().contains("consumerOffset") {
                     std::fs::remove_file(path).expect("removed");

@@ -19,7 +19,7 @@ const NOT_READ_FOR: Duration = Duration::from_secs(2);
 /// Far more than sockets and the broker's limits hold.
 const TOO_MUCH: usize = 1 << 30;
 /// For one peer: its unsent answers (4 MiB), what was read of it, and as much again for the allocator.
-const KIB_OF_A_PEER: u64 = 12 << 10;
+const KIB_OF_A_PEER: u64 = 24 << 10;
 const KIB_OF_THE_REST: u64 = 64 << 10;
 
 fn send(_: usize) -> Command {

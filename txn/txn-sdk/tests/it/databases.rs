@@ -118,26 +118,32 @@ impl TestDatabase for DatabaseConnection {
     }
 }
 
+/// Once a test binary: a server that does not start fails all its tests at once.
+type Shared = OnceLock<Result<DatabaseServer, String>>;
+
+fn shared(server: &'static Shared, kind: DatabaseKind, settings: &[(&str, &str)]) -> &'static DatabaseServer {
+    let started = server.get_or_init(|| DatabaseServer::start(kind, settings).map_err(|error| format!("{error:#}")));
+    started.as_ref().unwrap_or_else(|error| panic!("no server: {error}"))
+}
+
 fn server(kind: DatabaseKind) -> &'static DatabaseServer {
-    static POSTGRES: OnceLock<DatabaseServer> = OnceLock::new();
-    static MARIADB: OnceLock<DatabaseServer> = OnceLock::new();
+    static POSTGRES: Shared = OnceLock::new();
+    static MARIADB: Shared = OnceLock::new();
     let server = match kind {
         DatabaseKind::Postgres => &POSTGRES,
         DatabaseKind::MariaDb => &MARIADB,
     };
-    server.get_or_init(|| DatabaseServer::start(kind, &[]).unwrap())
+    shared(server, kind, &[])
 }
 
 /// Servers whose commits a power cut may take back.
 fn weak_server(kind: DatabaseKind) -> &'static DatabaseServer {
-    static POSTGRES: OnceLock<DatabaseServer> = OnceLock::new();
-    static MARIADB: OnceLock<DatabaseServer> = OnceLock::new();
+    static POSTGRES: Shared = OnceLock::new();
+    static MARIADB: Shared = OnceLock::new();
     match kind {
-        DatabaseKind::Postgres => POSTGRES.get_or_init(|| DatabaseServer::start(kind, &[("fsync", "off")]).unwrap()),
-        DatabaseKind::MariaDb => MARIADB.get_or_init(|| {
-            // Flushed at each commit, but recovery asks the binary log, and that is not.
-            DatabaseServer::start(kind, &[("log-bin", "binlog"), ("sync-binlog", "0")]).unwrap()
-        }),
+        DatabaseKind::Postgres => shared(&POSTGRES, kind, &[("fsync", "off")]),
+        // Flushed at each commit, but recovery asks the binary log, and that is not.
+        DatabaseKind::MariaDb => shared(&MARIADB, kind, &[("log-bin", "binlog"), ("sync-binlog", "0")]),
     }
 }
 

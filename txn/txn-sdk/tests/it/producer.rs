@@ -49,7 +49,7 @@ async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Durat
 
 /// Where the broker keeps silent.
 async fn impatient<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
-    producer_within(Duration::from_secs(2), broker, database, deadline).await
+    producer_within(Duration::from_secs(6), broker, database, deadline).await
 }
 
 async fn producer_within<D: TestDatabase>(
