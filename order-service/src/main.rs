@@ -16,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     process::start();
     let shutdown = process::shutdown_on_signals()?;
     match cli.process {
-        Process::Serve(args) => serve(args, shutdown).await,
+        Process::Serve(args) => Box::pin(serve(args, shutdown)).await,
         Process::Gateway(args) => gateway(args, shutdown).await,
         Process::RedPackets(args) => red_packets(args, shutdown).await,
     }

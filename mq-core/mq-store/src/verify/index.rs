@@ -8,7 +8,7 @@ use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::record::StoredMessage;
 use mq_protocol::record_view::{RecordView, TopicHash};
 
-use super::{Affected, Finding, Severity, VerifyReport, add_affected};
+use super::{Affected, Finding, MAX_FINDINGS, Severity, VerifyReport, add_affected};
 use crate::backend::Backend;
 use crate::checkpoint::LastRun;
 use crate::error::DiskError;
@@ -292,12 +292,23 @@ impl OneFile {
             add(bytes, format!("{what} (entries {} to {})", run.start, run.end - 1));
         }
         if with_slots {
+            let mut wrong = 0;
             self.file.each_slot(backend, |slot, newest| {
                 let expected = self.slots.newest_of(slot);
                 // Where no key belongs, nothing is found whatever stands there.
-                if expected != 0 && newest != expected {
-                    let at = HEADER_BYTES + 4 * u64::from(slot);
-                    add(at..at + 4, format!("slot {slot} names entry {newest}, its newest is {expected}"));
+                if expected == 0 || newest == expected {
+                    return;
+                }
+                wrong += 1;
+                let at = HEADER_BYTES + 4 * u64::from(slot);
+                match wrong {
+                    ..MAX_FINDINGS => {
+                        add(at..at + 4, format!("slot {slot} names entry {newest}, its newest is {expected}"))
+                    }
+                    MAX_FINDINGS => {
+                        add(at..at + 4, format!("slot {slot} and perhaps more behind it name other entries"))
+                    }
+                    _ => {}
                 }
             })?;
         }
