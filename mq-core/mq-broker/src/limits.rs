@@ -43,6 +43,8 @@ pub const MAX_HELD_PULLS: usize = 100_000;
 pub const MAX_HELD_PER_CONNECTION: usize = 16_384;
 /// The longest hold; clients give up on a pull after 30 s.
 pub const MAX_HOLD: Duration = Duration::from_secs(20);
+/// Of the 128 that tokio gives a task before others run: a session has eight turns.
+pub(crate) const BUDGET_OF_A_TURN: usize = 16;
 /// How long a client may take to answer a question of the broker's: as at Apache.
 pub const CLIENT_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the answer that a topic is there waits for the name servers; then it is as true as at Apache.

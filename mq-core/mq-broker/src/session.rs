@@ -16,6 +16,7 @@ use mq_protocol::command::Command;
 use mq_protocol::frame::{self, FrameError, MAX_FRAME_BYTES};
 use mq_protocol::ids::LogOffset;
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -148,6 +149,10 @@ impl Session {
             }
             if !self.woken.is_empty() && self.may_answer_woken() {
                 continue;
+            }
+            // A peer that always has more to say would keep its thread of the runtime from all others.
+            for _ in 0..limits::BUDGET_OF_A_TURN {
+                consume_budget().await;
             }
             if let Some(since) = self.half_since
                 && !stopping
