@@ -144,19 +144,14 @@ impl PopConsumer {
         let subscription = filter.subscription(topic, 0);
         let from_first = matches!(consume_from, ConsumeFrom::First);
         let header = PopMessage {
-            consumer_group: group.clone(),
-            topic: topic.into(),
-            queue_id: PopMessage::ANY_QUEUE,
             max_msg_nums: max.clamp(1, MAX_MESSAGES) as i32,
-            invisible_time: millis(*invisible),
             poll_time: millis(wait),
-            born_time: None,
             init_mode: if from_first { PopMessage::INIT_AT_FIRST } else { PopMessage::INIT_AT_LAST },
             exp_type: Some(subscription.expression_type.as_str().into()),
             exp: Some(subscription.sub_string.as_str().into()),
             order: Some(false),
-            attempt_id: None,
             bname: Some(broker.as_str().into()),
+            ..PopMessage::new(group.clone(), topic.into(), millis(*invisible))
         };
         let deadline = Instant::now() + wait + GRACE;
         let connection = client.0.connection_by(&address, deadline).await?;

@@ -110,6 +110,26 @@ impl PopMessage {
     pub const INIT_AT_LAST: i32 = 1;
     pub const ANY_QUEUE: i32 = -1;
 
+    /// Whatever tag, of all queues, from the first message on; it does not wait. `invisible_time` in milliseconds.
+    #[must_use]
+    pub fn new(consumer_group: ByteString, topic: ByteString, invisible_time: i64) -> Self {
+        Self {
+            consumer_group,
+            topic,
+            queue_id: Self::ANY_QUEUE,
+            max_msg_nums: 32,
+            invisible_time,
+            poll_time: 0,
+            born_time: None,
+            init_mode: Self::INIT_AT_FIRST,
+            exp_type: None,
+            exp: None,
+            order: None,
+            attempt_id: None,
+            bname: None,
+        }
+    }
+
     /// The queue that is asked for, if it is one.
     #[must_use]
     pub fn queue(queue_id: i32) -> Option<QueueId> {

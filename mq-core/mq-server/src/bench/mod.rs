@@ -29,9 +29,9 @@ use tokio::task::{JoinSet, LocalSet};
 
 pub(crate) use options::BenchOptions;
 use options::{
-    Extent, FloodOptions, LatencyOptions, PopOptions, PullOptions, Reporting, Scenario, SendOptions, TxnOptions,
+    Backlog, Extent, FloodOptions, LatencyOptions, PopOptions, PullOptions, Reporting, Scenario, SendOptions,
+    TxnOptions,
 };
-use popping::Popping;
 use producing::Work;
 use pulling::Reading;
 use report::{Quantiles, Report, ServerCost};
@@ -54,8 +54,8 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             Scenario::Send(options) => send(options).await?.finish(options.reporting.output),
             Scenario::Txn(options) => txn(options).await?.finish(options.reporting.output),
             Scenario::Flood(options) => flood(options).await?.finish(options.reporting.output),
-            Scenario::Pull(options) => pull(options).await?.finish(options.reporting.output),
-            Scenario::Pop(options) => pop(options).await?.finish(options.reporting.output),
+            Scenario::Pull(options) => pull(options).await?.finish(options.backlog.reporting.output),
+            Scenario::Pop(options) => pop(options).await?.finish(options.backlog.reporting.output),
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
             Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
             Scenario::Timers(options) => timers::timers(options).await?.finish(options.output),
@@ -105,39 +105,38 @@ async fn txn(options: &TxnOptions) -> Result<Report> {
 }
 
 async fn pull(options: &PullOptions) -> Result<Report> {
-    let to = options.target.resolve().await?;
-    let extent = Extent { seconds: options.seconds, count: options.count, warmup: 0.0 };
-    let run = Run::new("pull", &to, &extent, &options.reporting);
-    let reading = Reading { batch: options.batch, repeat: options.seconds.is_some() };
-    let mut workers = Workers::new();
-    for queue in 0..to.queues {
-        workers.spawn_local(pulling::read_queue(to.clone(), queue, reading, run.tally.clone()));
-    }
-    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
-    let measured = run.measure(&mut workers, seconds, || ()).await?;
-    run.tally.end();
-    come_home(&mut workers).await?;
-    ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
-    let load = format!("{} readers, one for each queue, {} messages a pull", to.queues, options.batch);
-    run.report(load, &measured, "pull", &run.tally.latency())
+    read_backlog("pull", "pull", &options.backlog, options.batch, pulling::read_queue).await
 }
 
 async fn pop(options: &PopOptions) -> Result<Report> {
-    let to = options.target.resolve().await?;
-    let extent = Extent { seconds: options.seconds, count: options.count, warmup: 0.0 };
-    let run = Run::new("pop", &to, &extent, &options.reporting);
-    let popping = Popping { batch: options.batch, repeat: options.seconds.is_some() };
+    read_backlog("pop", "pop to acknowledged", &options.backlog, options.batch, popping::pop_queue).await
+}
+
+async fn read_backlog<F>(
+    scenario: &'static str,
+    latency_of: &'static str,
+    backlog: &Backlog,
+    batch: i32,
+    read: impl Fn(Destination, u32, Reading, Rc<Tally>) -> F,
+) -> Result<Report>
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    let to = backlog.target.resolve().await?;
+    let extent = Extent { seconds: backlog.seconds, count: backlog.count, warmup: 0.0 };
+    let run = Run::new(scenario, &to, &extent, &backlog.reporting);
+    let reading = Reading { batch, repeat: backlog.seconds.is_some() };
     let mut workers = Workers::new();
     for queue in 0..to.queues {
-        workers.spawn_local(popping::pop_queue(to.clone(), queue, popping, run.tally.clone()));
+        workers.spawn_local(read(to.clone(), queue, reading, run.tally.clone()));
     }
-    let seconds = options.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+    let seconds = backlog.seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     let measured = run.measure(&mut workers, seconds, || ()).await?;
     run.tally.end();
     come_home(&mut workers).await?;
     ensure!(run.tally.done() > 0, "topic {} holds nothing; fill it with: mq bench send", to.topic);
-    let load = format!("{} readers, one for each queue, {} messages a pop", to.queues, options.batch);
-    run.report(load, &measured, "pop to acknowledged", &run.tally.latency())
+    let load = format!("{} readers, one for each queue, {batch} messages a {scenario}", to.queues);
+    run.report(load, &measured, latency_of, &run.tally.latency())
 }
 
 async fn measure_latency(options: &LatencyOptions) -> Result<Report> {

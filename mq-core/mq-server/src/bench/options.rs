@@ -168,14 +168,12 @@ pub(crate) struct TxnOptions {
     pub(crate) reporting: Reporting,
 }
 
+// A topic that is read, and how long. (A doc comment would stand in the help.)
 #[derive(Debug, Clone, Args)]
-pub(crate) struct PullOptions {
+pub(crate) struct Backlog {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Messages of one pull.
-    #[arg(long, default_value_t = 32)]
-    pub(crate) batch: i32,
-    /// Read the topic again and again for this long, instead of once.
+    /// Read the topic again and again for this long (pops as other groups), instead of once.
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
     /// Stop after this many messages.
@@ -186,20 +184,22 @@ pub(crate) struct PullOptions {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct PullOptions {
+    #[command(flatten)]
+    pub(crate) backlog: Backlog,
+    /// Messages of one pull.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) batch: i32,
+}
+
+// Each time that the topic is read again, it is as another group.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct PopOptions {
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) backlog: Backlog,
     /// Messages of one pop.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(i32).range(1..=32))]
     pub(crate) batch: i32,
-    /// Pop the topic again and again, as other groups, for this long, instead of once.
-    #[arg(long)]
-    pub(crate) seconds: Option<f64>,
-    /// Stop after this many messages.
-    #[arg(long)]
-    pub(crate) count: Option<u64>,
-    #[command(flatten)]
-    pub(crate) reporting: Reporting,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -13,19 +13,13 @@ use mq_protocol::pop::{QueueShare, read_shares};
 
 use super::connection::Connection;
 use super::frames::{Answer, BORN, Template, count_records};
+use super::pulling::Reading;
 use super::tally::Tally;
 use super::target::{Destination, request_of};
 use super::unix_ms;
 
 /// As long as Apache's clients ask for.
 const INVISIBLE_MS: i64 = 60_000;
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Popping {
-    pub(super) batch: i32,
-    /// Begin again, as another group, when nothing is left.
-    pub(super) repeat: bool,
-}
 
 /// What a pop gave out.
 struct Popped {
@@ -36,26 +30,21 @@ struct Popped {
     bytes: u64,
 }
 
-pub(super) async fn pop_queue(to: Destination, queue: u32, popping: Popping, tally: Rc<Tally>) -> Result<()> {
+/// To begin again, it is another group.
+pub(super) async fn pop_queue(to: Destination, queue: u32, reading: Reading, tally: Rc<Tally>) -> Result<()> {
     let mut connection = Connection::open(&to.address).await?;
     let run = unix_ms();
     let mut lap = 0;
     while !tally.is_over() {
         let group = format!("mq-bench-pop-{run:X}-{queue}-{lap}");
         let pop = PopMessage {
-            consumer_group: group.as_str().into(),
-            topic: to.topic.as_str().into(),
             queue_id: i32::try_from(queue)?,
-            max_msg_nums: popping.batch,
-            invisible_time: INVISIBLE_MS,
-            poll_time: 0,
+            max_msg_nums: reading.batch,
             born_time: Some(BORN),
-            init_mode: PopMessage::INIT_AT_FIRST,
             exp_type: Some("TAG".into()),
             exp: Some("*".into()),
             order: Some(false),
-            attempt_id: None,
-            bname: None,
+            ..PopMessage::new(group.as_str().into(), to.topic.as_str().into(), INVISIBLE_MS)
         };
         let pop = request_of(request::POP_MESSAGE, &pop);
         let joined = |answer: Answer<'_>| {
@@ -76,7 +65,7 @@ pub(super) async fn pop_queue(to: Destination, queue: u32, popping: Popping, tal
             ask(&mut connection, &acks, done).await?;
             tally.succeeded(began, popped.messages, popped.bytes);
         }
-        if !popping.repeat || !any {
+        if !reading.repeat || !any {
             break;
         }
         lap += 1;

@@ -14,7 +14,9 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::options::{Extent, LatencyOptions, PullOptions, Reporting, SendOptions, SuiteOptions, Target, TxnOptions};
+use super::options::{
+    Backlog, Extent, LatencyOptions, PullOptions, Reporting, SendOptions, SuiteOptions, Target, TxnOptions,
+};
 use super::report::Report;
 use crate::output::Output;
 
@@ -86,7 +88,8 @@ impl SuiteOptions {
 
     fn pull(&self, server: &Server) -> PullOptions {
         let (target, reporting) = (self.target(server, "bench-send"), self.reporting(server));
-        PullOptions { target, batch: 32, seconds: self.time(), count: self.count, reporting }
+        let backlog = Backlog { target, seconds: self.time(), count: self.count, reporting };
+        PullOptions { backlog, batch: 32 }
     }
 
     fn latency(&self, server: &Server) -> LatencyOptions {

@@ -35,22 +35,8 @@ fn pull(_: usize) -> Command {
 
 /// Of a group of its own, to which every message is new. Until it is on disk, its answer is a copy.
 fn pop(peer: usize) -> Command {
-    let header = PopMessage {
-        consumer_group: format!("poppers-{peer}").into(),
-        topic: TOPIC.into(),
-        queue_id: 0,
-        max_msg_nums: 32,
-        invisible_time: 3_600_000,
-        poll_time: 0,
-        born_time: None,
-        init_mode: PopMessage::INIT_AT_FIRST,
-        exp_type: None,
-        exp: None,
-        order: None,
-        attempt_id: None,
-        bname: None,
-    };
-    Command::request_with(request::POP_MESSAGE, &header)
+    let header = PopMessage::new(format!("poppers-{peer}").into(), TOPIC.into(), 3_600_000);
+    Command::request_with(request::POP_MESSAGE, &PopMessage { queue_id: 0, ..header })
 }
 
 /// Asks until nobody listens.

@@ -95,21 +95,7 @@ impl Popped {
 
 /// A pop of all queues that waits for nothing.
 pub(crate) fn pop(group: &str, topic: &str) -> PopMessage {
-    PopMessage {
-        consumer_group: group.into(),
-        topic: topic.into(),
-        queue_id: PopMessage::ANY_QUEUE,
-        max_msg_nums: 32,
-        invisible_time: INVISIBLE.as_millis() as i64,
-        poll_time: 0,
-        born_time: None,
-        init_mode: PopMessage::INIT_AT_FIRST,
-        exp_type: None,
-        exp: None,
-        order: None,
-        attempt_id: None,
-        bname: None,
-    }
+    PopMessage::new(group.into(), topic.into(), INVISIBLE.as_millis() as i64)
 }
 
 pub(crate) fn waiting(pop: PopMessage) -> PopMessage {

@@ -38,21 +38,8 @@ pub(super) fn create_group(broker: SocketAddr) {
 }
 
 fn pop(broker: SocketAddr) -> Vec<Popped> {
-    let header = PopMessage {
-        consumer_group: GROUP.into(),
-        topic: TOPIC.into(),
-        queue_id: PopMessage::ANY_QUEUE,
-        max_msg_nums: 32,
-        invisible_time: INVISIBLE.as_millis() as i64,
-        poll_time: 0,
-        born_time: None,
-        init_mode: PopMessage::INIT_AT_FIRST,
-        exp_type: None,
-        exp: None,
-        order: Some(false),
-        attempt_id: None,
-        bname: None,
-    };
+    let header = PopMessage::new(GROUP.into(), TOPIC.into(), INVISIBLE.as_millis() as i64);
+    let header = PopMessage { order: Some(false), ..header };
     let answer = ask(broker, Command::request_with(request::POP_MESSAGE, &header));
     let PopMessageResponse { pop_time, invisible_time, revive_qid, start_offset_info, msg_offset_info, .. } =
         match answer.code {
