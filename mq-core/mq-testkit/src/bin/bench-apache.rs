@@ -76,20 +76,35 @@ fn main() -> Result<()> {
     remove_leftovers(&options.dir)?;
     check_space(&options)?;
     let began = Instant::now();
-    let mut columns = BTreeMap::new();
+    let mut columns: BTreeMap<_, Figures> = BTreeMap::new();
+    let mut failures = Vec::new();
+    // What fails leaves its own rows empty: the runs before it took half an hour.
+    let mut note = |what: &str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            eprintln!("{what} failed: {error:#}");
+            failures.push(format!("{what}: {error:#}"));
+        }
+    };
     for flush in ["ASYNC_FLUSH", "SYNC_FLUSH"] {
         if !options.ours_only {
             let who = format!("Apache, {flush}");
-            columns.insert((flush, "apache"), measure(&options, &who, &mut Apache::new(&options, flush)?)?);
+            let figures = columns.entry((flush, "apache")).or_default();
+            note(&who, measure(&options, &who, &mut Apache::new(&options, flush)?, figures));
         }
         let who = format!("ours, {flush}");
-        columns.insert((flush, "ours"), measure(&options, &who, &mut Ours::new(&options, flush)?)?);
+        let figures = columns.entry((flush, "ours")).or_default();
+        note(&who, measure(&options, &who, &mut Ours::new(&options, flush)?, figures));
     }
-    let more = measure_ours(&options)?;
+    let mut more = Figures::new();
+    note("growth and overload", measure_growth(&options, &mut more));
+    note("idle connections", measure_idle(&options, &mut more));
+    note("start after a clean stop", measure_start(&options, "clean start", options.clean_gib, &mut more));
+    note("start after kill -9", measure_start(&options, "unclean start", options.unclean_gib, &mut more));
     eprintln!("done in {:.0} minutes", began.elapsed().as_secs_f64() / 60.0);
     let text = table(&columns, &more, &options);
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
+    ensure!(failures.is_empty(), "no page is written, for these failed:\n{}", failures.join("\n"));
     if let Some(page) = &options.page {
         let old = std::fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
         let (before, rest) = old.split_once(BEGIN).with_context(|| format!("{} lacks {BEGIN}", page.display()))?;
@@ -206,8 +221,7 @@ fn check_space(options: &Options) -> Result<()> {
 }
 
 /// Starts it and runs every scenario, turn by turn.
-fn measure(options: &Options, who: &str, subject: &mut impl Subject) -> Result<Figures> {
-    let mut figures = Figures::new();
+fn measure(options: &Options, who: &str, subject: &mut impl Subject, figures: &mut Figures) -> Result<()> {
     eprintln!("{who}: start and warm-up");
     figures.insert("start".into(), vec![time_to_first_answer(subject)?]);
     let pid = subject.process_id()?;
@@ -235,13 +249,11 @@ fn measure(options: &Options, who: &str, subject: &mut impl Subject) -> Result<F
             most[0] = most[0].max(anonymous_mib(pid)?);
         }
     }
-    subject.stop()?;
-    Ok(figures)
+    subject.stop()
 }
 
-/// What only ours is asked: growth, idle connections, starts.
-fn measure_ours(options: &Options) -> Result<Figures> {
-    let mut figures = Figures::new();
+/// What more topics, more connections and more load than it can take do to ours.
+fn measure_growth(options: &Options, figures: &mut Figures) -> Result<()> {
     let mut ours = Ours::new(options, "ASYNC_FLUSH")?;
     ours.start()?;
     let seconds = options.seconds.to_string();
@@ -268,26 +280,31 @@ fn measure_ours(options: &Options) -> Result<Figures> {
         let report = drive(&ours, &["flood", "--topic", "growth", "--rate", &rate], &["--seconds", &seconds])?;
         figures.entry("flood, rate".into()).or_default().push(number(&report, "/messages_per_second")?);
     }
+    ours.stop()
+}
+
+fn measure_idle(options: &Options, figures: &mut Figures) -> Result<()> {
     eprintln!("idle connections");
+    let mut ours = Ours::new(options, "ASYNC_FLUSH")?;
+    ours.start()?;
     let idle = drive(&ours, &["idle"], &["--connections", "15000"])?;
     figures.insert("idle".into(), vec![number(&idle, "/kib_each")?]);
-    ours.stop()?;
-    for (name, clean, gib) in [("clean start", true, options.clean_gib), ("unclean start", false, options.unclean_gib)]
-    {
-        eprintln!("{name} with {gib} GiB");
-        let mut ours = Ours::new(options, "ASYNC_FLUSH")?;
-        ours.start()?;
-        let messages = ((gib << 30) / RECORD_BYTES).to_string();
-        drive(&ours, &["send", "--topic", "fill", "--batch", "64"], &["--count", &messages, "--warmup", "0"])?;
-        if clean {
-            ours.stop()?
-        } else {
-            ours.process.kill()?
-        }
-        figures.insert(name.into(), vec![time_to_first_answer(&mut ours)?]);
-        ours.stop()?;
+    ours.stop()
+}
+
+/// Fills a log, ends the broker as the name says, and times the next start.
+fn measure_start(options: &Options, name: &str, gib: u64, figures: &mut Figures) -> Result<()> {
+    eprintln!("{name} with {gib} GiB");
+    let mut ours = Ours::new(options, "ASYNC_FLUSH")?;
+    ours.start()?;
+    let messages = ((gib << 30) / RECORD_BYTES).to_string();
+    drive(&ours, &["send", "--topic", "fill", "--batch", "64"], &["--count", &messages, "--warmup", "0"])?;
+    match name {
+        "clean start" => ours.stop()?,
+        _ => ours.process.kill()?,
     }
-    Ok(figures)
+    figures.insert(name.into(), vec![time_to_first_answer(&mut ours)?]);
+    ours.stop()
 }
 
 /// With the load of a closed loop, where there is one.
@@ -405,7 +422,8 @@ fn table(columns: &BTreeMap<(&str, &str), Figures>, more: &Figures, options: &Op
     let figure = |flush, who, name: &str| {
         columns.get(&(flush, who)).and_then(|figures| figures.get(name)).map_or(f64::NAN, |values| median(values))
     };
-    let sync_at = |part: f64| syncs[((syncs.len() - 1) as f64 * part) as usize];
+    let sync_at =
+        |part: f64| syncs.get((syncs.len().saturating_sub(1) as f64 * part) as usize).copied().unwrap_or(f64::NAN);
     let mut rows = Vec::new();
     let mut row = |name: String, flush, figure_name: &str, decimals, goal| {
         let (apache, ours) = (figure(flush, "apache", figure_name), figure(flush, "ours", figure_name));
