@@ -20,6 +20,7 @@ use crate::ends::Ends;
 use crate::engine::{Action, End, Engine, Input};
 use crate::half::{self, QUEUE};
 use crate::plan::{self, Plan};
+use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
 use crate::recovery::{Rebuilt, half_at, place_of};
 use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey};
@@ -173,7 +174,9 @@ impl Inner {
             Some(at) if at != request.log_offset => Ok(Err(Refusal::WrongLogOffset)),
             Some(at) => Ok(match self.store.read(at)? {
                 None => Err(Refusal::NoSuchHalf),
-                Some(half) if !is_durable(&self.store, &half) => Err(Refusal::NotDurable),
+                Some(half) if !is_durable(&self.store, &half) && !planted(Bug::EndUndurable) => {
+                    Err(Refusal::NotDurable)
+                }
                 Some(half) => Ok(half),
             }),
         }
@@ -212,7 +215,7 @@ impl Inner {
         let group = record.message.property(name::PRODUCER_GROUP);
         let transaction = record.message.property(name::UNIQ_KEY);
         tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
-        let first = Some(half::parked_copy(&record, checks));
+        let first = Some(half::parked_copy(&record, checks)).filter(|_| !planted(Bug::ParkWithoutCopy));
         Some(Plan { first, ends, outcome: Outcome::Parked, topic: None })
     }
 
@@ -223,9 +226,10 @@ impl Inner {
         }
         let request = half::check_request(&record, ask.attempt, &self.options.broker_name)?;
         let property = |name| record.message.property(name).unwrap_or_default().into();
+        let group = if planted(Bug::OtherGroup) { name::REAL_TOPIC } else { name::PRODUCER_GROUP };
         Some(Check {
             half: ask.half,
-            producer_group: property(name::PRODUCER_GROUP),
+            producer_group: property(group),
             topic: property(name::REAL_TOPIC),
             prefer_client: ask.client,
             attempt: ask.attempt,
@@ -263,7 +267,11 @@ impl Inner {
             return Ok(state.written_to);
         }
         let groups = plan::groups(plans, now, self.options.store_host);
-        let appended = self.store.append(&groups)?;
+        let appended = self.store.append(&groups);
+        if appended.is_err() && planted(Bug::ToldUnwritten) {
+            plans.iter().for_each(|plan| state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome))));
+        }
+        let appended = appended?;
         for (appended, group) in appended.iter().zip(&groups) {
             let (_, op) = appended.records.last().expect("every group ends with its OP record");
             state.ops.note(*op, &group.ends);
@@ -275,7 +283,7 @@ impl Inner {
             }
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
-        Ok(state.written_to)
+        Ok(if planted(Bug::AcknowledgeEarly) { LogOffset::ZERO } else { state.written_to })
     }
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
@@ -286,6 +294,7 @@ impl Inner {
             (covered, blocks, state.written_to)
         };
         // The blocks hold verdicts up to there: the file must not know more than the log.
+        let end = if planted(Bug::FileAhead) { LogOffset::ZERO } else { end };
         let durable = self.store.wait_durable(end, self.options.checkpoint_patience).map_err(CheckpointError::from);
         let saved = durable.and_then(|()| Ok(file.save(&covered, &blocks)?));
         if saved.is_err() {

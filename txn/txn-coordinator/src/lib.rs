@@ -11,6 +11,10 @@ pub mod engine;
 mod half;
 mod op;
 mod plan;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod progress;
 mod recovery;
 mod types;

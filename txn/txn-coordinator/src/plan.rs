@@ -10,6 +10,7 @@ use mq_protocol::ids::UnixMillis;
 use mq_protocol::record::Message;
 
 use crate::op::op_record;
+use crate::planted::{Bug, planted};
 use crate::types::{HalfOffset, Outcome};
 
 /// Halves that one OP record ends, but for those of one transaction: its body stays below the 4 KiB of Apache's.
@@ -52,11 +53,13 @@ pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<G
         }
         bytes += more;
         let group = groups.last_mut().expect("pushed above if there was none");
-        group.messages.extend(plan.first.clone());
+        group.messages.extend(plan.first.clone().filter(|_| !planted(Bug::DropMessage)));
         group.ends.extend(&plan.ends);
     }
     for group in &mut groups {
-        group.messages.push(op_record(&group.ends, now, host));
+        if group.messages.is_empty() || !planted(Bug::DropOpRecord) {
+            group.messages.push(op_record(&group.ends, now, host));
+        }
     }
     groups
 }

@@ -14,6 +14,7 @@ use crate::engine::{Engine, Input, Rules};
 use crate::half::{QUEUE, read_half, transaction_in};
 
 use crate::op::ended_by;
+use crate::planted::{Bug, planted};
 use crate::progress::OpRecords;
 use crate::types::{HalfOffset, Outcome};
 use crate::verdict_file::Covered;
@@ -126,6 +127,7 @@ impl Rebuilt {
         } else if message.topic == topic::CHECK_MAX_TIME {
             let half = transaction_in(message).and_then(|of| self.engine.halves_of(&of).first().copied());
             half.into_iter().for_each(|half| self.tell(Input::Decided(half, Outcome::Parked), now));
+        } else if planted(Bug::TornForgotten) {
         } else if sys_flag::transaction_bits(message.sys_flag) == sys_flag::TRANSACTION_COMMIT {
             let half = transaction_in(message).and_then(|of| {
                 let lies_there = |half: &&HalfOffset| {

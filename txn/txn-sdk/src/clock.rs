@@ -5,6 +5,10 @@ use std::time::SystemTime;
 use mq_protocol::ids::UnixMillis;
 
 pub(crate) fn now() -> UnixMillis {
+    #[cfg(feature = "simulation")]
+    if let Some(now) = crate::simulation::time() {
+        return now;
+    }
     let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

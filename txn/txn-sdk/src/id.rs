@@ -17,7 +17,18 @@ impl TransactionId {
     /// A fresh id, born now.
     #[must_use]
     pub fn fresh() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(id) = crate::simulation::next_id() {
+            return id;
+        }
         Self(Uuid::now_v7())
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn numbered(born: UnixMillis, number: u64) -> Self {
+        let mut tail = [0; 10];
+        tail[2..].copy_from_slice(&number.to_be_bytes());
+        Self(Builder::from_unix_timestamp_millis(u64::try_from(born.0).unwrap_or(0), &tail).into_uuid())
     }
 
     /// A fresh id with a given time of birth (an import, a test).

@@ -61,8 +61,11 @@ pub mod failpoints;
 mod housekeeping;
 mod id;
 mod marker;
+mod planted;
 mod producer;
 mod schema;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 pub use consumer::{
     ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, HandlerError, Handlers, Inbox, InboxError,

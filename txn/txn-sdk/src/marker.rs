@@ -12,6 +12,7 @@ use crate::{
     decision::{self, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
+    planted::{Bug, planted},
     schema,
 };
 
@@ -93,7 +94,7 @@ impl<D: Database> Markers<D> {
 
     /// The first statement of a transaction.
     pub async fn mark(tx: &mut D::Tx, id: TransactionId, owner: MarkerOwner<'_>) -> Result<(), MarkError> {
-        if insert_row::<D>(tx, &id, owner, Row::COMMITTED).await? {
+        if insert_row::<D>(tx, &id, owner, Row::COMMITTED).await? || planted(Bug::TombstoneIgnored) {
             return Ok(());
         }
         schema::require_durable::<D>(tx).await?;
@@ -105,6 +106,7 @@ impl<D: Database> Markers<D> {
     /// back at the COMMIT, and call it a success.
     pub async fn seal(tx: &mut D::Tx, id: TransactionId) -> Result<Seal, DatabaseError> {
         Ok(match look::<D>(tx, id).await? {
+            _ if planted(Bug::SealSkipped) => Seal::Sealed,
             (_, horizon) if id.born() < horizon => Seal::Fenced,
             (Some(_), _) => Seal::Sealed,
             (None, _) => Seal::Ended,
@@ -122,6 +124,7 @@ impl<D: Database> Markers<D> {
         });
         match tokio::time::timeout(CHECK_TIMEOUT + self.options.lock_timeout, deciding).await {
             Ok(Ok(Ok(verdict))) => verdict,
+            Ok(Ok(Err(_))) if planted(Bug::ErrorIsRollback) => Verdict::Rollback,
             Ok(Ok(Err(error))) => {
                 tracing::warn!(%id, %error, "checkback answered unknown: the database did not answer");
                 Verdict::Unknown
@@ -142,6 +145,7 @@ impl<D: Database> Markers<D> {
         let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),
+            Step::Fence if planted(Bug::SkipFence) => Ok(Verdict::Rollback),
             Step::Fence if self.fence(id, owner).await? => Ok(Verdict::Rollback),
             Step::Fence => Ok(decision::second_look(self.look(id).await?.0)),
         }

@@ -15,6 +15,7 @@ use crate::{
     counters::{Counters, Sample},
     database::{CommitError, Database, DatabaseError},
     failpoints::reach,
+    planted::{Bug, planted},
 };
 pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic};
 pub use inbox::{Inbox, InboxError, Key};
@@ -169,6 +170,10 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
             Inbox::<D>::leave(tx).await?;
             return Ok(false);
         };
+        if planted(Bug::InboxRowOutside) {
+            let _ = D::commit(tx).await;
+            tx = self.inbox.database().begin().await?;
+        }
         reach("inbox-after-row");
         self.handlers.handle(&mut tx, message).await?;
         if !Inbox::<D>::is_sealed(&mut tx, &admitted).await? {
@@ -179,6 +184,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
                 reach("inbox-before-ack");
                 Ok(true)
             }
+            Err(_) if planted(Bug::AckBeforeEffect) => Ok(true),
             // If it did commit, the redelivery meets its row.
             Err(CommitError::Refused(error) | CommitError::Unknown(error)) => Err(DeliveryError::Commit(error)),
         }

@@ -15,6 +15,8 @@ use ::sqlx::{Connection, Pool};
 use sqlx_core::transaction::TransactionManager;
 
 pub(crate) use self::dialect::Dialect;
+#[cfg(feature = "simulation")]
+pub(crate) use self::postgres::POSTGRES;
 pub(crate) use self::side::{Side, commit};
 
 /// A database that the SDK can keep its marker and inbox rows in: `sqlx::{SqlitePool, MySqlPool, PgPool}`, or
@@ -127,7 +129,7 @@ fn own_pool<DB: ::sqlx::Database>(
         .connect_lazy_with(connect)
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
     impl Sealed for ::sqlx::SqlitePool {}
     impl Sealed for ::sqlx::MySqlPool {}

@@ -21,7 +21,7 @@ macro_rules! durable {
     };
 }
 
-pub(super) static POSTGRES: Dialect = Dialect {
+pub(crate) static POSTGRES: Dialect = Dialect {
     begin: |begin| match begin {
         Begin::Work => "BEGIN",
         Begin::Look | Begin::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",

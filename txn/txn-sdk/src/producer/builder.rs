@@ -10,6 +10,7 @@ use super::{
     TxnProducer, Verdicts,
     half::Link,
     own::{Asked, Own},
+    wire::wire,
 };
 use crate::{
     counters::Counters,
@@ -122,7 +123,7 @@ impl<S> TxnProducerBuilder<S> {
             .await
             .map_err(Box::new)?;
         Ok(Arc::new(Link {
-            producer,
+            producer: wire(producer),
             topics: self.topics.into_iter().collect(),
             counters,
             running: TaskTracker::new(),
@@ -177,6 +178,27 @@ impl TxnProducerBuilder<Own> {
         let verdicts = self.source.clone();
         let link = self.link(&verdicts).await?;
         Ok(TxnProducer { link, verdicts })
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl<D: Database> TxnProducer<D> {
+    /// Without a network and without housekeeping.
+    pub(crate) async fn on_wire(
+        producer: super::wire::Producer,
+        topics: impl Iterator<Item = String>,
+        database: D,
+        options: MarkerOptions,
+    ) -> Result<Self, DatabaseError> {
+        let verdicts = Markers::open(database, options).await?;
+        let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
+        let link = Link { producer, topics: topics.collect(), counters, running, stopped };
+        Ok(Self { link: Arc::new(link), verdicts })
+    }
+
+    /// As a client's checker does.
+    pub(crate) async fn answer(&self, half: CheckedHalf) -> Verdict {
+        answer(self.verdicts.clone(), self.link.counters.clone(), half).await
     }
 }
 

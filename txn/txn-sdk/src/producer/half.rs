@@ -2,14 +2,17 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use mq_client::{HalfReceipt, Message, Producer, Verdict};
+use mq_client::{HalfReceipt, Message, Verdict};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tracing::Instrument;
 
-use super::outcome::{Outcome, Sent, TxnError};
+use super::{
+    outcome::{Outcome, Sent, TxnError},
+    wire::Producer,
+};
 use crate::{
     counters::Counters,
     failpoints::reach,

@@ -5,6 +5,7 @@ mod half;
 mod outcome;
 mod own;
 mod transaction;
+mod wire;
 
 use std::{future::Future, sync::Arc};
 

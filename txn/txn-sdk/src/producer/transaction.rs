@@ -13,6 +13,7 @@ use crate::{
     failpoints::reach,
     id::TransactionId,
     marker::{MarkError, MarkerOwner, Markers, Seal},
+    planted::{Bug, planted},
 };
 
 /// An open transaction whose message is published if and only if it commits. Dropped, it is rolled back and its half
@@ -118,6 +119,9 @@ impl<D: Database> Transaction<D> {
 async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Result<Sent, TxnError> {
     reach("txn-after-rows");
     half.leave();
+    if planted(Bug::EndBeforeCommit) {
+        half.end(Verdict::Commit).await;
+    }
     let committed = match Markers::<D>::seal(&mut tx, half.id()).await {
         Ok(Seal::Sealed) => D::commit(tx).await,
         // No commit was asked for, so there will be none.
@@ -135,6 +139,10 @@ async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Resul
         }
     };
     match committed {
+        Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => {
+            half.end(Verdict::Rollback).await;
+            Err(TxnError::CommitRefused(error))
+        }
         Ok(()) => {
             reach("txn-between-commit-and-end");
             half.end(Verdict::Commit).await;
