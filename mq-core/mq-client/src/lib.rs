@@ -23,7 +23,7 @@ mod route;
 mod trace;
 mod unique_key;
 
-pub use admin::{Admin, GroupProgress, Master, QueueProgress, QueueReset, ResetTo, TopicSettings};
+pub use admin::{Admin, GroupProgress, Leftovers, Master, QueueProgress, QueueReset, ResetTo, TopicSettings};
 pub use client::{Client, ClientOptions};
 pub use consumer::{
     Action, Allocation, ConsumeFrom, Filter, FlowLimits, MessageHandler, PopConsumer, PopConsumerBuilder,

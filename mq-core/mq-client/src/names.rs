@@ -107,10 +107,16 @@ impl NameServers {
 
     /// Tells every name server the same: they do not know of each other.
     pub(crate) async fn tell_all(&self, command: &Command) -> Result<(), CallError> {
+        self.ask_all(command).await.map(drop)
+    }
+
+    /// The answer of each.
+    pub(crate) async fn ask_all(&self, command: &Command) -> Result<Vec<(ByteString, Command)>, CallError> {
+        let mut answers = Vec::new();
         for address in &self.addresses {
-            self.ask(address, command.clone()).await?;
+            answers.push((address.clone(), self.ask(address, command.clone()).await?));
         }
-        Ok(())
+        Ok(answers)
     }
 
     fn rests(&self, at: usize) -> bool {

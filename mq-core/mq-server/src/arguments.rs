@@ -98,3 +98,64 @@ pub(crate) struct Exposure {
     #[arg(long)]
     pub(crate) insecure: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/ADMIN.md");
+    /// What `mqadmin` 5.3 offers for topics, groups, offsets, messages, brokers, clusters, clients and name servers.
+    const MQADMIN: &str = "updateTopic deleteTopic updateTopicList updateTopicPerm topicList topicRoute topicStatus \
+        topicClusterList updateOrderConf allocateMQ updateSubGroup updateSubGroupList deleteSubGroup setConsumeMode \
+        getConsumerConfig consumerProgress consumerStatus startMonitoring resetOffsetByTime skipAccumulatedMessage \
+        cloneGroupOffset sendMessage consumeMessage printMsg printMsgByQueue queryMsgById queryMsgByKey \
+        queryMsgByUniqueKey queryMsgByOffset queryMsgTraceById checkMsgSendRT sendMsgStatus brokerStatus \
+        brokerConsumeStats getBrokerConfig updateBrokerConfig cleanExpiredCQ deleteExpiredCommitLog cleanUnusedTopic \
+        resetMasterFlushOffset queryCq statsAll clusterList clusterRT producer producerConnection consumerConnection \
+        getNamesrvConfig updateNamesrvConfig updateKvConfig deleteKvConfig wipeWritePerm addWritePerm";
+
+    /// What is wrong with `mq admin …`, as the page writes it.
+    fn fault(line: &str) -> Option<String> {
+        let mut command = Arguments::command();
+        command.build();
+        for word in line.split(' ').skip(1) {
+            if let Some(flag) = word.strip_prefix("--") {
+                let known = command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+                if !known {
+                    return Some(format!("{line}: no flag --{flag}"));
+                }
+            } else {
+                match command.find_subcommand(word) {
+                    Some(found) => command = found.clone(),
+                    None => return Some(format!("{line}: no command {word}")),
+                }
+            }
+        }
+        command.has_subcommands().then(|| format!("{line}: a verb is missing"))
+    }
+
+    #[test]
+    fn the_page_names_a_command_of_ours_for_each_of_mqadmin() {
+        let mut named = BTreeMap::new();
+        for line in PAGE.lines() {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let [_, theirs, ours, _, _] = cells[..] else { continue };
+            if let Some(ours) = ours.strip_prefix('`').and_then(|ours| ours.strip_suffix('`')) {
+                assert_eq!(fault(ours), None);
+            }
+            named.insert(theirs, ours);
+        }
+        let missing: Vec<&str> = MQADMIN.split_whitespace().filter(|theirs| !named.contains_key(theirs)).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+        assert_eq!(fault("mq admin topic frobnicate"), Some("mq admin topic frobnicate: no command frobnicate".into()));
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

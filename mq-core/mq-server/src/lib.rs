@@ -31,7 +31,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn block_on(part: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(part: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(part)

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    BrokerConsumeStats, ConsumeStats, ConsumerConnections, MessageQueue, ProducerConnections, SubscriptionGroup,
-    SubscriptionGroupTable,
+    BrokerConsumeStats, ConsumeStats, ConsumerConnections, MessageQueue, MessageRequestMode, ProducerConnections,
+    ProducerTable, RunningInfo, SubscriptionGroup, SubscriptionGroupTable, SubscriptionGroups,
 };
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
-use mq_protocol::header::{self, ConsumerConnectionList, DeleteSubscriptionGroup, ProducerConnectionList, ResetOffset};
+use mq_protocol::header::{
+    self, CloneGroupOffset, ConsumerConnectionList, ConsumerRunningInfo, DeleteSubscriptionGroup, GroupName,
+    ProducerConnectionList, ResetOffset,
+};
 use mq_protocol::ids::{QueueOffset, UnixMillis};
 
 use super::{Admin, Master};
@@ -66,6 +69,25 @@ impl Admin {
         self.tell_all(&command.with_body(mq_protocol::body::to_json(settings))).await
     }
 
+    /// The same for several groups: on each broker all of them, or none.
+    pub async fn put_groups(&self, groups: Vec<SubscriptionGroup>) -> Result<(), ClientError> {
+        let list = SubscriptionGroups { group_config_list: groups };
+        let command = Command::request(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST);
+        self.tell_all(&command.with_body(mq_protocol::body::to_json(&list))).await
+    }
+
+    /// What each broker has set for a group.
+    pub async fn group(&self, group: &str) -> Result<Vec<(Master, SubscriptionGroup)>, ClientError> {
+        let command = Command::request_with(request::GET_SUBSCRIPTIONGROUP_CONFIG, &GroupName { group: group.into() });
+        self.read_all(&command, &[response::SUBSCRIPTION_GROUP_NOT_EXIST]).await
+    }
+
+    /// Whether a group that leaves it to the brokers pulls or pops a topic.
+    pub async fn set_request_mode(&self, mode: &MessageRequestMode) -> Result<(), ClientError> {
+        let command = Command::request(request::SET_MESSAGE_REQUEST_MODE);
+        self.tell_all(&command.with_body(mq_protocol::body::to_json(mode))).await
+    }
+
     /// Deletes the group on every broker, with what it committed.
     pub async fn delete_group(&self, group: &str) -> Result<(), ClientError> {
         let header = DeleteSubscriptionGroup { group_name: group.into(), clean_offset: Some(true) };
@@ -111,6 +133,29 @@ impl Admin {
         let command = Command::request_with(request::GET_PRODUCER_CONNECTION_LIST, &header);
         let answers = self.read_all(&command, &[response::SYSTEM_ERROR]).await?;
         Ok(answers.into_iter().map(|(master, connections)| (master.name, connections)).collect())
+    }
+
+    /// What one connected consumer does, by its own account.
+    pub async fn running_info(&self, broker: &Master, group: &str, client: &str) -> Result<RunningInfo, ClientError> {
+        let header =
+            ConsumerRunningInfo { consumer_group: group.into(), client_id: client.into(), jstack_enable: Some(false) };
+        self.read(broker, Command::request_with(request::GET_CONSUMER_RUNNING_INFO, &header)).await
+    }
+
+    /// Every producer that is connected to a broker now, by group.
+    pub async fn all_producers(&self, broker: &Master) -> Result<ProducerTable, ClientError> {
+        self.read(broker, Command::request(request::GET_ALL_PRODUCER_INFO)).await
+    }
+
+    /// Puts a group where another one is, in one topic or in all that the other one consumes.
+    pub async fn clone_offsets(&self, from: &str, to: &str, topic: Option<&str>) -> Result<(), ClientError> {
+        let header = CloneGroupOffset {
+            src_group: from.into(),
+            dest_group: to.into(),
+            topic: topic.map(Into::into),
+            offline: Some(true),
+        };
+        self.tell_all(&Command::request_with(request::CLONE_GROUP_OFFSET, &header)).await
     }
 
     /// Where a reset to this time would put a group, queue by queue. Changes nothing.

@@ -7,6 +7,8 @@ mod brokers;
 mod groups;
 mod kv;
 mod messages;
+mod name_servers;
+mod statistics;
 mod topics;
 
 use mq_protocol::ByteString;
@@ -20,6 +22,7 @@ use crate::error::ClientError;
 use crate::names;
 use crate::remoting::json_body;
 
+pub use brokers::Leftovers;
 pub use groups::{GroupProgress, QueueProgress, QueueReset, ResetTo};
 pub use topics::TopicSettings;
 
@@ -39,6 +42,12 @@ impl Admin {
     /// Must be called inside a tokio runtime. Connects to nobody yet.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
         Client::new(options).map(Self)
+    }
+
+    /// The client behind it, for a producer or consumer that shares its connections.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.0
     }
 
     /// The masters of all clusters, by name.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{TopicList, TopicRoute, TopicStats, perm};
+use mq_protocol::body::{TopicConfig, TopicConfigs, TopicList, TopicRoute, TopicStats, perm, to_json};
 use mq_protocol::codes::request;
 use mq_protocol::command::Command;
-use mq_protocol::header::{CreateTopic, DeleteTopicInNamesrv, TopicName};
+use mq_protocol::header::{CreateTopic, DeleteTopicInNamesrv, GetTopicConfig, TopicName};
 use mq_protocol::topic;
 
 use super::{Admin, NO_TOPIC, from_json};
@@ -33,6 +33,22 @@ impl TopicSettings {
     #[must_use]
     pub fn with_queues(queues: u32) -> Self {
         Self { read_queues: queues, write_queues: queues, perm: perm::READ_WRITE, order: false, attributes: None }
+    }
+
+    fn command(self, name: &str) -> Command {
+        let header = CreateTopic {
+            topic: name.into(),
+            default_topic: Some(ByteString::from_static(topic::AUTO_CREATE)),
+            read_queue_nums: self.read_queues as i32,
+            write_queue_nums: self.write_queues as i32,
+            perm: self.perm as i32,
+            topic_filter_type: Some(ByteString::from_static("SINGLE_TAG")),
+            topic_sys_flag: Some(0),
+            order: Some(self.order),
+            attributes: self.attributes.map(Into::into),
+            force: None,
+        };
+        Command::request_with(request::UPDATE_AND_CREATE_TOPIC, &header)
     }
 }
 
@@ -92,19 +108,30 @@ impl Admin {
     /// Creates the topic on the master of every broker, or changes it there.
     pub async fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<(), ClientError> {
         topic::check_topic(name).map_err(|error| ClientError::Invalid(error.to_string()))?;
-        let header = CreateTopic {
-            topic: name.into(),
-            default_topic: Some(ByteString::from_static(topic::AUTO_CREATE)),
-            read_queue_nums: settings.read_queues as i32,
-            write_queue_nums: settings.write_queues as i32,
-            perm: settings.perm as i32,
-            topic_filter_type: Some(ByteString::from_static("SINGLE_TAG")),
-            topic_sys_flag: Some(0),
-            order: Some(settings.order),
-            attributes: settings.attributes.map(Into::into),
-            force: None,
-        };
-        self.tell_all(&Command::request_with(request::UPDATE_AND_CREATE_TOPIC, &header)).await
+        self.tell_all(&settings.command(name)).await
+    }
+
+    /// The same for several topics: on each broker all of them, or none.
+    pub async fn put_topics(&self, topics: Vec<TopicConfig>) -> Result<(), ClientError> {
+        let list = TopicConfigs { topic_config_list: topics };
+        self.tell_all(&Command::request(request::UPDATE_AND_CREATE_TOPIC_LIST).with_body(to_json(&list))).await
+    }
+
+    /// Changes what clients may do with a topic, on every broker that has it; its other settings stay.
+    pub async fn set_topic_perm(&self, name: &str, perm: u32) -> Result<(), ClientError> {
+        let header = GetTopicConfig { topic: name.into(), lo: None };
+        let command = Command::request_with(request::GET_TOPIC_CONFIG, &header);
+        for (master, config) in self.read_all::<TopicConfig>(&command, NO_TOPIC).await? {
+            let settings = TopicSettings {
+                read_queues: config.read_queue_nums,
+                write_queues: config.write_queue_nums,
+                perm,
+                order: config.order,
+                attributes: None,
+            };
+            self.call(&master, settings.command(name)).await?;
+        }
+        Ok(())
     }
 
     /// Deletes it on every broker, then at every name server. Its messages are gone for every group.

@@ -7,6 +7,7 @@ mod control;
 mod object_keys;
 mod pop;
 mod route;
+mod running;
 mod stats;
 mod timer;
 
@@ -21,6 +22,7 @@ pub use control::*;
 pub use object_keys::{ObjectKey, QueueKey, to_json_with_object_keys};
 pub use pop::*;
 pub use route::*;
+pub use running::*;
 pub use stats::*;
 pub use timer::*;
 

@@ -158,6 +158,13 @@ pub struct CorrectionOffsets {
     pub correction_offsets: BTreeMap<u32, i64>,
 }
 
+/// The answer to QUERY_TOPIC_CONSUME_BY_WHO (300).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupList {
+    pub group_list: Vec<String>,
+}
+
 /// The answer to VIEW_BROKER_STATS_DATA (315).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

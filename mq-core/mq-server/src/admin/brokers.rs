@@ -1,16 +1,22 @@
 //! `mq admin cluster` and `mq admin broker`.
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
-use mq_client::{Admin, Master};
+use clap::{Subcommand, ValueEnum};
+use mq_client::{Admin, Leftovers, Master};
 use serde_json::Value;
 
-use super::{Sheet, health};
+use super::{Sheet, health, pair, sending};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterVerb {
     /// Every broker: version, messages a second, messages of today and yesterday.
     List,
+    /// How long sends to each broker take.
+    Latency {
+        /// Sends to each.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,14 +49,43 @@ pub(super) enum BrokerVerb {
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = pair)]
         settings: Vec<(String, String)>,
     },
+    /// Removes now what a broker would remove in time.
+    Clean {
+        what: What,
+        /// A broker's name or address; all of them when it is left out.
+        #[arg(long)]
+        broker: Option<String>,
+    },
+    /// Has the name servers hand a broker to no producer any more, so that it can be stopped once it is read empty.
+    StopWrites {
+        /// Its name.
+        broker: String,
+    },
+    /// Takes that back.
+    AllowWrites {
+        /// Its name.
+        broker: String,
+    },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
-    Ok((key.trim().into(), value.trim().into()))
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum What {
+    /// Files of the log that are older than fileReservedTime.
+    Log,
+    /// Files of queues and indexes whose messages the log no longer has.
+    Queues,
+    /// Messages of topics that do not exist any more.
+    Topics,
 }
 
-pub(super) async fn cluster(admin: &Admin, ClusterVerb::List: &ClusterVerb) -> Result<Sheet> {
+pub(super) async fn cluster(admin: &Admin, verb: &ClusterVerb) -> Result<Sheet> {
+    match verb {
+        ClusterVerb::List => clusters(admin).await,
+        ClusterVerb::Latency { count } => sending::latency(admin, *count).await,
+    }
+}
+
+async fn clusters(admin: &Admin) -> Result<Sheet> {
     let clusters = admin.clusters().await?;
     let mut sheet = Sheet::new(&[
         "cluster",
@@ -133,5 +168,29 @@ pub(super) async fn broker(admin: &Admin, verb: &BrokerVerb) -> Result<Sheet> {
             }
             Ok(Sheet::done(said.join("\n")))
         }
+        BrokerVerb::Clean { what, broker } => clean(admin, *what, broker.as_deref()).await,
+        BrokerVerb::StopWrites { broker } => writes(admin, broker, false).await,
+        BrokerVerb::AllowWrites { broker } => writes(admin, broker, true).await,
     }
+}
+
+async fn clean(admin: &Admin, what: What, broker: Option<&str>) -> Result<Sheet> {
+    let what = match what {
+        What::Log => Leftovers::Log,
+        What::Queues => Leftovers::Queues,
+        What::Topics => Leftovers::Topics,
+    };
+    let mut said = Vec::new();
+    for master in admin.masters_named(broker).await? {
+        let remark = admin.clean(&master, what).await.with_context(|| format!("broker {}", master.name))?;
+        said.push(format!("{}: cleaned. {remark}", master.name).trim_end().to_owned());
+    }
+    Ok(Sheet::done(said.join("\n")))
+}
+
+async fn writes(admin: &Admin, broker: &str, allow: bool) -> Result<Sheet> {
+    let may = if allow { "may be written to" } else { "are read only" };
+    let told = admin.allow_writes(broker, allow).await?.into_iter();
+    let said = told.map(|(address, topics)| format!("{address}: {topics} topics of {broker} {may}"));
+    Ok(Sheet::done(said.collect::<Vec<_>>().join("\n")))
 }

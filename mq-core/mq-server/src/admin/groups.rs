@@ -1,15 +1,15 @@
-//! `mq admin group`, `offset` and `producer`.
+//! `mq admin group` and `producer`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Result, ensure};
+use clap::{Subcommand, ValueEnum};
 use mq_client::{Admin, UnixMillis};
-use mq_protocol::body::{Connection, SubscriptionGroup};
+use mq_protocol::body::{Connection, MessageRequestMode, RequestMode, SubscriptionGroup};
 use serde_json::Value;
 
 use super::moment::{self, Moment};
-use super::{Confirmation, Sheet, health};
+use super::{Confirmation, Sheet, health, read_json, status};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GroupVerb {
@@ -49,33 +49,40 @@ pub(super) enum GroupVerb {
     },
     /// Its consumers that are connected now, and what they subscribe to.
     Clients { group: String },
+    /// What its connected consumers do, by their own account: queues, rates, times, failures.
+    Status {
+        group: String,
+        /// Only this client.
+        #[arg(long)]
+        client: Option<String>,
+    },
+    /// What it is set to, broker by broker.
+    Show { group: String },
+    /// Creates or changes the groups of a file on every broker: a JSON list, as `mqadmin updateSubGroupList` reads it.
+    Import { file: PathBuf },
+    /// Whether it pulls or pops a topic, where its clients leave that to the broker.
+    Mode {
+        group: String,
+        topic: String,
+        mode: Mode,
+        /// Popping: of how many following members the queues are shared as well; 0: of all.
+        #[arg(long, default_value_t = 0)]
+        share: i32,
+    },
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum OffsetVerb {
-    /// Sets a group back or forward. Shows what would happen; --apply does it.
-    Reset {
-        group: String,
-        topic: String,
-        /// start, end, 30m (ago), milliseconds, or 2026-11-21T12:00:00+08:00.
-        #[arg(long)]
-        to: Moment,
-        #[arg(long)]
-        apply: bool,
-    },
-    /// Leaves out what a group has not read yet: `reset --to end`.
-    Skip {
-        group: String,
-        topic: String,
-        #[arg(long)]
-        apply: bool,
-    },
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Mode {
+    Pull,
+    Pop,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ProducerVerb {
     /// The producers of a group that are connected now.
     Clients { group: String },
+    /// Every producer that is connected now.
+    List,
 }
 
 pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
@@ -86,7 +93,7 @@ pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
                 group_name: group.clone(),
                 retry_max_times: *retry_max_times,
                 consume_message_orderly: *orderly,
-                attributes: from.iter().map(|from| ("+consume.from".into(), from.attribute(now()))).collect(),
+                attributes: from.iter().map(|from| ("+consume.from".into(), from.attribute(moment::now()))).collect(),
                 ..SubscriptionGroup::default()
             };
             admin.put_group(&settings).await?;
@@ -100,7 +107,41 @@ pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
         GroupVerb::Progress { group, topic } => progress(admin, group, topic.as_deref()).await,
         GroupVerb::Lag { all } => health::groups(admin, *all).await,
         GroupVerb::Clients { group } => clients(admin, group).await,
+        GroupVerb::Status { group, client } => status::sheet(admin, group, client.as_deref()).await,
+        GroupVerb::Show { group } => show(admin, group).await,
+        GroupVerb::Import { file } => {
+            let groups: Vec<SubscriptionGroup> = read_json(file)?;
+            ensure!(!groups.is_empty(), "{} names no group", file.display());
+            let names: Vec<String> = groups.iter().map(|group| group.group_name.clone()).collect();
+            admin.put_groups(groups).await?;
+            Ok(Sheet::done(format!("set on every broker: {}", names.join(", "))))
+        }
+        GroupVerb::Mode { group, topic, mode, share } => {
+            let mode = MessageRequestMode {
+                consumer_group: group.clone(),
+                topic: topic.clone(),
+                mode: match mode {
+                    Mode::Pull => RequestMode::Pull,
+                    Mode::Pop => RequestMode::Pop,
+                },
+                pop_share_queue_num: *share,
+            };
+            admin.set_request_mode(&mode).await?;
+            let does = if mode.mode == RequestMode::Pop { "pops" } else { "pulls" };
+            Ok(Sheet::done(format!("group {group} {does} {topic}")))
+        }
     }
+}
+
+async fn show(admin: &Admin, group: &str) -> Result<Sheet> {
+    let mut sheet = Sheet::new(&["broker", "key", "value"]);
+    for (master, settings) in admin.group(group).await? {
+        let Value::Object(settings) = serde_json::to_value(settings)? else { continue };
+        for (key, value) in settings {
+            sheet.row([master.name.as_str().into(), key.into(), value]);
+        }
+    }
+    Ok(sheet)
 }
 
 async fn list(admin: &Admin) -> Result<Sheet> {
@@ -167,7 +208,14 @@ fn cells(member: Connection) -> [Value; 4] {
     [member.client_id.into(), member.client_addr.into(), member.language.into(), member.version.into()]
 }
 
-pub(super) async fn producer(admin: &Admin, ProducerVerb::Clients { group }: &ProducerVerb) -> Result<Sheet> {
+pub(super) async fn producer(admin: &Admin, verb: &ProducerVerb) -> Result<Sheet> {
+    match verb {
+        ProducerVerb::Clients { group } => producers(admin, group).await,
+        ProducerVerb::List => all_producers(admin).await,
+    }
+}
+
+async fn producers(admin: &Admin, group: &str) -> Result<Sheet> {
     let mut sheet = Sheet::new(&["broker", "client", "address", "language", "version"]);
     for (broker, producers) in admin.producers(group).await? {
         for member in producers.connection_set {
@@ -178,32 +226,22 @@ pub(super) async fn producer(admin: &Admin, ProducerVerb::Clients { group }: &Pr
     Ok(sheet)
 }
 
-pub(super) async fn offset(admin: &Admin, verb: &OffsetVerb) -> Result<Sheet> {
-    let (group, topic, to, apply) = match verb {
-        OffsetVerb::Reset { group, topic, to, apply } => (group, topic, *to, *apply),
-        OffsetVerb::Skip { group, topic, apply } => (group, topic, Moment::End, *apply),
-    };
-    let to = to.reset(now());
-    let plan = admin.plan_reset(group, topic, to).await?;
-    let mut sheet = Sheet::new(&["broker", "queue", "from", "to", "messages"]);
-    for queue in plan {
-        let moved = queue.from.map_or(Value::Null, |from| (queue.to.0 as i64 - from.0 as i64).into());
-        sheet.row([
-            queue.queue.broker_name.into(),
-            queue.queue.queue_id.into(),
-            queue.from.map_or(Value::Null, |from| from.0.into()),
-            queue.to.0.into(),
-            moved,
-        ]);
+async fn all_producers(admin: &Admin) -> Result<Sheet> {
+    let mut sheet = Sheet::new(&["broker", "group", "client", "address", "language", "version", "last heard"]);
+    for master in admin.masters().await? {
+        for (group, members) in admin.all_producers(&master).await?.data {
+            for member in members {
+                sheet.row([
+                    master.name.as_str().into(),
+                    group.as_str().into(),
+                    member.client_id.into(),
+                    member.remote_ip.into(),
+                    member.language.into(),
+                    member.version.into(),
+                    moment::show(UnixMillis(member.last_update_timestamp)),
+                ]);
+            }
+        }
     }
-    if !apply {
-        return Ok(sheet.remark("nothing was changed; --apply does it"));
-    }
-    admin.reset(group, topic, to).await?;
-    Ok(sheet.remark(format!("group {group} goes on from there in {topic}")))
-}
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(since.as_millis() as i64)
+    Ok(sheet)
 }

@@ -47,8 +47,23 @@ pub(super) async fn brokers(admin: &Admin, broker: Option<&str>) -> Result<Sheet
     Ok(sheet)
 }
 
-/// Every group and topic that is behind or has messages in its hands, the farthest behind first.
-pub(super) async fn groups(admin: &Admin, all: bool) -> Result<Sheet> {
+/// How far a group is behind in a topic, and what it has in its hands.
+pub(crate) struct Lag {
+    pub(crate) group: String,
+    pub(crate) topic: String,
+    pub(crate) messages: u64,
+    in_flight: u64,
+}
+
+impl Lag {
+    #[cfg(test)]
+    pub(crate) fn new(group: &str, topic: &str, messages: u64) -> Self {
+        Self { group: group.into(), topic: topic.into(), messages, in_flight: 0 }
+    }
+}
+
+/// Of every group in every topic that it reads, the farthest behind first.
+pub(crate) async fn lags(admin: &Admin) -> Result<Vec<Lag>> {
     let mut behind: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     for master in admin.masters().await? {
         let groups = admin.consume_stats(&master).await?.consume_stats_list.into_iter().flatten();
@@ -60,12 +75,19 @@ pub(super) async fn groups(admin: &Admin, all: bool) -> Result<Sheet> {
             }
         }
     }
-    let total: u64 = behind.values().map(|(lag, _)| lag).sum();
-    let mut rows: Vec<_> = behind.into_iter().filter(|(_, figures)| all || *figures != (0, 0)).collect();
-    rows.sort_by_key(|(_, (lag, _))| std::cmp::Reverse(*lag));
+    let lag = |((group, topic), (messages, in_flight))| Lag { group, topic, messages, in_flight };
+    let mut lags: Vec<Lag> = behind.into_iter().map(lag).collect();
+    lags.sort_by_key(|lag| std::cmp::Reverse(lag.messages));
+    Ok(lags)
+}
+
+/// Every group and topic that is behind or has messages in its hands, the farthest behind first.
+pub(super) async fn groups(admin: &Admin, all: bool) -> Result<Sheet> {
+    let lags = lags(admin).await?;
+    let total: u64 = lags.iter().map(|lag| lag.messages).sum();
     let mut sheet = Sheet::new(&["group", "topic", "lag", "in flight"]);
-    for ((group, topic), (lag, in_flight)) in rows {
-        sheet.row([group.into(), topic.into(), lag.into(), in_flight.into()]);
+    for lag in lags.into_iter().filter(|lag| all || (lag.messages, lag.in_flight) != (0, 0)) {
+        sheet.row([lag.group.into(), lag.topic.into(), lag.messages.into(), lag.in_flight.into()]);
     }
     Ok(sheet.remark(format!("lag {total}")))
 }

@@ -2,9 +2,11 @@
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use mq_client::{Admin, ReceivedMessage, TRACE_TOPIC, TraceRecord, Verdict};
+use mq_client::{Admin, ReceivedMessage, TRACE_TOPIC, TraceRecord, Verdict, property};
 use serde_json::Value;
 
+use super::reading::{self, ReadOptions};
+use super::sending::{self, SendOptions};
 use super::{Sheet, moment};
 
 /// Characters of a body that a table shows.
@@ -19,6 +21,10 @@ pub(super) enum MessageVerb {
         #[arg(long)]
         topic: Option<String>,
     },
+    /// Sends one, or several, and shows where they went and how long that took.
+    Send(SendOptions),
+    /// The messages of a topic, or of one of its queues, as they were stored; commits nothing.
+    Read(ReadOptions),
     /// The messages of a topic with a key, from the index.
     Query { topic: String, key: String },
     /// What became of a message: who sent it, who handled it, how its transaction ended. Clients that trace say so.
@@ -41,6 +47,8 @@ pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> 
             // A delivery that failed is stored again under the same key: the first is what was sent.
             Ok(whole(&found.swap_remove(0)))
         }
+        MessageVerb::Send(options) => sending::send(admin, options).await,
+        MessageVerb::Read(options) => Ok(list(&reading::read(admin, options).await?)),
         MessageVerb::Query { topic, key } => {
             let found = admin.messages_by_key(topic, key, false).await?;
             ensure!(!found.is_empty(), "no message of {topic} has the key {key}");
@@ -55,15 +63,28 @@ pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> 
 }
 
 fn list(messages: &[ReceivedMessage]) -> Sheet {
-    let mut sheet = Sheet::new(&["unique key", "topic", "broker", "queue", "offset", "tags", "stored", "body"]);
+    let mut sheet = Sheet::new(&[
+        "unique key",
+        "offset id",
+        "topic",
+        "broker",
+        "queue",
+        "offset",
+        "tags",
+        "keys",
+        "stored",
+        "body",
+    ]);
     for message in messages {
         sheet.row([
             message.message_id.to_string().into(),
+            message.offset_message_id.to_string().into(),
             message.topic.to_string().into(),
             message.queue.broker_name.as_str().into(),
             message.queue.queue_id.into(),
             message.queue_offset.0.into(),
             message.tags().into(),
+            message.property(property::KEYS).into(),
             moment::show(message.store_timestamp),
             String::from_utf8_lossy(&message.body).chars().take(SHOWN_BODY_CHARS).collect::<String>().into(),
         ]);

@@ -9,16 +9,28 @@ mod health;
 mod kv;
 mod messages;
 mod moment;
+mod name_servers;
+mod offsets;
+mod rates;
+mod reading;
+mod sending;
 mod sheet;
+mod status;
 mod topics;
 
+use std::fs;
 use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use mq_client::{Admin, ClientOptions};
+use mq_protocol::body;
+use serde::de::DeserializeOwned;
 
 use crate::output::Output;
+pub(crate) use health::{Lag, lags};
 use sheet::Sheet;
 
 #[derive(Debug, Args)]
@@ -35,6 +47,9 @@ pub(crate) struct AdminOptions {
     namesrv: String,
     #[arg(long, value_enum, global = true, default_value = "table")]
     output: Output,
+    /// Asks again every so many seconds, until Ctrl-C.
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
     #[command(subcommand)]
     noun: Noun,
 }
@@ -54,7 +69,7 @@ enum Noun {
     Group(groups::GroupVerb),
     /// Where a group reads on.
     #[command(subcommand)]
-    Offset(groups::OffsetVerb),
+    Offset(offsets::OffsetVerb),
     /// Producer groups.
     #[command(subcommand)]
     Producer(groups::ProducerVerb),
@@ -63,21 +78,43 @@ enum Noun {
     /// Key-value configuration of the name servers.
     #[command(subcommand)]
     Kv(kv::KvVerb),
+    /// The name servers' own settings.
+    #[command(subcommand)]
+    Namesrv(name_servers::NamesrvVerb),
 }
 
 pub(crate) async fn run(options: &AdminOptions) -> Result<()> {
     let admin = Admin::new(ClientOptions::new(&options.namesrv))?;
-    let sheet = match &options.noun {
-        Noun::Cluster(verb) => brokers::cluster(&admin, verb).await,
-        Noun::Broker(verb) => brokers::broker(&admin, verb).await,
-        Noun::Topic(verb) => topics::topic(&admin, verb).await,
-        Noun::Group(verb) => groups::group(&admin, verb).await,
-        Noun::Offset(verb) => groups::offset(&admin, verb).await,
-        Noun::Producer(verb) => groups::producer(&admin, verb).await,
-        Noun::Message(verb) => messages::message(&admin, verb).await,
-        Noun::Kv(verb) => kv::kv(&admin, verb).await,
-    }?;
-    sheet.print(options.output)
+    loop {
+        answer(&admin, &options.noun).await?.print(options.output)?;
+        let Some(seconds) = options.watch else { return Ok(()) };
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+async fn answer(admin: &Admin, noun: &Noun) -> Result<Sheet> {
+    match noun {
+        Noun::Cluster(verb) => brokers::cluster(admin, verb).await,
+        Noun::Broker(verb) => brokers::broker(admin, verb).await,
+        Noun::Topic(verb) => topics::topic(admin, verb).await,
+        Noun::Group(verb) => groups::group(admin, verb).await,
+        Noun::Offset(verb) => offsets::offset(admin, verb).await,
+        Noun::Producer(verb) => groups::producer(admin, verb).await,
+        Noun::Message(verb) => messages::message(admin, verb).await,
+        Noun::Kv(verb) => kv::kv(admin, verb).await,
+        Noun::Namesrv(verb) => name_servers::namesrv(admin, verb).await,
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.trim().into(), value.trim().into()))
+}
+
+/// A file of JSON, as `mqadmin` reads it.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    body::from_json("list", &text).with_context(|| path.display().to_string())
 }
 
 /// For what cannot be taken back.

@@ -1,7 +1,7 @@
 //! Points in time as an operator writes and reads them.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -41,28 +41,38 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unit = |text: &str| match text {
-            "s" => Some(1),
-            "m" => Some(60),
-            "h" => Some(3600),
-            "d" => Some(86_400),
-            _ => None,
-        };
-        let ago = || {
-            let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
-            let (number, rest) = text.split_at(digits);
-            number.parse::<u64>().ok()?.checked_mul(unit(rest)?).map(Duration::from_secs)
-        };
         match text {
             "start" => Ok(Self::Start),
             "end" => Ok(Self::End),
             _ => None
                 .or_else(|| text.parse().ok().map(|millis| Self::At(UnixMillis(millis))))
-                .or_else(|| ago().map(Self::Ago))
+                .or_else(|| duration(text).ok().map(Self::Ago))
                 .or_else(|| text.parse::<Timestamp>().ok().map(|time| Self::At(UnixMillis(time.as_millisecond()))))
                 .ok_or_else(|| "write start, end, 30m (ago), milliseconds, or 2026-11-21T12:00:00+08:00".into()),
         }
     }
+}
+
+/// `90s`, `30m`, `2h`, `1d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let unit = |text: &str| match text {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let read = || {
+        let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, rest) = text.split_at(digits);
+        number.parse::<u64>().ok()?.checked_mul(unit(rest)?).map(Duration::from_secs)
+    };
+    read().ok_or_else(|| "write 90s, 30m, 2h or 1d".into())
+}
+
+pub(super) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(since.as_millis() as i64)
 }
 
 /// As a local date and time; nothing for "never".

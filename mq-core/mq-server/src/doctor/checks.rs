@@ -23,10 +23,16 @@ const SLOW_SYNC: Duration = Duration::from_millis(20);
 /// A clock that was set back by more than this is worth a word.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
+/// A group so far behind does not catch up by itself in a moment.
+const FAR_BEHIND: u64 = 10_000;
+/// Groups that are named one by one.
+const MOST_GROUPS: usize = 10;
+
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![store(facts), space(facts), file_system(facts), sync(facts), clock(facts)];
     findings.extend(facts.ports.iter().map(port));
     findings.extend([open_files(facts), map_count(facts), overcommit(facts), swappiness(facts), memory(facts)]);
+    findings.extend(lag(facts));
     findings
 }
 
@@ -177,6 +183,30 @@ fn memory(facts: &Facts) -> Finding {
     }
 }
 
+/// A line for each group that is far behind; nothing where no broker runs.
+fn lag(facts: &Facts) -> Vec<Finding> {
+    let Some(lags) = &facts.lags else { return Vec::new() };
+    let far: Vec<Finding> = lags
+        .iter()
+        .filter(|lag| lag.messages > FAR_BEHIND)
+        .take(MOST_GROUPS)
+        .map(|lag| {
+            let found = format!("{} is {} messages behind in {}", lag.group, lag.messages, lag.topic);
+            let fix = format!(
+                "`mq admin group status {0}`: who consumes, how fast and with how many failures; more consumers, or \
+                 `mq admin offset skip {0} {1}` for what nobody needs",
+                lag.group, lag.topic
+            );
+            Finding::warn("consumers", found, fix)
+        })
+        .collect();
+    if far.is_empty() {
+        let found = format!("no group of {} is more than {FAR_BEHIND} messages behind", lags.len());
+        return vec![Finding::ok("consumers", found)];
+    }
+    far
+}
+
 /// Not every kernel tells.
 fn unknown(what: &'static str) -> Finding {
     Finding::ok(what, "not told by this system")
@@ -192,6 +222,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::admin::Lag;
     use crate::doctor::Verdict;
     use crate::doctor::facts::{Disk, SyncTimes};
 
@@ -208,6 +239,7 @@ mod tests {
             disk: Some(Disk { free_bytes: 100 * GIB, total_bytes: 200 * GIB, file_system: Some("ext4".into()) }),
             syncs: Ok(SyncTimes { median: Duration::from_millis(1), slowest: Duration::from_millis(3) }),
             ports: vec![port],
+            lags: Some(vec![Lag::new("packers", "orders", FAR_BEHIND)]),
             open_files: Some(1_000_000),
             overcommit: Some(1),
             max_map_count: Some(655_360),
@@ -227,7 +259,7 @@ mod tests {
     #[test]
     fn each_ailment_is_found_alone_and_its_fix_is_named() {
         type Ailment = fn(&mut Facts);
-        let table: [(Ailment, Verdict, &str, &str); 18] = [
+        let table: [(Ailment, Verdict, &str, &str); 19] = [
             (|facts| facts.store = StoreState::Locked, Verdict::Warn, "store", "one store, one broker"),
             (|facts| facts.store = StoreState::Unusable("denied".into()), Verdict::Fail, "store", "right to read"),
             (|facts| facts.disk = None, Verdict::Fail, "disk space", "can be reached"),
@@ -246,6 +278,7 @@ mod tests {
             (|facts| facts.overcommit = Some(2), Verdict::Warn, "vm.overcommit_memory", "vm.overcommit_memory=1"),
             (|facts| facts.swappiness = Some(60), Verdict::Warn, "vm.swappiness", "vm.swappiness=10"),
             (|facts| facts.available_bytes = Some(MIB), Verdict::Warn, "memory", "page cache"),
+            (|facts| behind(facts), Verdict::Warn, "consumers", "mq admin group status packers"),
         ];
         for (ail, verdict, what, fix) in table {
             let mut facts = healthy();
@@ -265,6 +298,10 @@ mod tests {
 
     fn disk(facts: &mut Facts) -> &mut Disk {
         facts.disk.as_mut().expect("a healthy machine has one")
+    }
+
+    fn behind(facts: &mut Facts) {
+        facts.lags = Some(vec![Lag::new("packers", "orders", FAR_BEHIND + 1), Lag::new("others", "orders", 1)]);
     }
 
     fn slow(facts: &mut Facts) {

@@ -7,13 +7,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context;
 use mq_broker::BrokerConfig;
+use mq_client::{Admin, ClientOptions};
 use mq_store::{Backend, FileBackend};
 use rustix::process::{Resource, getrlimit};
+
+use crate::admin::{Lag, lags};
 
 /// Enough for a median and a slow one, quick on the slowest disk that should be used.
 const SYNCS: usize = 32;
 const SYNC_BYTES: usize = 4096;
+/// For a name server and its brokers to say how far the groups are.
+const LAGS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A port that a part wants to listen on.
 pub(super) struct Port {
@@ -62,6 +68,8 @@ pub(super) struct Facts {
     /// Why the disk could not be written, else how long it takes.
     pub(super) syncs: Result<SyncTimes, String>,
     pub(super) ports: Vec<Port>,
+    /// Of the groups whose brokers are registered at the name server's port, if one answers there.
+    pub(super) lags: Option<Vec<Lag>>,
     pub(super) open_files: Option<u64>,
     pub(super) overcommit: Option<u64>,
     pub(super) max_map_count: Option<u64>,
@@ -87,6 +95,7 @@ impl Facts {
             now: SystemTime::now(),
             disk: disk(&present),
             syncs: sync_times(&present).map_err(|error| format!("{}: {error}", present.display())),
+            lags: matches!(ports[0].state, PortState::InUse).then(|| lags_at(ports[0].address)).flatten(),
             ports,
             open_files: getrlimit(Resource::Nofile).current,
             overcommit: number("/proc/sys/vm/overcommit_memory"),
@@ -162,6 +171,14 @@ fn port(whose: &'static str, bind: IpAddr, port: u16) -> Port {
         Err(error) => PortState::Refused(error.to_string()),
     };
     Port { whose, address, state }
+}
+
+fn lags_at(name_server: SocketAddr) -> Option<Vec<Lag>> {
+    let asked = async {
+        let admin = Admin::new(ClientOptions::new(name_server.to_string()))?;
+        tokio::time::timeout(LAGS_WITHIN, lags(&admin)).await.context("not in time")?
+    };
+    crate::block_on(asked).ok()
 }
 
 fn number<T: FromStr>(path: &str) -> Option<T> {

@@ -71,6 +71,7 @@ fn an_operator_sees_and_changes_topics_groups_offsets_messages_and_settings() {
     groups(&operator, &runtime);
     brokers(&operator);
     keys(&operator);
+    by_hand(&operator, directory.path());
     let gone = operator.refused("topic delete orders");
     assert!(gone.contains("orders was not typed"), "{gone}");
     assert_eq!(operator.json("topic delete orders --yes"), json!({"done": "topic orders is deleted"}));
@@ -88,6 +89,93 @@ fn topics(operator: &Operator) {
     operator.until("topic route orders", |route| column(route, "perm") == ["r"]);
     operator.json("topic create orders --queues 2");
     operator.until("topic route orders", |route| column(route, "perm") == ["rw"]);
+}
+
+/// What is created from files, sent, read, shared out and cleaned by hand.
+fn by_hand(operator: &Operator, directory: &std::path::Path) {
+    let topics = directory.join("topics.json");
+    std::fs::write(&topics, r#"[{"topicName":"parcels","readQueueNums":2,"writeQueueNums":2}]"#).expect("written");
+    operator.json(&format!("topic import {}", topics.display()));
+    let groups = directory.join("groups.json");
+    std::fs::write(&groups, r#"[{"groupName":"drivers","retryMaxTimes":5},{"groupName":"heirs"}]"#).expect("written");
+    operator.json(&format!("group import {}", groups.display()));
+    let of = |answer: &Value, column: &str, key: &str| {
+        let row = answer.as_array().expect("rows").iter().find(|row| row[column] == key).cloned();
+        row.unwrap_or_else(|| panic!("no {key} in {answer}"))["value"].clone()
+    };
+    assert_eq!(of(&operator.json("group show drivers"), "key", "retryMaxTimes"), 5);
+    assert!(operator.refused("group show nobody").contains("nobody"));
+    operator.json("topic perm parcels r");
+    operator.until("topic route parcels", |route| column(route, "perm") == ["r"]);
+    operator.json("topic perm parcels rw");
+    let route = operator.until("topic route parcels", |route| column(route, "perm") == ["rw"]);
+    assert_eq!((&route[0]["read_queues"], &route[0]["cluster"]), (&json!(2), &json!("DefaultCluster")));
+    let shared = operator.json("topic allocate parcels b a");
+    assert_eq!(
+        (column(&shared, "client"), column(&shared, "queue")),
+        (vec!["a".into(), "b".into()], vec![0.into(), 1.into()])
+    );
+
+    let sent = operator.json("message send parcels one --queue 1 --key p-1 --key p-2 --tags heavy --count 3 --trace");
+    assert_eq!(
+        (column(&sent, "queue"), column(&sent, "offset")),
+        (vec![json!(1); 3], vec![json!(0), json!(1), json!(2)])
+    );
+    assert_eq!(column(&sent, "outcome"), ["SendOk"; 3]);
+    operator.json("message send parcels two --property colour=blue --queue 0");
+    assert!(operator.refused("message send parcels lost --queue 7").contains("has no such queue"));
+    assert_eq!(column(&operator.json("message read parcels"), "body"), ["one", "one", "one", "two"]);
+    let heavy = operator.json("message read parcels --tags heavy --queue 1 --offset 1");
+    assert_eq!(
+        (column(&heavy, "offset"), column(&heavy, "keys")),
+        (vec![json!(1), json!(2)], vec![json!("p-1 p-2"); 2])
+    );
+    assert_eq!(column(&operator.json("message read parcels --from 1h --until 30m"), "body"), Vec::<Value>::new());
+    assert_eq!(column(&operator.json("message read parcels --count 1"), "body"), ["one"]);
+    let id = heavy[0]["unique_key"].as_str().expect("text");
+    assert_eq!(operator.found(&format!("message trace --id {id}"))[0]["group"], "mq-admin");
+    let entries = operator.json("topic entries parcels --queue 1 --from 1 --group drivers");
+    assert_eq!(
+        (column(&entries, "offset"), column(&entries, "passes")),
+        (vec![json!(1), json!(2)], vec![json!(false); 2])
+    );
+
+    let lag = |group: &str| -> i64 {
+        let progress = operator.json(&format!("group progress {group} --topic parcels"));
+        column(&progress, "lag").iter().filter_map(Value::as_i64).sum()
+    };
+    operator.json("offset skip drivers parcels --apply");
+    let plan = operator.json("offset clone drivers heirs");
+    assert_eq!((column(&plan, "to"), column(&plan, "from")), (vec![json!(1), json!(3)], vec![Value::Null; 2]));
+    assert_eq!((lag("drivers"), lag("heirs")), (0, 4), "a dry run changes nothing");
+    operator.json("offset clone drivers heirs --apply");
+    assert_eq!(lag("heirs"), 0);
+    let rates = operator.until("topic rates parcels", |rates| rates[0]["in_a_day"] == 4);
+    assert_eq!(
+        (column(&rates, "group"), column(&rates, "lag")),
+        (vec![json!("drivers"), json!("heirs")], vec![json!(0); 2])
+    );
+    operator.json("group mode drivers parcels pop --share 1");
+    assert!(operator.refused("group mode drivers nowhere pop").contains("nowhere"));
+
+    operator.json("topic order parcels --set DefaultCluster:2");
+    assert_eq!(operator.json("topic order parcels"), json!([{"topic": "parcels", "order": "DefaultCluster:2"}]));
+    operator.json("topic order parcels --delete");
+    assert_eq!(operator.json("topic order parcels"), json!([]));
+    for what in ["log", "queues", "topics"] {
+        let done = operator.json(&format!("broker clean {what}"));
+        assert!(done["done"].as_str().expect("text").contains(": cleaned."), "{done}");
+    }
+    let latency = operator.json("cluster latency --count 2");
+    let broker = latency[0]["broker"].as_str().expect("text");
+    assert_eq!(latency[0]["sends"], 2);
+    operator.json(&format!("broker stop-writes {broker}"));
+    assert_eq!(column(&operator.json("topic route parcels"), "perm"), ["r"]);
+    operator.json(&format!("broker allow-writes {broker}"));
+    assert_eq!(column(&operator.json("topic route parcels"), "perm"), ["rw"]);
+    operator.json("namesrv set orderMessageEnable=true");
+    assert_eq!(operator.json("namesrv config orderMessageEnable")[0]["value"], "true");
+    operator.json("topic delete parcels --yes");
 }
 
 async fn send(name_server: &str) -> Vec<SendReceipt> {
@@ -142,6 +230,10 @@ fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
     let clients = operator.json("group clients packers");
     assert_eq!(column(&clients, "model"), ["CLUSTERING"]);
     assert!(clients[0]["subscriptions"].as_str().expect("text").contains("orders:*"), "{clients}");
+    let status = operator.json("group status packers");
+    let row = status.as_array().expect("rows").iter().find(|row| row["topic"] == "orders").expect("told");
+    assert_eq!((&row["queues"], &row["failed_in_an_hour"]), (&json!(2), &json!(0)));
+    assert!(operator.refused("group status packers --client nobody").contains("nobody is not connected"));
     runtime.block_on(consumer.shut_down());
     let row = |answer: &Value| answer.as_array().expect("rows").iter().find(|row| row["group"] == "packers").cloned();
     assert_eq!(row(&operator.json("group lag")), None, "nothing is behind");

@@ -10,8 +10,9 @@ fn a_broker_that_runs_is_found_by_its_lock_and_its_ports() {
     let store = directory.path().join("store");
     let path = store.to_str().expect("a plain path");
     let running = Mq::up(&store, &[]);
-    let port = running.broker().port().to_string();
-    let (_, said, _) = printed(&["doctor", "--store", path, "--port", &port, "--output", "json"]);
+    let [port, names] = [running.broker(), running.address("name server")].map(|address| address.port().to_string());
+    let arguments = ["doctor", "--store", path, "--port", &port, "--namesrv-port", &names, "--output", "json"];
+    let (_, said, _) = printed(&arguments);
     let findings: Vec<serde_json::Value> = serde_json::from_str(&said).expect("JSON");
     let verdict = |what: &str, text: &str| {
         let mut those = findings.iter().filter(|finding| finding["what"] == what);
@@ -21,6 +22,7 @@ fn a_broker_that_runs_is_found_by_its_lock_and_its_ports() {
     };
     assert_eq!(verdict("store", "is open in another process"), Some("WARN".into()), "{said}");
     assert_eq!(verdict("port", &format!("{port} for the broker is in use")), Some("WARN".into()), "{said}");
+    assert_eq!(verdict("consumers", "no group of 0 is more than"), Some("OK".into()), "{said}");
     assert!(verdict("fdatasync", "4 KiB in").is_some(), "{said}");
     assert!(running.stop().success());
 }
