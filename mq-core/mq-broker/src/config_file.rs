@@ -46,6 +46,14 @@ impl Rendered {
     }
 }
 
+/// Which state of its file a table was read from. The default: of none, it was never written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) stamp: u32,
+    /// The file before, because this one is damaged or gone.
+    pub(crate) stands_in: bool,
+}
+
 impl ConfigFile {
     pub(crate) fn new(directory: &Path, name: &str) -> Self {
         Self { path: directory.join(name) }
@@ -55,25 +63,25 @@ impl ConfigFile {
         Ok(self.load_stamped()?.map(|(value, _)| value))
     }
 
-    /// The table and the stamp of the file that it came from: `.bak` where the file is missing, or damaged and said so
+    /// The table and where it came from: `.bak` where the file is missing, or damaged and said so
     /// loudly. `None`: neither was ever written. When damage leaves nothing to read, the broker is not to start with an
     /// empty table.
-    pub(crate) fn load_stamped<T: DeserializeOwned>(&self) -> io::Result<Option<(T, u32)>> {
+    pub(crate) fn load_stamped<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Origin)>> {
         let backup = with_suffix(&self.path, ".bak");
         let damage = match read(&self.path)? {
-            Found::Whole(value, stamp) => return Ok(Some((value, stamp))),
+            Found::Whole(value, stamp) => return Ok(Some((value, Origin { stamp, stands_in: false }))),
             Found::Nothing => None,
             Found::Damaged(reason) => Some(reason),
         };
         match (damage, read(&backup)?) {
-            (None, Found::Whole(value, stamp)) => Ok(Some((value, stamp))),
+            (None, Found::Whole(value, stamp)) => Ok(Some((value, Origin { stamp, stands_in: true }))),
             (None, Found::Nothing) => Ok(None),
             (Some(reason), Found::Whole(value, stamp)) => {
                 let aside = with_suffix(&self.path, ".damaged");
                 let (file, aside) = (self.path.display(), aside.display());
                 error!(%file, %aside, %reason, "damaged and set aside; the file before it is used, its last change is lost");
                 fs::rename(&self.path, with_suffix(&self.path, ".damaged"))?;
-                Ok(Some((value, stamp)))
+                Ok(Some((value, Origin { stamp, stands_in: true })))
             }
             (Some(reason), Found::Nothing) => Err(refused(&self.path, &reason)),
             (_, Found::Damaged(reason)) => Err(refused(&backup, &reason)),
@@ -127,7 +135,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Found<T>> {
 fn refused(path: &Path, reason: &str) -> io::Error {
     let message = format!(
         "{} is damaged ({reason}), and no whole file stands beside it: restore it from a copy, or remove it and its \
-         .bak to start without them (with consumerOffset.json also checkback/offset-journal)",
+         .bak to start without them",
         path.display()
     );
     io::Error::new(ErrorKind::InvalidData, message)
