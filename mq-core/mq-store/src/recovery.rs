@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoints, LastRun};
 use crate::checksums::Checksums;
 use crate::error::{AtPath, DiskError, Mismatch, OpenError};
 use crate::options::{Options, RECOVERY_WAITING_ENTRIES, RecordRules};
-use crate::queue::{self, QueueEntry, QueueFiles, Queues};
+use crate::queue::{self, QueueEntry, QueueFiles, Queues, Roll};
 use crate::record_reader::{Step, lost_a_sector, step};
 use crate::segments::{self, Segments};
 
@@ -60,11 +60,21 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         let (at, reason) = pin(&segments, from, &mismatch)?;
         return Err(damaged(&**backend, &segments, at, checksums.durable_before(), reason));
     }
+    let roll = if last_run.marks.is_some() { Roll::found(&**backend) } else { Roll::Missing };
     let (queues, scan) = loop {
         let queues = Queues::new(QueueFiles::new(backend.clone(), options.queue_file_entries, !last_run.clean));
         queues.load(from.0, segments.min().0)?;
+        let missing = roll.missing(&queues);
+        if let Some(queue) = missing.first().filter(|_| from > segments.min()) {
+            let count = missing.len();
+            tracing::warn!(%queue, count, "queues have no files any more and are derived again from the whole log");
+            from = segments.min();
+            continue;
+        }
+        missing.iter().try_for_each(|queue| queue.begin(&queues))?;
         let scan = Scan::run(&segments, &queues, &*options.rules, from, durable)?;
         let Some(damage) = queues.damage().or(scan.gap).filter(|_| from > segments.min()) else {
+            missing.iter().try_for_each(|queue| queue.finish(&queues))?;
             break (queues, Scan { gap: None, ..scan });
         };
         tracing::warn!(%damage, "queues are derived again from the whole log");
@@ -84,6 +94,7 @@ pub(crate) fn recover(backend: &Arc<dyn Backend>, options: &Options) -> Result<R
         queues.cut_all()?;
     }
     queues.sync()?;
+    Roll::save(&queues);
     let last_timestamp = scan.last_timestamp.max(last_run.checkpoint.flushed_until());
     checkpoints.start(scan.end, last_timestamp)?;
     let report = RecoveryReport {

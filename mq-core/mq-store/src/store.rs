@@ -21,7 +21,7 @@ use crate::index::{Found, Index, TimeWindow};
 use crate::options::{FlushMode, Options};
 use crate::pull::{Boundary, Bounds, PullLimits, Pulled, Wanted};
 use crate::query::{KeyKind, Queried};
-use crate::queue::QueueEntry;
+use crate::queue::{QueueEntry, Roll};
 use crate::record_reader::{Step, passed, step};
 use crate::recovery::{self, RecoveryReport};
 use crate::retention::OldestSegment;
@@ -292,6 +292,7 @@ impl Store {
         }
         core.segments.drop_spare()?;
         if settled && indexed && core.marks.visible() == core.marks.written() {
+            Roll::save(&core.queues);
             let tail = core.segments.tail(core.marks.written().0)?;
             core.checkpoints.lock().finish(tail)?;
         }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
@@ -24,6 +24,7 @@ pub(crate) struct ConsumeQueue {
     files: Arc<QueueFiles>,
     /// The offset of the next message. Changed under the append lock only.
     next: AtomicU64,
+    has_files: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -45,7 +46,15 @@ impl State {
 impl ConsumeQueue {
     pub(crate) fn new(topic: ByteString, id: QueueId, files: Arc<QueueFiles>) -> Self {
         let directory = format!("{}/{topic}/{id}", super::DIRECTORY);
-        Self { topic, id, directory, files, next: AtomicU64::new(0), state: Mutex::default() }
+        Self {
+            topic,
+            id,
+            directory,
+            files,
+            next: AtomicU64::new(0),
+            has_files: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// Takes up what the files hold of messages that lie before `settled` in the log; entries behind may be torn or
@@ -53,6 +62,7 @@ impl ConsumeQueue {
     pub(crate) fn load(&self, settled: u64, log_min: u64) -> Result<(), OpenError> {
         let firsts = self.files.list(&self.directory)?;
         let Some(mut first) = firsts.first().copied() else { return Ok(()) };
+        self.has_files.store(true, Ordering::Relaxed);
         if self.files.after_crash
             && let Some(deleted) = self.last_with_filler(&firsts)?
         {
@@ -89,6 +99,11 @@ impl ConsumeQueue {
             }
         }
         Ok(None)
+    }
+
+    /// Whether [`ConsumeQueue::load`] found any.
+    pub(crate) fn has_files(&self) -> bool {
+        self.has_files.load(Ordering::Relaxed)
     }
 
     pub(crate) fn next(&self) -> QueueOffset {
@@ -152,6 +167,13 @@ impl ConsumeQueue {
         }
         self.files.remove_below(&self.directory, offset.0)?;
         *state = State { min: offset.0, written: offset.0, tail: VecDeque::new(), unsynced: vec![first] };
+        Ok(())
+    }
+
+    /// A queue without entries numbers its messages from here on. At a start.
+    pub(crate) fn number_from(&self, offset: QueueOffset) -> Result<(), DiskError> {
+        self.begin_at(offset)?;
+        self.next.store(offset.0, Ordering::Release);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::consume_queue::ConsumeQueue;
 use super::entry::QueueEntry;
 use super::files::QueueFiles;
+use crate::backend::Backend;
 use crate::error::{AtPath, DiskError, OpenError};
 
 /// More queues than this are cheaper to sync with their whole file system.
@@ -66,9 +67,13 @@ impl Queues {
         }
     }
 
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.files.backend()
+    }
+
     /// Finds the queues on disk. See [`ConsumeQueue::load`].
     pub(crate) fn load(&self, settled: u64, log_min: u64) -> Result<(), OpenError> {
-        let backend = self.files.backend();
+        let backend = self.backend();
         let list = |directory: &str| backend.list(directory).at_path(backend, directory);
         for topic in list(super::DIRECTORY)?.into_iter().filter(|entry| entry.is_directory) {
             for queue in list(&format!("{}/{}", super::DIRECTORY, topic.name))? {
@@ -132,6 +137,13 @@ impl Queues {
         if first {
             self.waiting.lock().push(queue.clone());
         }
+        Ok(())
+    }
+
+    /// See [`ConsumeQueue::number_from`].
+    pub(crate) fn number_from(&self, queue: Arc<ConsumeQueue>, offset: QueueOffset) -> Result<(), DiskError> {
+        queue.number_from(offset)?;
+        self.unsynced.lock().push(queue);
         Ok(())
     }
 

@@ -4,8 +4,10 @@ use super::{Finding, Severity, VerifyReport};
 use crate::backend::Backend;
 use crate::checkpoint::{CHECKPOINT, CHECKPOINT_BYTES, LastRun, MARK, MarkState};
 use crate::error::{AtPath, DiskError};
+use crate::queue::{ROLL, Roll};
 
 const MARK_ADVICE: &str = "start the broker: it reads the log without the mark, and writes it again";
+const ROLL_ADVICE: &str = "start the broker: it does without, and writes it again";
 const CHECKPOINT_ADVICE: &str =
     "if Apache RocketMQ or a person wrote it, start the broker; otherwise `mq store rebuild`, then start the broker";
 
@@ -24,6 +26,10 @@ pub(super) fn check(backend: &dyn Backend, last_run: &LastRun, report: &mut Veri
             let what = format!("it has {bytes} bytes instead of {CHECKPOINT_BYTES}");
             report.add(finding(Severity::Derived, CHECKPOINT, 0..bytes, &what, CHECKPOINT_ADVICE));
         }
+    }
+    if Roll::load(backend)? == Roll::Unreadable {
+        let what = "its checksum does not match";
+        report.add(Finding { bytes: None, ..finding(Severity::Derived, ROLL, 0..0, what, ROLL_ADVICE) });
     }
     match last_run.mark {
         MarkState::Missing | MarkState::Believed => {}

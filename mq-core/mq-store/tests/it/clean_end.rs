@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use mq_protocol::ids::{LogOffset, QueueOffset};
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::record::MAGIC_BLANK;
 use mq_store::{FileBackend, Options};
 
@@ -74,6 +75,59 @@ fn queues_that_somebody_removed_after_a_clean_end_are_made_again_from_the_whole_
     assert_eq!((report.scanned_from, report.scanned_records, report.end), (LogOffset(0), 90, end));
     assert_eq!([0, 1].map(|queue| bodies(&store, "T", queue)), before);
     assert_eq!(append(&store, vec![message("T", 0, "next")]).records[0].1, QueueOffset(45), "numbering goes on");
+}
+
+#[test]
+fn one_queue_that_somebody_removed_is_noticed_and_made_again_and_none_is_renumbered() {
+    type Removal = fn(&Path);
+    let one: Removal = |root| std::fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap();
+    let its_files: Removal = |root| {
+        let files = std::fs::read_dir(root.join("consumequeue/T/1")).unwrap();
+        files.for_each(|file| std::fs::remove_file(file.unwrap().path()).unwrap());
+    };
+    let topics: Removal = |root| {
+        ["T", "deleted", "old"].into_iter().for_each(|topic| {
+            std::fs::remove_dir_all(root.join("consumequeue").join(topic)).unwrap();
+        });
+    };
+    for (what, remove) in [("a queue", one), ("the files of a queue", its_files), ("whole topics", topics)] {
+        for clean in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let backend = FileBackend::new(directory.path()).unwrap();
+            let (store, _) = open(&backend, manual());
+            append(&store, vec![message("old", 0, "x".repeat(3000))]);
+            (0..90).for_each(|n| drop(append(&store, vec![message("T", n % 2, format!("{n:0200}"))])));
+            (0..5).for_each(|_| drop(append(&store, vec![message("deleted", 0, "gone")])));
+            store.delete_topic("deleted").unwrap();
+            append(&store, vec![message("deleted", 0, "back")]);
+            store.settle().unwrap();
+            let oldest = store.oldest_segment().unwrap().unwrap();
+            store.remove_segment(oldest).unwrap();
+            store.sweep().unwrap();
+            store.close().unwrap();
+            drop(store);
+            if !clean {
+                // The next start knows what this one found.
+                drop(open(&backend, manual()));
+            }
+            remove(directory.path());
+            let (store, report) = open(&backend, manual());
+            let content = |topic, queue| (bodies(&store, topic, queue), store.queue_bounds(topic, QueueId(queue)).max);
+            assert_eq!((report.clean, content("T", 1).1), (clean, QueueOffset(45)), "{what}, clean {clean}");
+            let last: Vec<_> = (0..90).filter(|n| n % 2 == 1).map(|n| format!("{n:0200}")).collect();
+            let found = content("T", 1).0;
+            assert!(found.len() > 30 && last.ends_with(&found), "{what}, clean {clean}: {}", found.len());
+            assert_eq!(content("deleted", 0), (vec!["back".into()], QueueOffset(6)), "{what}, clean {clean}");
+            assert_eq!(content("old", 0), (vec![], QueueOffset(1)), "{what}, clean {clean}");
+            for (topic, queue, next) in [("T", 1, 45), ("deleted", 0, 6), ("old", 0, 1)] {
+                let appended = append(&store, vec![message(topic, queue, "next")]);
+                assert_eq!(appended.records[0].1, QueueOffset(next), "{what}, clean {clean}: {topic}");
+            }
+            store.close().unwrap();
+            drop(store);
+            assert_eq!(mq_store::verify(Arc::new(backend), &manual()).unwrap().findings, [], "{what}, clean {clean}");
+        }
+    }
 }
 
 #[test]

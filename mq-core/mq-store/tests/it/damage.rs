@@ -145,7 +145,15 @@ struct Tally {
 
 /// The kind of file, which all are to be hit alike.
 fn kind(path: &str) -> &str {
-    let kinds = ["commitlog", "consumequeue", "checkback/checksums", "checkback/durable-mark", "checkpoint", "index"];
+    let kinds = [
+        "commitlog",
+        "consumequeue",
+        "checkback/checksums",
+        "checkback/durable-mark",
+        "checkback/queues",
+        "checkpoint",
+        "index",
+    ];
     kinds.into_iter().find(|kind| path.starts_with(kind)).unwrap_or("other")
 }
 
