@@ -257,6 +257,11 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn too_many_acknowledged(limit: usize) -> Self {
+        let remark = format!("the batch acknowledges more than {limit} messages, its limit; send it in parts");
+        Self::new(response::INVALID_PARAMETER, remark)
+    }
+
     pub(crate) fn nothing_to_acknowledge() -> Self {
         Self::new(response::NO_MESSAGE, "the batch acknowledges nothing")
     }

@@ -11,7 +11,7 @@ use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeResponse};
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
-use mq_protocol::pop::{Handle, Mark, ORDERLY};
+use mq_protocol::pop::{Handle, MAX_MESSAGES, Mark, ORDERLY};
 use mq_protocol::record::Message as Record;
 
 use super::error::Refusal;
@@ -20,8 +20,8 @@ use crate::broker::Broker;
 use crate::pop::{Acked, Place};
 use crate::sending::{Group, Prepared};
 
-/// Bits of one entry: more than any pop gives out of a queue.
-const MAX_BATCH_BITS: usize = 4096;
+/// Messages of all its entries: what so many pops give out at most. A record names each.
+const MAX_BATCH_OFFSETS: usize = MAX_BATCH_ENTRIES * MAX_MESSAGES;
 /// Entries of one batch, each of a pop of a queue and a record of its own in the revive topic.
 const MAX_BATCH_ENTRIES: usize = 1024;
 
@@ -60,6 +60,11 @@ fn batch_ack(broker: &Broker, request: &Command) -> Result<Vec<Record>, Refusal>
     if batch.acks.len() > MAX_BATCH_ENTRIES {
         return Err(Refusal::too_many_acknowledgements(batch.acks.len(), MAX_BATCH_ENTRIES));
     }
+    // No more are counted than it takes to refuse them.
+    let offsets = batch.acks.iter().flat_map(|acks| acks.bits.iter()).take(MAX_BATCH_OFFSETS + 1).count();
+    if offsets > MAX_BATCH_OFFSETS {
+        return Err(Refusal::too_many_acknowledged(MAX_BATCH_OFFSETS));
+    }
     let records = batch.acks.iter().map(|acks| ack_some(broker, acks));
     records.filter_map(Result::transpose).collect()
 }
@@ -73,7 +78,7 @@ fn ack_some(broker: &Broker, acks: &BatchAck) -> Result<Option<Record>, Refusal>
         queue_id: acks.queue_id,
     };
     let bounds = broker.store.queue_bounds(&place.topic, place.queue_id);
-    let offsets = acks.bits.iter().take(MAX_BATCH_BITS).filter_map(|bit| acks.start_offset.0.checked_add(bit));
+    let offsets = acks.bits.iter().filter_map(|bit| acks.start_offset.0.checked_add(bit));
     let known = |offset: &QueueOffset| (bounds.min..bounds.max).contains(offset);
     let offsets: Vec<QueueOffset> = offsets.map(QueueOffset).filter(known).collect();
     if acks.revive_qid == ORDERLY {

@@ -72,6 +72,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         let body = body::to_json(&BatchAcks { broker_name: "b".into(), acks });
         Command::request(request::BATCH_ACK_MESSAGE).with_body(body)
     };
+    let acks = |bits: std::ops::Range<u64>| BatchAck { bits: bits.collect(), ..acks_of(&found) };
     for (name, request, code) in [
         ("too many", pop(|pop| pop.max_msg_nums = 33), response::INVALID_PARAMETER),
         ("no topic", pop(|pop| pop.topic = "U".into()), response::TOPIC_NOT_EXIST),
@@ -90,6 +91,9 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         ("change: a negative time", change(|change| change.invisible_time = -1), response::INVALID_PARAMETER),
         ("batch: nothing", batch(Vec::new()), response::NO_MESSAGE),
         ("batch: too many", batch(vec![acks_of(&found); 1025]), response::INVALID_PARAMETER),
+        ("batch: at the limit", batch(vec![acks(0..32 << 10)]), response::SUCCESS),
+        ("batch: too many messages", batch(vec![acks(0..1), acks(0..32 << 10)]), response::INVALID_PARAMETER),
+        ("batch: 4 million messages", batch(vec![acks(0..4096); 1024]), response::INVALID_PARAMETER),
         (
             "batch: far away",
             batch(vec![BatchAck {
