@@ -38,21 +38,32 @@ impl Target for Killed {
 
 #[test]
 fn no_promise_is_broken_by_twenty_kills_under_load() {
+    kill_under_load("no_promise_is_broken_by_twenty_kills_under_load", 20, 500, CONFIGURATION);
+}
+
+/// What was acknowledged is in the page cache, and that outlives the process.
+#[test]
+fn a_kill_takes_nothing_either_where_nothing_waits_for_the_disk() {
+    let configuration = format!("{CONFIGURATION}flushDiskType=ASYNC_FLUSH\nflushIntervalCommitLog=3600000\n");
+    kill_under_load("a_kill_takes_nothing_either_where_nothing_waits_for_the_disk", 8, 200, &configuration);
+}
+
+fn kill_under_load(test: &str, kills: u32, at_least: usize, configuration: &str) {
     let seed = super::seed();
     let directory = TempDir::new().unwrap();
-    let mut target = Killed { process: MqProcess::new(directory.path(), CONFIGURATION).unwrap() };
+    let mut target = Killed { process: MqProcess::new(directory.path(), configuration).unwrap() };
+    let replay = super::replay(test, seed);
     let test = CrashTest {
         seed,
         promise: Promise::Everything,
-        crashes: super::times(20),
+        crashes: super::times(kills),
         producers: 4,
         load: (Duration::from_millis(300), Duration::from_millis(2200)),
         settle_within: Duration::from_secs(180),
     };
-    let replay = super::replay("kill", seed);
     let report = test.run(&mut target).unwrap_or_else(|error| panic!("{error:#}\n{}\n{replay}", target.process.log()));
     println!("{report}");
-    if let Err(broken) = report.verify(500) {
+    if let Err(broken) = report.verify(at_least) {
         panic!("{broken}\n{replay}\nthe broker said:\n{}", target.process.log());
     }
     assert!(target.process.stop().unwrap().success(), "a graceful end:\n{}", target.process.log());
