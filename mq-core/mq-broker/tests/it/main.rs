@@ -4,6 +4,7 @@
 
 mod assignment;
 mod bad_input;
+mod busy_peers;
 mod clients;
 mod consumer_control;
 mod consumer_offsets;
