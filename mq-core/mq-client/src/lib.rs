@@ -15,6 +15,7 @@ mod admin;
 mod client;
 mod consumer;
 mod error;
+pub mod explain;
 mod message;
 mod names;
 mod producer;

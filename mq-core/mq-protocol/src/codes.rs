@@ -19,7 +19,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// What a peer asks for: every code of Apache RocketMQ 5.5. Which of them are served: `docs/PROTOCOL.md`.
+    /// What a peer asks for: every code of Apache RocketMQ 5.5, and ours from 7001 on. Which of them are served: `docs/PROTOCOL.md`.
     request {
         SEND_MESSAGE = 10,
         PULL_MESSAGE = 11,
@@ -167,6 +167,11 @@ codes! {
         AUTH_GET_ACL = 3009,
         AUTH_LIST_ACL = 3010,
         SWITCH_TIMER_ENGINE = 5001,
+        TXN_LIST = 7001,
+        TXN_SHOW = 7002,
+        TXN_CHECK = 7003,
+        TXN_RESOLVE = 7004,
+        TXN_RESUME = 7005,
         POP_MESSAGE = 200050,
         ACK_MESSAGE = 200051,
         PEEK_MESSAGE = 200052,

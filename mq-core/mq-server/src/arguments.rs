@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::admin::AdminOptions;
+use crate::admin::{AdminOptions, ExplainOptions};
 use crate::bench::BenchOptions;
 use crate::doctor::DoctorOptions;
 use crate::store::StoreCommand;
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Up(UpOptions),
     /// Asks and changes running brokers: topics, groups, offsets, messages, settings.
     Admin(AdminOptions),
+    /// What became of a business key: half message, checks, verdict, message, each group's delivery; and what is missing.
+    Explain(ExplainOptions),
     /// Looks at this machine as a broker will, and says what to change.
     Doctor(DoctorOptions),
     /// Looks after the directory of a broker that is stopped.

@@ -25,6 +25,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Broker(options) => block_on(parts::broker(&options)),
         Command::Up(options) => block_on(parts::up(&options)),
         Command::Admin(options) => block_on(admin::run(&options)),
+        Command::Explain(options) => block_on(admin::explain(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Store(command) => store::run(&command),
         Command::Bench(options) => bench::run(&options),

@@ -10,6 +10,7 @@ mod messages;
 mod name_servers;
 mod statistics;
 mod topics;
+mod transactions;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{BrokerData, ClusterInfo};

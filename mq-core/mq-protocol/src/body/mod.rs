@@ -10,6 +10,7 @@ mod route;
 mod running;
 mod stats;
 mod timer;
+mod txn;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -25,6 +26,7 @@ pub use route::*;
 pub use running::*;
 pub use stats::*;
 pub use timer::*;
+pub use txn::*;
 
 use crate::java;
 

@@ -4,6 +4,7 @@
 //! socket, and only `sheet` knows how an answer looks.
 
 mod brokers;
+mod explain;
 mod groups;
 mod health;
 mod kv;
@@ -30,11 +31,24 @@ use mq_protocol::body;
 use serde::de::DeserializeOwned;
 
 use crate::output::Output;
+pub(crate) use explain::{ExplainOptions, explain};
 pub(crate) use health::{Lag, lags};
 use sheet::Sheet;
 
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
+    #[command(flatten)]
+    reach: Reach,
+    /// Asks again every so many seconds, until Ctrl-C.
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+/// Whom to ask, and how to answer.
+#[derive(Debug, Args)]
+struct Reach {
     /// Name servers, `host:port` each, separated by `;`.
     #[arg(
         short,
@@ -47,11 +61,6 @@ pub(crate) struct AdminOptions {
     namesrv: String,
     #[arg(long, value_enum, global = true, default_value = "table")]
     output: Output,
-    /// Asks again every so many seconds, until Ctrl-C.
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    watch: Option<u64>,
-    #[command(subcommand)]
-    noun: Noun,
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,9 +93,9 @@ enum Noun {
 }
 
 pub(crate) async fn run(options: &AdminOptions) -> Result<()> {
-    let admin = Admin::new(ClientOptions::new(&options.namesrv))?;
+    let admin = Admin::new(ClientOptions::new(&options.reach.namesrv))?;
     loop {
-        answer(&admin, &options.noun).await?.print(options.output)?;
+        answer(&admin, &options.noun).await?.print(options.reach.output)?;
         let Some(seconds) = options.watch else { return Ok(()) };
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }

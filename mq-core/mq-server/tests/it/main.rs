@@ -6,6 +6,7 @@ mod admin;
 mod bad_input;
 mod bench;
 mod doctor;
+mod explain;
 mod metrics;
 mod process;
 mod refusals;

@@ -1,0 +1,308 @@
+//! From facts to a timeline, and from what is not in it to its likely cause. Pure: the same facts, the same answer.
+
+use std::time::Duration;
+
+use mq_protocol::body::{TxnShown, TxnState};
+use mq_protocol::ids::UnixMillis;
+
+use super::facts::{DelayedFacts, Facts, GroupFacts, MessageFacts, RetryFate, TransactionFacts};
+use super::{Explanation, Missing, Source, Stage, Step};
+use crate::producer::Verdict;
+use crate::trace::TraceRecord;
+
+/// Topics that are named where nothing was found.
+const NAMED_TOPICS: usize = 5;
+
+pub(super) fn decide(facts: &Facts) -> Explanation {
+    let mut found = Found { now: facts.now, steps: Vec::new(), missing: Vec::new() };
+    for transaction in &facts.transactions {
+        let is_it = |message: &&MessageFacts| message.id == transaction.id && message.topic == transaction.topic;
+        let visible = facts.messages.iter().find(is_it);
+        let delayed = facts.delayed.iter().any(|one| one.id == transaction.id && one.topic == transaction.topic);
+        found.transaction(transaction, visible, delayed);
+    }
+    for delayed in &facts.delayed {
+        let is_out = facts.messages.iter().any(|message| message.id == delayed.id && message.topic == delayed.topic);
+        found.delayed(delayed, is_out);
+    }
+    for message in &facts.messages {
+        found.message(message, facts.traces_of(&message.id));
+    }
+    for (id, record) in facts.traces.iter().flat_map(|(id, records)| records.iter().map(move |record| (id, record))) {
+        let (stage, what) = traced(record);
+        found.step(id, record.at(), stage, Source::Trace, what);
+    }
+    if found.steps.is_empty() {
+        found.nothing(facts);
+    }
+    // Stable: what has no time of its own stays behind what led to it.
+    found.steps.sort_by_key(|step| step.at);
+    Explanation { key: facts.key.clone(), timeline: found.steps, missing: found.missing }
+}
+
+struct Found {
+    now: UnixMillis,
+    steps: Vec<Step>,
+    missing: Vec<Missing>,
+}
+
+impl Found {
+    fn step(&mut self, message: &str, at: UnixMillis, stage: Stage, source: Source, what: impl Into<String>) {
+        self.steps.push(Step { at, stage, message: message.to_owned(), what: what.into(), source });
+    }
+
+    fn lacks(&mut self, message: &str, stage: Stage, why: impl Into<String>, fix: impl Into<String>) {
+        self.missing.push(Missing { stage, message: message.to_owned(), why: why.into(), fix: fix.into() });
+    }
+
+    fn transaction(&mut self, half: &TransactionFacts, visible: Option<&MessageFacts>, delayed: bool) {
+        let TransactionFacts { id, group, topic, broker, .. } = half;
+        let what = format!("half {} for {topic} stored on {broker} by producer group {group}", half.half);
+        self.step(id, half.stored_at, Stage::Half, Source::Log, what);
+        let mut last = half.stored_at;
+        for event in half.shown.iter().flat_map(|shown| &shown.history) {
+            let by = event.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
+            self.step(id, UnixMillis(event.at), Stage::Check, Source::Broker, format!("{}{by}", event.what));
+            last = last.max(UnixMillis(event.at));
+        }
+        if let Some((at, _)) = half.parked {
+            self.step(id, at, Stage::Parked, Source::Log, "given up: a copy waits for an operator");
+        }
+        let is_out = visible.is_some() || delayed;
+        match state_of(half, is_out) {
+            Some(TxnState::Committed) => {
+                let at = visible.map_or(last, |message| message.stored_at);
+                self.step(id, at, Stage::Verdict, Source::Broker, "committed");
+                if !is_out {
+                    let why = format!(
+                        "committed, and not in the index of {topic}: it is older than the log, or {topic} was deleted"
+                    );
+                    self.lacks(id, Stage::Visible, why, "");
+                }
+            }
+            Some(TxnState::RolledBack) => {
+                let what = "rolled back: the producer's database transaction did not commit, so nothing is published";
+                self.step(id, last, Stage::Verdict, Source::Broker, what);
+            }
+            Some(TxnState::Parked) => self.parked(half),
+            Some(TxnState::Open | TxnState::Resumed) => self.open(half),
+            None => {
+                let why = "its broker does not tell whether it is open or rolled back: Apache's does not keep that, ours \
+                           keeps it as long as the half is on disk";
+                self.lacks(id, Stage::Verdict, why, "");
+            }
+        }
+    }
+
+    fn parked(&mut self, half: &TransactionFacts) {
+        let checks = half.shown.as_ref().map(|shown| shown.half.checks);
+        let after = checks.map(|checks| format!(" after {}", checked(checks, None))).unwrap_or_default();
+        let why = format!("given up{after}: no client of producer group {} answered with a verdict", half.group);
+        let fix = match half.parked {
+            Some((_, at)) => format!("once the group answers: `mq admin txn resume {at}`"),
+            None => "once the group answers: `mq admin txn list --parked`, then `mq admin txn resume`".to_owned(),
+        };
+        self.lacks(&half.id, Stage::Verdict, why, fix);
+    }
+
+    /// No verdict yet: nobody is there, nobody was asked yet, or nobody knew.
+    fn open(&mut self, half: &TransactionFacts) {
+        let TransactionFacts { id, group, .. } = half;
+        let ago = lasting(self.now.since(half.stored_at));
+        let told = half.shown.as_ref().map(|shown| &shown.half);
+        let checks = told.map_or(0, |told| told.checks);
+        let so_far =
+            format!("half stored {ago} ago, {}, no verdict", checked(checks, told.and_then(|told| told.max_checks)));
+        let next = told.and_then(|told| told.next_check_at).map(UnixMillis).filter(|next| *next > self.now);
+        let next = next
+            .map(|next| format!("; the next check is due in {}", lasting(next.since(self.now))))
+            .unwrap_or_default();
+        let settle = format!("or settle it: `mq admin txn resolve {} commit|rollback`", half.half);
+        if half.producers == 0 {
+            let why = format!("{so_far}: producer group {group} has no client online{next}");
+            self.lacks(id, Stage::Verdict, why, format!("start a client of {group}; {settle}"));
+        } else if checks == 0 {
+            let why =
+                format!("{so_far}: the producer has not said how its transaction ended, and was not asked yet{next}");
+            self.lacks(id, Stage::Verdict, why, format!("ask now: `mq admin txn check {}`", half.half));
+        } else {
+            let why = format!(
+                "{so_far}: {} of {group} online, but none knows how the transaction ended, or answers checks at all{next}",
+                clients(half.producers)
+            );
+            self.lacks(id, Stage::Verdict, why, format!("look at the checker of {group}; {settle}"));
+        }
+    }
+
+    fn delayed(&mut self, delayed: &DelayedFacts, is_out: bool) {
+        let until = match delayed.due {
+            Some(due) if due > self.now => format!("for another {}", lasting(due.since(self.now))),
+            Some(_) => "and is due".to_owned(),
+            None => "for the time of its delay level".to_owned(),
+        };
+        let what = format!("kept back for {}", delayed.topic);
+        self.step(&delayed.id, delayed.stored_at, Stage::Delayed, Source::Log, what);
+        if !is_out {
+            self.lacks(&delayed.id, Stage::Visible, format!("it waits {until}"), "");
+        }
+    }
+
+    fn message(&mut self, message: &MessageFacts, traces: &[TraceRecord]) {
+        let MessageFacts { id, topic, broker, queue, offset, .. } = message;
+        let what = format!("visible at offset {offset} of queue {queue} of {topic} on {broker}");
+        self.step(id, message.stored_at, Stage::Visible, Source::Log, what);
+        if message.groups.is_empty() {
+            let why = format!("no group reads {topic}");
+            self.lacks(id, Stage::Delivery, why, "start a consumer that subscribes to it");
+        }
+        for group in &message.groups {
+            self.group(message, group, traces);
+        }
+    }
+
+    fn group(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord]) {
+        let (id, group) = (&message.id, &facts.group);
+        for retry in &facts.retries {
+            let what = format!("{group} sent it back; try {} comes later", retry.number);
+            self.step(id, retry.at, Stage::Retry, Source::Log, what);
+        }
+        if let Some(at) = facts.dead_at {
+            let tries = facts.retries.last().map(|retry| format!(" after {} tries", retry.number)).unwrap_or_default();
+            self.step(id, at, Stage::DeadLetter, Source::Log, format!("a dead letter of {group}"));
+            let why = format!("{group} gave it up{tries}: its handler failed every time");
+            let fix = format!("mend the handler, then send it again: `mq admin message read %DLQ%{group}`");
+            return self.lacks(id, Stage::Delivery, why, fix);
+        }
+        if let Some(retry) = facts.retries.last() {
+            let why = match retry.fate {
+                RetryFate::Done => {
+                    return self.handled(message, facts, traces, &format!("at try {}", retry.number));
+                }
+                RetryFate::Resting => format!("{group} failed it; try {} rests until its time", retry.number),
+                RetryFate::Ready if facts.consumers == 0 => {
+                    format!("{group} failed it, and has no consumer online for try {}", retry.number)
+                }
+                RetryFate::Ready => format!("{group} failed it; try {} is on its way", retry.number),
+            };
+            return self.lacks(id, Stage::Delivery, why, format!("`mq admin group status {group}`"));
+        }
+        if let Some(filter) = &facts.passes_over {
+            let what = format!("not for {group}, which subscribes to {filter}");
+            return self.step(id, message.stored_at, Stage::Delivery, Source::Broker, what);
+        }
+        if facts.broadcast {
+            let what = format!("{group} broadcasts: each of its {} keeps its own position", clients(facts.consumers));
+            return self.step(id, message.stored_at, Stage::Delivery, Source::Broker, what);
+        }
+        match facts.committed {
+            Some(committed) if committed > message.offset => self.handled(message, facts, traces, "at the first try"),
+            committed => self.waits(message, facts, committed),
+        }
+    }
+
+    /// The time is the trace's; the committed position has none.
+    fn handled(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord], when: &str) {
+        let done = |record: &&TraceRecord| matches!(record, TraceRecord::Handled { group, success: true, .. } if **group == *facts.group);
+        let traced = traces.iter().rev().find(done).map(TraceRecord::at);
+        let retried = facts.retries.last().map(|retry| retry.at);
+        let at = traced.or(retried).unwrap_or(message.stored_at);
+        let what = format!("acknowledged by {} {when}: its committed position is behind it", facts.group);
+        self.step(&message.id, at, Stage::Delivery, Source::Broker, what);
+    }
+
+    fn waits(&mut self, message: &MessageFacts, facts: &GroupFacts, committed: Option<u64>) {
+        let GroupFacts { group, consumers, .. } = facts;
+        let (why, fix) = if message.offset < facts.handed_out_to {
+            let why = format!("{group} was handed it and has not acknowledged it: a handler is at work, slow or stuck");
+            (why, format!("`mq admin group status {group}`"))
+        } else if *consumers == 0 {
+            let why = format!("{group} has no consumer online");
+            (why, format!("start one; `mq admin group clients {group}` shows them"))
+        } else if let Some(committed) = committed {
+            let before = message.offset - committed;
+            let why = format!("{group} is {before} messages away from it in its queue");
+            (why, format!("more consumers, or faster ones: `mq admin group status {group}`"))
+        } else {
+            let why = format!("{group} is online and has not committed anything in its queue yet");
+            (why, format!("whether it began behind this message: `mq admin group progress {group}`"))
+        };
+        self.lacks(&message.id, Stage::Delivery, why, fix);
+    }
+
+    fn nothing(&mut self, facts: &Facts) {
+        let mut topics = facts.topics.iter().take(NAMED_TOPICS).cloned().collect::<Vec<_>>().join(", ");
+        if facts.topics.len() > NAMED_TOPICS {
+            topics.push_str(&format!(" and {} more", facts.topics.len() - NAMED_TOPICS));
+        }
+        let why = format!(
+            "no half message and no message of {} has the key: the producer did not come so far (no half, no message), sent \
+             it without this key (KEYS), or the log no longer has it",
+            if topics.is_empty() { "any topic" } else { topics.as_str() }
+        );
+        self.lacks("", Stage::Half, why, "look into the producer's own log and database");
+    }
+}
+
+/// `None`: nobody tells.
+fn state_of(half: &TransactionFacts, is_out: bool) -> Option<TxnState> {
+    match &half.shown {
+        Some(TxnShown { half: told, .. }) => Some(told.state),
+        None if is_out => Some(TxnState::Committed),
+        None => half.parked.map(|_| TxnState::Parked),
+    }
+}
+
+fn traced(record: &TraceRecord) -> (Stage, String) {
+    match record {
+        TraceRecord::Sent { group, cost_ms, success, .. } => {
+            let how = if *success { "sent" } else { "failed to send" };
+            (Stage::Visible, format!("{group} {how} it in {cost_ms} ms"))
+        }
+        TraceRecord::Begun { group, failed_before, .. } => {
+            let again =
+                if *failed_before > 0 { format!(", which failed {failed_before} times") } else { String::new() };
+            (Stage::Delivery, format!("{group} began to handle it{again}"))
+        }
+        TraceRecord::Handled { group, cost_ms, success, .. } => {
+            let how = if *success { "handled" } else { "failed to handle" };
+            (Stage::Delivery, format!("{group} {how} it in {cost_ms} ms"))
+        }
+        TraceRecord::Ended { group, verdict, by_check, .. } => {
+            let verdict = match verdict {
+                Verdict::Commit => "committed",
+                Verdict::Rollback => "rolled back",
+                Verdict::Unknown => "not known yet",
+            };
+            let asked = if *by_check { "asked, " } else { "" };
+            (Stage::Verdict, format!("{group} said, {asked}{verdict}"))
+        }
+    }
+}
+
+fn checked(checks: u32, of: Option<u32>) -> String {
+    match (checks, of) {
+        (0, _) => "not checked".to_owned(),
+        (1, None) => "1 check".to_owned(),
+        (checks, None) => format!("{checks} checks"),
+        (checks, Some(of)) => format!("{checks} of {of} checks"),
+    }
+}
+
+fn clients(count: usize) -> String {
+    if count == 1 { "1 client".to_owned() } else { format!("{count} clients") }
+}
+
+/// Roughly, as people say it.
+fn lasting(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "less than a second".to_owned(),
+        seconds @ 1..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,266 @@
+//! Every step that can be missing, alone, with the cause that is named for it; and the whole of a good story.
+
+use mq_protocol::body::{TxnEvent, TxnHalf};
+
+use super::super::facts::RetryFacts;
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+/// A transaction that was committed, and consumed by one group.
+fn good() -> Facts {
+    let told = TxnHalf { half: 7, state: TxnState::Committed, checks: 1, max_checks: Some(15), ..TxnHalf::default() };
+    let asked = TxnEvent { at: 11_000, half: 7, what: "check 1 sent".into(), by: Some("shop-1".into()) };
+    let half = TransactionFacts {
+        id: "K1".into(),
+        group: "shop".into(),
+        topic: "PAID".into(),
+        broker: "a".into(),
+        half: 7,
+        stored_at: UnixMillis(10_000),
+        parked: None,
+        shown: Some(TxnShown { half: told, members: vec![7], history: vec![asked] }),
+        producers: 1,
+    };
+    let group = GroupFacts { group: "packets".into(), consumers: 2, committed: Some(5), ..GroupFacts::default() };
+    let message = MessageFacts {
+        id: "K1".into(),
+        topic: "PAID".into(),
+        broker: "a".into(),
+        queue: 3,
+        offset: 4,
+        stored_at: UnixMillis(12_000),
+        groups: vec![group],
+    };
+    Facts {
+        key: "order-7".into(),
+        now: UnixMillis(NOW),
+        topics: vec!["PAID".into()],
+        transactions: vec![half],
+        messages: vec![message],
+        ..Facts::default()
+    }
+}
+
+/// The transaction without a verdict, and nothing published.
+fn open(facts: &mut Facts) -> &mut TransactionFacts {
+    facts.messages.clear();
+    let half = &mut facts.transactions[0];
+    half.stored_at = UnixMillis(NOW - 60_000);
+    told(half).state = TxnState::Open;
+    told(half).checks = 3;
+    half
+}
+
+fn told(half: &mut TransactionFacts) -> &mut TxnHalf {
+    &mut half.shown.as_mut().expect("its broker tells").half
+}
+
+/// The message without a transaction, before its group handled it.
+fn unread(facts: &mut Facts) -> &mut GroupFacts {
+    facts.transactions.clear();
+    let group = &mut facts.messages[0].groups[0];
+    group.committed = Some(1);
+    group
+}
+
+fn retried(facts: &mut Facts, fate: RetryFate) -> &mut GroupFacts {
+    let group = unread(facts);
+    group.committed = Some(5);
+    group.retries = vec![RetryFacts { at: UnixMillis(13_000), number: 2, fate }];
+    group
+}
+
+#[test]
+fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
+    type Change = fn(&mut Facts);
+    let table: [(&str, Change, Option<(Stage, &str, &str)>); 24] = [
+        ("all there", |_| {}, None),
+        ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
+        (
+            "nothing",
+            |facts| *facts = Facts { topics: vec!["PAID".into()], ..Facts::default() },
+            Some((Stage::Half, "no half message and no message of PAID has the key", "the producer's own log")),
+        ),
+        (
+            "nobody to ask",
+            |facts| open(facts).producers = 0,
+            Some((
+                Stage::Verdict,
+                "half stored 60 s ago, 3 of 15 checks, no verdict: producer group shop has no client online",
+                "start a client of shop",
+            )),
+        ),
+        (
+            "nobody to ask, and asked again soon",
+            |facts| {
+                let half = open(facts);
+                half.producers = 0;
+                told(half).next_check_at = Some(NOW + 30_000);
+            },
+            Some((Stage::Verdict, "no client online; the next check is due in 30 s", "mq admin txn resolve 7")),
+        ),
+        (
+            "not asked yet",
+            |facts| told(open(facts)).checks = 0,
+            Some((Stage::Verdict, "not checked, no verdict: the producer has not said", "mq admin txn check 7")),
+        ),
+        (
+            "asked in vain",
+            |facts| {
+                open(facts);
+            },
+            Some((Stage::Verdict, "1 client of shop online, but none knows how", "the checker of shop")),
+        ),
+        (
+            "given up",
+            |facts| {
+                let half = open(facts);
+                half.parked = Some((UnixMillis(NOW), 2));
+                told(half).state = TxnState::Parked;
+            },
+            Some((
+                Stage::Verdict,
+                "given up after 3 checks: no client of producer group shop",
+                "mq admin txn resume 2",
+            )),
+        ),
+        (
+            "given up, by the log alone",
+            |facts| {
+                let half = open(facts);
+                half.parked = Some((UnixMillis(NOW), 2));
+                half.shown = None;
+            },
+            Some((Stage::Verdict, "given up: no client of producer group shop", "mq admin txn resume 2")),
+        ),
+        (
+            "asked about again",
+            |facts| told(open(facts)).state = TxnState::Resumed,
+            Some((Stage::Verdict, "3 of 15 checks, no verdict", "")),
+        ),
+        (
+            "the broker does not tell",
+            |facts| open(facts).shown = None,
+            Some((Stage::Verdict, "its broker does not tell whether it is open or rolled back", "")),
+        ),
+        ("the broker does not tell, and it is out", |facts| facts.transactions[0].shown = None, None),
+        (
+            "committed and gone",
+            |facts| facts.messages.clear(),
+            Some((Stage::Visible, "committed, and not in the index of PAID", "")),
+        ),
+        (
+            "kept back",
+            |facts| {
+                facts.messages.clear();
+                facts.transactions.clear();
+                let (id, topic, due) = ("K1".into(), "PAID".into(), Some(UnixMillis(NOW + 600_000)));
+                facts.delayed = vec![DelayedFacts { id, topic, stored_at: UnixMillis(12_000), due }];
+            },
+            Some((Stage::Visible, "it waits for another 10 min", "")),
+        ),
+        (
+            "no group",
+            |facts| facts.messages[0].groups.clear(),
+            Some((Stage::Delivery, "no group reads PAID", "start a consumer")),
+        ),
+        (
+            "no consumer",
+            |facts| unread(facts).consumers = 0,
+            Some((Stage::Delivery, "packets has no consumer online", "mq admin group clients packets")),
+        ),
+        (
+            "a backlog",
+            |facts| {
+                unread(facts);
+            },
+            Some((Stage::Delivery, "packets is 3 messages away from it", "more consumers")),
+        ),
+        (
+            "in hand",
+            |facts| unread(facts).handed_out_to = 5,
+            Some((
+                Stage::Delivery,
+                "packets was handed it and has not acknowledged it",
+                "mq admin group status packets",
+            )),
+        ),
+        (
+            "never committed",
+            |facts| unread(facts).committed = None,
+            Some((Stage::Delivery, "has not committed anything in its queue yet", "mq admin group progress packets")),
+        ),
+        ("filtered out", |facts| unread(facts).passes_over = Some("gift".into()), None),
+        ("broadcast", |facts| unread(facts).broadcast = true, None),
+        (
+            "resting before a retry",
+            |facts| {
+                retried(facts, RetryFate::Resting);
+            },
+            Some((Stage::Delivery, "packets failed it; try 2 rests until its time", "mq admin group status packets")),
+        ),
+        (
+            "nobody for the retry",
+            |facts| retried(facts, RetryFate::Ready).consumers = 0,
+            Some((Stage::Delivery, "packets failed it, and has no consumer online for try 2", "")),
+        ),
+        (
+            "dead",
+            |facts| retried(facts, RetryFate::Done).dead_at = Some(UnixMillis(14_000)),
+            Some((Stage::Delivery, "packets gave it up after 2 tries", "%DLQ%packets")),
+        ),
+    ];
+    for (what, change, expected) in table {
+        let mut facts = good();
+        change(&mut facts);
+        let missing = decide(&facts).missing;
+        match (&missing[..], expected) {
+            ([], None) => {}
+            ([missing], Some((stage, why, fix))) => {
+                assert_eq!(missing.stage, stage, "{what}: {missing:?}");
+                assert!(missing.why.contains(why) && missing.fix.contains(fix), "{what}: {missing:?}");
+            }
+            (missing, expected) => panic!("{what}: {missing:?} instead of {expected:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_good_story_is_told_in_the_order_of_its_times() {
+    let mut facts = good();
+    let group = &mut facts.messages[0].groups[0];
+    group.retries = vec![RetryFacts { at: UnixMillis(13_000), number: 2, fate: RetryFate::Done }];
+    facts.traces.insert(
+        "K1".into(),
+        vec![TraceRecord::Handled {
+            at: UnixMillis(14_500),
+            group: "packets".into(),
+            request_id: "r".into(),
+            message_id: "K1".into(),
+            keys: None,
+            cost_ms: 3,
+            success: true,
+            outcome: 0,
+        }],
+    );
+    let told = decide(&facts);
+    let steps: Vec<String> = told
+        .timeline
+        .iter()
+        .map(|step| format!("{} {:?} {:?}: {}", step.at, step.stage, step.source, step.what))
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            "10000 Half Log: half 7 for PAID stored on a by producer group shop",
+            "11000 Check Broker: check 1 sent, by shop-1",
+            "12000 Verdict Broker: committed",
+            "12000 Visible Log: visible at offset 4 of queue 3 of PAID on a",
+            "13000 Retry Log: packets sent it back; try 2 comes later",
+            "14500 Delivery Broker: acknowledged by packets at try 2: its committed position is behind it",
+            "14500 Delivery Trace: packets handled it in 3 ms",
+        ]
+    );
+    assert_eq!(told.missing, []);
+}

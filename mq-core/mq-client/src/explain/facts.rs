@@ -1,0 +1,106 @@
+//! What was found about one business key, before anything is concluded from it. Plain values; knows no socket.
+
+use std::collections::BTreeMap;
+
+use mq_protocol::body::TxnShown;
+use mq_protocol::ids::UnixMillis;
+
+use crate::trace::TraceRecord;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) key: String,
+    pub(super) now: UnixMillis,
+    /// Where it was looked for.
+    pub(super) topics: Vec<String>,
+    pub(super) transactions: Vec<TransactionFacts>,
+    pub(super) messages: Vec<MessageFacts>,
+    /// Messages that are kept back until a time.
+    pub(super) delayed: Vec<DelayedFacts>,
+    /// What clients tell of each message.
+    pub(super) traces: BTreeMap<String, Vec<TraceRecord>>,
+}
+
+impl Facts {
+    pub(super) fn traces_of(&self, id: &str) -> &[TraceRecord] {
+        self.traces.get(id).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A half message, and what its broker tells of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TransactionFacts {
+    /// Its unique key.
+    pub(super) id: String,
+    pub(super) group: String,
+    /// Where it is to be published.
+    pub(super) topic: String,
+    pub(super) broker: String,
+    pub(super) half: u64,
+    pub(super) stored_at: UnixMillis,
+    /// When it was given up, and its offset in the topic of those.
+    pub(super) parked: Option<(UnixMillis, u64)>,
+    /// `None`: the broker does not tell.
+    pub(super) shown: Option<TxnShown>,
+    /// Clients of its producer group that are connected.
+    pub(super) producers: usize,
+}
+
+/// A message that consumers can see.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MessageFacts {
+    pub(super) id: String,
+    pub(super) topic: String,
+    pub(super) broker: String,
+    pub(super) queue: u32,
+    pub(super) offset: u64,
+    pub(super) stored_at: UnixMillis,
+    pub(super) groups: Vec<GroupFacts>,
+}
+
+/// A group that reads the message's topic, or did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GroupFacts {
+    pub(super) group: String,
+    /// Members that are connected.
+    pub(super) consumers: usize,
+    /// Each member reads everything and keeps its own position.
+    pub(super) broadcast: bool,
+    /// What it subscribes to, if that leaves this message out.
+    pub(super) passes_over: Option<String>,
+    /// In the message's queue.
+    pub(super) committed: Option<u64>,
+    /// What it was handed ends here.
+    pub(super) handed_out_to: u64,
+    /// Copies of the message for another try, in order.
+    pub(super) retries: Vec<RetryFacts>,
+    pub(super) dead_at: Option<UnixMillis>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RetryFacts {
+    pub(super) at: UnixMillis,
+    /// Which try it is for: 2 is the first one again.
+    pub(super) number: i32,
+    pub(super) fate: RetryFate,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RetryFate {
+    /// It rests before the next try.
+    Resting,
+    /// The group can read it.
+    #[default]
+    Ready,
+    /// The group committed past it.
+    Done,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct DelayedFacts {
+    pub(super) id: String,
+    pub(super) topic: String,
+    pub(super) stored_at: UnixMillis,
+    /// `None`: after a delay level's time.
+    pub(super) due: Option<UnixMillis>,
+}

@@ -1,0 +1,228 @@
+//! Asks the brokers for the facts: the index for messages of the key, then what each group and producer group is at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mq_protocol::body::{ConsumerConnections, MessageModel, MessageQueue, Subscription, TxnName, TxnShown};
+use mq_protocol::ids::UnixMillis;
+use mq_protocol::pop::Mark;
+use mq_protocol::properties::name;
+use mq_protocol::topic;
+
+use super::facts::{DelayedFacts, Facts, GroupFacts, MessageFacts, RetryFacts, RetryFate, TransactionFacts};
+use crate::admin::{Admin, GroupProgress, Master};
+use crate::error::ClientError;
+use crate::message::ReceivedMessage;
+use crate::trace::TRACE_TOPIC;
+use crate::unique_key;
+
+/// Topics where a message waits until it is delivered to its own.
+const WAITING_ROOMS: [&str; 2] = [topic::TIMER, topic::SCHEDULE];
+
+pub(super) async fn gather(admin: &Admin, key: &str, wanted: Option<&str>) -> Result<Facts, ClientError> {
+    let topics = match wanted {
+        Some(topic) => vec![topic.to_owned()],
+        None => admin.user_topics().await?,
+    };
+    let gatherer = Gatherer { admin, key, wanted, masters: admin.masters().await? };
+    let waiting = gatherer.waiting().await?;
+    let (mut groups, mut messages) = (BTreeMap::new(), Vec::new());
+    for topic in &topics {
+        for message in admin.messages_by_key(topic, key, false).await? {
+            messages.push(gatherer.message(&message, &waiting, &mut groups).await?);
+        }
+    }
+    let delayed = waiting.iter().filter(|one| !topic::is_retry(&one.topic)).cloned().collect();
+    let transactions = gatherer.transactions().await?;
+    let ids = transactions.iter().map(|one| &one.id).chain(messages.iter().map(|one: &MessageFacts| &one.id));
+    let mut traces = BTreeMap::new();
+    for id in ids.collect::<BTreeSet<_>>() {
+        let records = answered(admin.traces(TRACE_TOPIC, id).await)?.unwrap_or_default();
+        traces.insert(id.clone(), records);
+    }
+    Ok(Facts { key: key.to_owned(), now: unique_key::now(), topics, transactions, messages, delayed, traces })
+}
+
+struct Gatherer<'a> {
+    admin: &'a Admin,
+    key: &'a str,
+    wanted: Option<&'a str>,
+    masters: Vec<Master>,
+}
+
+/// What is asked once a group and topic.
+struct GroupState {
+    progress: GroupProgress,
+    members: Vec<ConsumerConnections>,
+}
+
+impl Gatherer<'_> {
+    /// Messages of the key that are kept back, of retries too.
+    async fn waiting(&self) -> Result<Vec<DelayedFacts>, ClientError> {
+        let mut waiting = Vec::new();
+        for room in WAITING_ROOMS {
+            for message in self.admin.messages_by_key(room, self.key, false).await? {
+                let Some(topic) = message.property(name::REAL_TOPIC) else { continue };
+                let due = message.property(name::TIMER_OUT_MS).and_then(|due| due.parse().ok()).map(UnixMillis);
+                if topic::is_retry(topic) || self.is_wanted(topic) {
+                    let (id, topic) = (message.message_id.to_string(), topic.to_owned());
+                    waiting.push(DelayedFacts { id, topic, stored_at: message.store_timestamp, due });
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    fn is_wanted(&self, topic: &str) -> bool {
+        self.wanted.is_none_or(|wanted| wanted == topic)
+    }
+
+    /// The first half of each transaction.
+    async fn transactions(&self) -> Result<Vec<TransactionFacts>, ClientError> {
+        let parked = self.admin.messages_by_key(topic::CHECK_MAX_TIME, self.key, false).await?;
+        let mut seen = BTreeSet::new();
+        let mut transactions = Vec::new();
+        for half in self.admin.messages_by_key(topic::HALF, self.key, false).await? {
+            let property = |name| half.property(name).unwrap_or_default().to_owned();
+            let (group, topic) = (property(name::PRODUCER_GROUP), property(name::REAL_TOPIC));
+            if !self.is_wanted(&topic) || !seen.insert((group.clone(), half.message_id.clone())) {
+                continue;
+            }
+            let is_it = |copy: &&ReceivedMessage| copy.message_id == half.message_id;
+            transactions.push(TransactionFacts {
+                producers: self.producers(&group).await?,
+                id: half.message_id.to_string(),
+                group,
+                topic,
+                broker: half.queue.broker_name.clone(),
+                half: half.queue_offset.0,
+                stored_at: half.store_timestamp,
+                parked: parked.iter().rev().find(is_it).map(|copy| (copy.store_timestamp, copy.queue_offset.0)),
+                shown: self.shown(&half).await?,
+            });
+        }
+        Ok(transactions)
+    }
+
+    /// Nothing of brokers that have no such request.
+    async fn shown(&self, half: &ReceivedMessage) -> Result<Option<TxnShown>, ClientError> {
+        let Some(master) = self.master_of(half) else { return Ok(None) };
+        let name = TxnName { half: Some(half.queue_offset.0), ..TxnName::default() };
+        answered(self.admin.transaction(master, &name).await).map(Option::flatten)
+    }
+
+    async fn producers(&self, group: &str) -> Result<usize, ClientError> {
+        let brokers = answered(self.admin.producers(group).await)?.unwrap_or_default();
+        let clients = brokers.into_iter().flat_map(|(_, producers)| producers.connection_set);
+        Ok(clients.map(|client| client.client_id).collect::<BTreeSet<_>>().len())
+    }
+
+    fn master_of(&self, message: &ReceivedMessage) -> Option<&Master> {
+        self.masters.iter().find(|master| master.name == message.queue.broker_name)
+    }
+
+    async fn message(
+        &self,
+        message: &ReceivedMessage,
+        waiting: &[DelayedFacts],
+        groups: &mut BTreeMap<(String, String), GroupState>,
+    ) -> Result<MessageFacts, ClientError> {
+        let mut facts = MessageFacts {
+            id: message.message_id.to_string(),
+            topic: message.topic.to_string(),
+            broker: message.queue.broker_name.clone(),
+            queue: message.queue.queue_id,
+            offset: message.queue_offset.0,
+            stored_at: message.store_timestamp,
+            groups: Vec::new(),
+        };
+        let Some(master) = self.master_of(message) else { return Ok(facts) };
+        for group in self.admin.groups_of(master, &message.topic).await? {
+            let pair = (group, facts.topic.clone());
+            if !groups.contains_key(&pair) {
+                let progress = answered(self.admin.progress(&pair.0, Some(&pair.1)).await)?.unwrap_or_default();
+                let members = answered(self.admin.consumers(&pair.0).await)?.unwrap_or_default();
+                let members = members.into_iter().map(|(_, members)| members).collect();
+                groups.insert(pair.clone(), GroupState { progress, members });
+            }
+            facts.groups.push(self.group(message, &pair.0, &groups[&pair], waiting).await?);
+        }
+        Ok(facts)
+    }
+
+    async fn group(
+        &self,
+        message: &ReceivedMessage,
+        group: &str,
+        state: &GroupState,
+        waiting: &[DelayedFacts],
+    ) -> Result<GroupFacts, ClientError> {
+        let clients = state.members.iter().flat_map(|members| &members.connection_set);
+        let subscription = state.members.iter().find_map(|members| members.subscription_table.get(&*message.topic));
+        let mut retries = Vec::new();
+        for topic in retry_topics(group, &message.topic) {
+            let copies = self.copies(&topic, message).await?;
+            for copy in &copies {
+                let done = self.committed(group, &copy.queue).await?.is_some_and(|next| next > copy.queue_offset.0);
+                let fate = if done { RetryFate::Done } else { RetryFate::Ready };
+                retries.push(RetryFacts { at: copy.store_timestamp, number: copy.reconsume_times + 1, fate });
+            }
+            let resting = waiting.iter().filter(|one| *one.topic == *topic && *one.id == *message.message_id);
+            // Each that is out rested before.
+            for (number, one) in (2..).zip(resting).skip(copies.len()) {
+                retries.push(RetryFacts { at: one.stored_at, number, fate: RetryFate::Resting });
+            }
+        }
+        retries.sort_by_key(|retry| retry.at);
+        let dead = self.copies(&topic::dead_letter_topic(group), message).await?;
+        Ok(GroupFacts {
+            group: group.to_owned(),
+            consumers: clients.map(|client| &client.client_id).collect::<BTreeSet<_>>().len(),
+            broadcast: state.members.iter().any(|members| members.message_model == MessageModel::Broadcasting),
+            passes_over: subscription.filter(|it| passes_over(it, message)).map(|it| it.sub_string.clone()),
+            committed: self.committed(group, &message.queue).await?,
+            handed_out_to: state.handed_out_to(&message.queue),
+            retries,
+            dead_at: dead.last().map(|copy| copy.store_timestamp),
+        })
+    }
+
+    async fn copies(&self, topic: &str, message: &ReceivedMessage) -> Result<Vec<ReceivedMessage>, ClientError> {
+        self.admin.messages_by_key(topic, &message.message_id, true).await
+    }
+
+    /// Nothing of a topic that no route names.
+    async fn committed(&self, group: &str, queue: &MessageQueue) -> Result<Option<u64>, ClientError> {
+        match self.admin.client().committed(group, queue).await {
+            Err(ClientError::Route(_)) => Ok(None),
+            committed => Ok(committed?.map(|next| next.0)),
+        }
+    }
+}
+
+impl GroupState {
+    /// The offset behind the last message that the group was handed.
+    fn handed_out_to(&self, queue: &MessageQueue) -> u64 {
+        let place = self.progress.queues.iter().find(|progress| progress.queue == *queue);
+        place.map_or(0, |place| place.committed.0 + place.in_flight)
+    }
+}
+
+/// Of those that pull, then of those that pop.
+fn retry_topics(group: &str, of: &str) -> impl Iterator<Item = String> {
+    let pops = Mark::RETRIES.map(|mark| mark.topic(of, group));
+    std::iter::once(topic::retry_topic(group)).chain(pops)
+}
+
+fn passes_over(subscription: &Subscription, message: &ReceivedMessage) -> bool {
+    let wants = |tag: &str| subscription.tags_set.contains(tag);
+    subscription.is_tag() && !subscription.tags_set.is_empty() && !message.tags().is_some_and(wants)
+}
+
+/// A refusal says that there is nothing to be told.
+fn answered<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::Call(error)) if error.code().is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

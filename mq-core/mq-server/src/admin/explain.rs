@@ -1,0 +1,71 @@
+//! `mq explain`: what became of a business key. How that is found out is `mq-client`'s; this shows it.
+
+use anyhow::Result;
+use clap::Args;
+use mq_client::explain::{Explanation, Source, Stage};
+use mq_client::{Admin, ClientOptions};
+
+use super::{Reach, Sheet, moment};
+use crate::banner::say;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainOptions {
+    #[command(flatten)]
+    reach: Reach,
+    /// The business key: a word of the messages' KEYS (an order number, say), or a unique key.
+    #[arg(long)]
+    key: String,
+    /// Only messages of this topic; of all the users' when it is left out.
+    #[arg(long)]
+    topic: Option<String>,
+}
+
+/// Succeeds also where steps are missing: they are the answer.
+pub(crate) async fn explain(options: &ExplainOptions) -> Result<()> {
+    let admin = Admin::new(ClientOptions::new(&options.reach.namesrv))?;
+    let explanation = admin.explain(&options.key, options.topic.as_deref()).await?;
+    match options.reach.output {
+        Output::Json => say(serde_json::to_string_pretty(&explanation)?),
+        Output::Table => timeline(&explanation).print(Output::Table)?,
+    }
+    Ok(())
+}
+
+fn timeline(explanation: &Explanation) -> Sheet {
+    let several = explanation.timeline.iter().any(|step| step.message != explanation.timeline[0].message);
+    let mut sheet = Sheet::new(&["at", "step", "what", "who says so"]);
+    for step in &explanation.timeline {
+        let what = if several { format!("{}: {}", step.message, step.what) } else { step.what.clone() };
+        sheet.row([moment::show(step.at), word(step.stage).into(), what.into(), source(step.source).into()]);
+    }
+    let missing = explanation.missing.iter().map(|one| {
+        let whose = if several && !one.message.is_empty() { format!(" of {}", one.message) } else { String::new() };
+        let fix = if one.fix.is_empty() { String::new() } else { format!("\n    {}", one.fix) };
+        format!("missing: {}{whose}: {}{fix}", word(one.stage), one.why)
+    });
+    let missing: Vec<String> = missing.collect();
+    sheet.remark(if missing.is_empty() { "nothing is missing".to_owned() } else { missing.join("\n") })
+}
+
+fn word(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Half => "half message",
+        Stage::Check => "check",
+        Stage::Parked => "parked",
+        Stage::Verdict => "verdict",
+        Stage::Delayed => "delay",
+        Stage::Visible => "message",
+        Stage::Delivery => "delivery",
+        Stage::Retry => "retry",
+        Stage::DeadLetter => "dead letter",
+    }
+}
+
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::Log => "log",
+        Source::Broker => "broker",
+        Source::Trace => "trace",
+    }
+}
