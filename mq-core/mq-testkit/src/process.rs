@@ -37,33 +37,37 @@ pub fn workspace() -> &'static Path {
 /// The `mq` binary: `$MQ_BIN`, or built once by this process's cargo in the profile of the tests.
 pub fn mq_binary() -> Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let binary = BINARY.get_or_init(|| build_mq().map_err(|error| format!("{error:#}")));
+    let given = || std::env::var_os("MQ_BIN").map(|path| Ok(path.into()));
+    let binary =
+        BINARY.get_or_init(|| given().unwrap_or_else(|| build("--bin", "mq")).map_err(|error| format!("{error:#}")));
     binary.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn build_mq() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("MQ_BIN") {
-        return Ok(path.into());
-    }
+/// An example of some crate of the workspace, built by this process's cargo in the profile of the tests.
+pub fn example_binary(name: &str) -> Result<PathBuf> {
+    build("--example", name)
+}
+
+fn build(kind: &str, name: &str) -> Result<PathBuf> {
     // The whole workspace's features, so that no dependency is built twice.
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--workspace", "--bin", "mq", "--message-format", "json"])
+        .args(["build", "--quiet", "--workspace", kind, name, "--message-format", "json"])
         .args((!cfg!(debug_assertions)).then_some("--release"))
         .current_dir(workspace())
         .stderr(Stdio::inherit())
         .output()
         .context("cargo does not start")?;
     if !output.status.success() {
-        bail!("the mq binary does not build");
+        bail!("{name} does not build");
     }
     cargo_metadata::Message::parse_stream(&output.stdout[..])
         .filter_map(Result::ok)
         .find_map(|message| match message {
-            cargo_metadata::Message::CompilerArtifact(artifact) if artifact.target.name == "mq" => artifact.executable,
+            cargo_metadata::Message::CompilerArtifact(artifact) if artifact.target.name == name => artifact.executable,
             _ => None,
         })
         .map(Into::into)
-        .context("cargo names no mq binary")
+        .with_context(|| format!("cargo names no binary of {name}"))
 }
 
 /// `mq up` on a store directory, restartable on the same ports.

@@ -6,13 +6,13 @@
 //! curl -X POST localhost:8080/orders/7/pay
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{env, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::{Path, State},
     http::StatusCode,
-    routing::post,
+    routing::{get, post},
 };
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement};
 use serde::Deserialize;
@@ -29,13 +29,17 @@ type Shop = Arc<TxnProducer<DatabaseConnection>>;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
-    let name_servers = std::env::var("NAMESRV_ADDR").unwrap_or_else(|_| "127.0.0.1:9876".into());
-    let payments = open("payments", "CREATE TABLE IF NOT EXISTS payments (order_id INTEGER PRIMARY KEY)").await?;
-    let packets = open("packets", "CREATE TABLE IF NOT EXISTS packets (order_id INTEGER PRIMARY KEY)").await?;
+    let name_servers = env::var("NAMESRV_ADDR").unwrap_or_else(|_| "127.0.0.1:9876".into());
+    let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://shop.db?mode=rwc".into());
+    let database = Database::connect(url).await?;
+    for table in ["payments", "packets"] {
+        let create = format!("CREATE TABLE IF NOT EXISTS {table} (order_id INTEGER PRIMARY KEY)");
+        database.execute_unprepared(&create).await?;
+    }
 
     let txn = TxnProducer::builder(&name_servers)
         .group("order-service")
-        .database(payments)
+        .database(database.clone())
         .topics(["ORDER_PAID"])
         .deadline(Duration::from_secs(30))
         .build()
@@ -43,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = CancellationToken::new();
     let consumer = Consumer::builder(&name_servers)
         .group("red-packet")
-        .inbox(Inbox::new(packets).dedupe_by(Key::Business))
+        .inbox(Inbox::new(database).dedupe_by(Key::Business))
         .on("ORDER_PAID", async |tx, paid: Msg<OrderPaid>| {
             tracing::info!(paid.body.order, "a red packet");
             insert(tx, "INSERT INTO packets VALUES (?)", paid.body.order).await
@@ -52,9 +56,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let consumer = tokio::spawn(consumer);
 
     let shop: Shop = Arc::new(txn);
-    let routes = Router::new().route("/orders/{id}/pay", post(pay)).with_state(shop.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-    tracing::info!("curl -X POST localhost:8080/orders/7/pay");
+    let routes =
+        Router::new().route("/orders/{id}/pay", post(pay)).route("/readyz", get(ready)).with_state(shop.clone());
+    let address = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into());
+    let listener = tokio::net::TcpListener::bind(&address).await?;
+    tracing::info!("curl -X POST {address}/orders/7/pay");
     axum::serve(listener, routes).with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) }).await?;
     shutdown.cancel();
     consumer.await??;
@@ -78,9 +84,7 @@ async fn insert(tx: &DatabaseTransaction, sql: &'static str, order: i64) -> Resu
     tx.execute_raw(statement).await.map(drop)
 }
 
-async fn open(name: &str, table: &'static str) -> Result<DatabaseConnection, DbErr> {
-    let file = std::env::temp_dir().join(format!("checkback-example-{name}.db"));
-    let database = Database::connect(format!("sqlite://{}?mode=rwc", file.display())).await?;
-    database.execute_unprepared(table).await?;
-    Ok(database)
+/// Ready once the broker can ask this instance how its transactions ended.
+async fn ready(State(shop): State<Shop>) -> StatusCode {
+    if shop.is_registered() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

@@ -8,6 +8,7 @@ mod broker;
 mod crashes;
 mod databases;
 mod end_to_end;
+mod examples;
 mod inbox;
 mod markers;
 mod producer;
