@@ -110,6 +110,12 @@ impl Message {
         self
     }
 
+    /// The number of [`Message::flag`].
+    #[must_use]
+    pub fn user_flag(&self) -> i32 {
+        self.flag
+    }
+
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic

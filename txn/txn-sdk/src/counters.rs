@@ -25,6 +25,8 @@ pub(crate) struct Counters {
     pub(crate) check_commit: Counter,
     pub(crate) check_rollback: Counter,
     pub(crate) check_unknown: Counter,
+    pub(crate) outbox_stored: Counter,
+    pub(crate) outbox_relayed: Counter,
     pub(crate) inbox_handled: Counter,
     pub(crate) inbox_duplicate: Counter,
     pub(crate) inbox_failed: Counter,
@@ -76,6 +78,14 @@ impl Counters {
             Sample::new("txn_check_total", Some(("answer", "commit")), &self.check_commit),
             Sample::new("txn_check_total", Some(("answer", "rollback")), &self.check_rollback),
             Sample::new("txn_check_total", Some(("answer", "unknown")), &self.check_unknown),
+        ]
+    }
+
+    pub(crate) fn of_outbox(&self, waiting: u64) -> [Sample; 3] {
+        [
+            Sample { name: "outbox_pending", label: None, value: waiting },
+            Sample::new("outbox_stored_total", None, &self.outbox_stored),
+            Sample::new("outbox_relayed_total", None, &self.outbox_relayed),
         ]
     }
 

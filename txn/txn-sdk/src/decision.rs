@@ -1,4 +1,5 @@
-//! What a checkback is answered, as a pure function of what the database showed. Reads no clock and no database.
+//! What the SDK decides, as pure functions: what a checkback is answered, what the broker is told when a transaction has
+//! ended, and what goes to the outbox. Reads no clock and no database.
 //!
 //! ```text
 //! row                          age                        answer
@@ -10,6 +11,19 @@
 //! none                         younger than the deadline  UNKNOWN    the transaction may still be running
 //! none                         older                      insert the tombstone: inserted => ROLLBACK, else look again
 //! none, on the second look     any                        UNKNOWN
+//!
+//! the transaction              the broker is told
+//! committed                    COMMIT
+//! surely not committed         ROLLBACK
+//! commit unknown               nothing       the checkback reads what happened
+//! fenced                       nothing       the checkback that fenced it has told
+//! ended by somebody else       nothing       as unknown
+//!
+//! the half message             with an outbox             without
+//! stored safely                half                       half
+//! the message is at fault      refused                    refused
+//! the broker is at fault       outbox, under the same id  refused
+//! not tried: broker was down   outbox                     (always tried)
 //! ```
 
 use std::time::Duration;
@@ -21,16 +35,18 @@ use crate::planted::{Bug, planted};
 
 /// A row of the marker table, as its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) state: i64,
-    pub(crate) mode: i64,
+pub struct Row {
+    pub state: i64,
+    pub mode: i64,
 }
 
 impl Row {
     /// The transaction's own row: it exists if and only if the transaction committed.
-    pub(crate) const COMMITTED: Self = Self { state: 1, mode: MODE_HALF };
+    pub const COMMITTED: Self = Self { state: 1, mode: MODE_HALF };
+    /// The same of a transaction whose message lies in the outbox: a half that did reach the broker is not wanted.
+    pub const OUTBOXED: Self = Self { state: 1, mode: MODE_OUTBOX };
     /// Written by a checkback: the transaction can no longer commit.
-    pub(crate) const TOMBSTONE: Self = Self { state: 2, mode: MODE_HALF };
+    pub const TOMBSTONE: Self = Self { state: 2, mode: MODE_HALF };
 }
 
 const MODE_HALF: i64 = 0;
@@ -38,24 +54,24 @@ const MODE_OUTBOX: i64 = 1;
 
 /// What one look at the database showed, and who asks when.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sight {
-    pub(crate) row: Option<Row>,
+pub struct Sight {
+    pub row: Option<Row>,
     /// Rows born before this may have been cleaned.
-    pub(crate) horizon: UnixMillis,
-    pub(crate) born: UnixMillis,
-    pub(crate) now: UnixMillis,
+    pub horizon: UnixMillis,
+    pub born: UnixMillis,
+    pub now: UnixMillis,
     /// The age from which a transaction without a row is fenced off.
-    pub(crate) deadline: Duration,
+    pub deadline: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     Answer(Verdict),
     /// Insert the tombstone; if another row is faster, look again.
     Fence,
 }
 
-pub(crate) fn first_look(sight: &Sight) -> Step {
+pub fn first_look(sight: &Sight) -> Step {
     match sight.row {
         Some(row) => Step::Answer(settled(row)),
         None if sight.born < sight.horizon => Step::Answer(Verdict::Unknown),
@@ -66,8 +82,78 @@ pub(crate) fn first_look(sight: &Sight) -> Step {
 }
 
 /// After the tombstone met another row: whatever stands there now decides.
-pub(crate) fn second_look(row: Option<Row>) -> Verdict {
+pub fn second_look(row: Option<Row>) -> Verdict {
     row.map_or(Verdict::Unknown, settled)
+}
+
+/// How a transaction ended, as far as its own process can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending<E = ()> {
+    Committed,
+    /// No commit was asked for, or the database said no: there are no rows.
+    Refused(E),
+    /// A commit was asked for, and its answer is lost.
+    Unknown(E),
+    /// A tombstone stands in the marker's place, or may have.
+    Fenced,
+    /// The marker is no longer in the transaction: something else has ended it, one way or the other.
+    Ended,
+}
+
+impl<E> Ending<E> {
+    /// What the broker is told; `None`: nothing, it will ask.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Committed => Some(Verdict::Commit),
+            Self::Refused(_) => Some(Verdict::Rollback),
+            Self::Unknown(_) | Self::Fenced | Self::Ended => None,
+        }
+    }
+}
+
+/// Why a half message was not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No broker would take this message.
+    Message,
+    /// Not reached, busy, or not sure: the half may be stored all the same.
+    Broker,
+}
+
+/// Without a half: whether the transaction may go on and leave its message in the outbox.
+pub fn goes_to_outbox(has_outbox: bool, fault: Fault) -> bool {
+    has_outbox && fault == Fault::Broker
+}
+
+/// What the relay does with a batch, oldest first, once its halves were tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// Its half is stored: row out and marker in, in one transaction, then COMMIT.
+    Publish,
+    /// No broker takes it: later, and the ones behind it go on.
+    Postpone,
+    /// One before it found no broker: nothing overtakes that.
+    Wait,
+}
+
+pub fn relay_batch(halves: impl IntoIterator<Item = Result<(), Fault>>) -> Vec<Relayed> {
+    let mut stopped = false;
+    let decide = |half| match half {
+        _ if stopped => Relayed::Wait,
+        Ok(()) => Relayed::Publish,
+        Err(Fault::Message) => Relayed::Postpone,
+        Err(Fault::Broker) => {
+            stopped = true;
+            Relayed::Wait
+        }
+    };
+    halves.into_iter().map(decide).collect()
+}
+
+/// How long a row that no broker takes is left alone: doubled each time, an hour at most. It is never given up.
+pub fn postponed(attempts: u32) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(attempts)).min(LONGEST)
 }
 
 fn settled(row: Row) -> Verdict {
@@ -130,8 +216,50 @@ mod tests {
         ] {
             assert_eq!(step(None, born, born + age), expected, "no row, born {born} age {age}");
         }
-        for (row, expected) in [(None, Unknown), (Some(Row::COMMITTED), Commit), (Some(Row::TOMBSTONE), Rollback)] {
+        for (row, expected) in [
+            (None, Unknown),
+            (Some(Row::COMMITTED), Commit),
+            (Some(Row::OUTBOXED), Rollback),
+            (Some(Row::TOMBSTONE), Rollback),
+        ] {
             assert_eq!(second_look(row), expected, "second look at {row:?}");
         }
+    }
+
+    #[test]
+    fn the_broker_is_told_only_what_is_sure() {
+        for (ending, told) in [
+            (Ending::Committed, Some(Verdict::Commit)),
+            (Ending::Refused(()), Some(Verdict::Rollback)),
+            (Ending::Unknown(()), None),
+            (Ending::Fenced, None),
+            (Ending::Ended, None),
+        ] {
+            assert_eq!(ending.verdict(), told, "{ending:?}");
+        }
+        for (has_outbox, fault, goes) in [
+            (true, Fault::Broker, true),
+            (true, Fault::Message, false),
+            (false, Fault::Broker, false),
+            (false, Fault::Message, false),
+        ] {
+            assert_eq!(goes_to_outbox(has_outbox, fault), goes, "{has_outbox} {fault:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_outbox_overtakes_what_found_no_broker() {
+        use Relayed::{Postpone, Publish, Wait};
+        let (stored, illegal, down) = (Ok(()), Err(Fault::Message), Err(Fault::Broker));
+        for (halves, expected) in [
+            (vec![], vec![]),
+            (vec![stored, stored], vec![Publish, Publish]),
+            (vec![illegal, stored], vec![Postpone, Publish]),
+            (vec![stored, down, stored, illegal], vec![Publish, Wait, Wait, Wait]),
+            (vec![down, down], vec![Wait, Wait]),
+        ] {
+            assert_eq!(relay_batch(halves.clone()), expected, "{halves:?}");
+        }
+        assert_eq!([0, 1, 4, 12, u32::MAX].map(|it| postponed(it).as_secs()), [1, 2, 16, 3600, 3600]);
     }
 }

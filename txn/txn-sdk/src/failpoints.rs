@@ -6,7 +6,7 @@
 //! and `off` are as in `fail`.
 
 /// The spots, in the order that a transaction and a delivery pass them.
-pub const POINTS: [&str; 8] = [
+pub const POINTS: [&str; 11] = [
     "txn-before-half",
     "txn-after-half",
     "txn-after-rows",
@@ -14,7 +14,10 @@ pub const POINTS: [&str; 8] = [
     "txn-after-end",
     "inbox-before-row",
     "inbox-after-row",
+    "inbox-between-commit-and-end",
     "inbox-before-ack",
+    "outbox-after-half",
+    "outbox-between-commit-and-end",
 ];
 
 /// Arms the points that `FAILPOINTS` names, here and in every crate of this process that uses `fail`. Call it once, at

@@ -77,6 +77,17 @@ impl fmt::Debug for TransactionId {
 #[error("not a version 7 UUID")]
 pub struct InvalidTransactionId;
 
+impl TryFrom<&[u8]> for TransactionId {
+    type Error = InvalidTransactionId;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Self::Error> {
+        match Uuid::from_slice(bytes) {
+            Ok(id) if id.get_version_num() == 7 => Ok(Self(id)),
+            _ => Err(InvalidTransactionId),
+        }
+    }
+}
+
 impl FromStr for TransactionId {
     type Err = InvalidTransactionId;
 

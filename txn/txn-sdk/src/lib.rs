@@ -56,11 +56,13 @@ mod clock;
 mod consumer;
 mod counters;
 mod database;
-mod decision;
+#[doc(hidden)]
+pub mod decision;
 pub mod failpoints;
 mod housekeeping;
 mod id;
 mod marker;
+mod outbox;
 mod planted;
 mod producer;
 mod schema;
@@ -68,14 +70,15 @@ mod schema;
 pub mod simulation;
 
 pub use consumer::{
-    ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, HandlerError, Handlers, Inbox, InboxError,
-    Key, Msg, NoHandler, OnTopic,
+    ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, Effect, HandlerError, Handlers, Inbox,
+    InboxError, Key, Msg, NoHandler, OnTopic, OnTopicEmitting,
 };
 pub use counters::Sample;
 pub use database::{Database, DatabaseError};
 pub use id::{InvalidTransactionId, TRANSACTION_ID_PROPERTY, TransactionId};
 pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers, Seal};
 pub use mq_client::{Message, ReceivedMessage, Verdict};
+pub use outbox::OutboxOptions;
 pub use producer::{
     Asked, BuildError, Outcome, Own, Pending, Sent, Source, Transaction, TxnError, TxnProducer, TxnProducerBuilder,
     Unsourced,

@@ -8,8 +8,8 @@ use mq_protocol::ids::UnixMillis;
 
 use crate::{
     clock,
-    database::{self, Begin, Database, DatabaseError, PoolSize, Side, Value},
-    decision::{self, Row, Sight, Step},
+    database::{self, Begin, CommitError, Database, DatabaseError, PoolSize, Side, Value},
+    decision::{self, Ending, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
     planted::{Bug, planted},
@@ -18,6 +18,8 @@ use crate::{
 
 /// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
 const CHECK_CONNECTIONS: u32 = 3;
+/// Tries of one answer that lost to other transactions.
+const CHECK_ATTEMPTS: u32 = 5;
 /// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -94,7 +96,16 @@ impl<D: Database> Markers<D> {
 
     /// The first statement of a transaction.
     pub async fn mark(tx: &mut D::Tx, id: TransactionId, owner: MarkerOwner<'_>) -> Result<(), MarkError> {
-        if insert_row::<D>(tx, &id, owner, Row::COMMITTED).await? || planted(Bug::TombstoneIgnored) {
+        Self::mark_as(tx, id, owner, Row::COMMITTED).await
+    }
+
+    pub(crate) async fn mark_as(
+        tx: &mut D::Tx,
+        id: TransactionId,
+        owner: MarkerOwner<'_>,
+        row: Row,
+    ) -> Result<(), MarkError> {
+        if insert_row::<D>(tx, &id, owner, row).await? || planted(Bug::TombstoneIgnored) {
             return Ok(());
         }
         schema::require_durable::<D>(tx).await?;
@@ -141,6 +152,18 @@ impl<D: Database> Markers<D> {
     }
 
     async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
+        for _ in 1..CHECK_ATTEMPTS {
+            match self.try_to_decide(id, owner).await {
+                Err(error) if error.lost_a_race(self.checks.dialect()) => {
+                    tracing::debug!(%id, %error, "another transaction was faster; looking again");
+                }
+                decided => return decided,
+            }
+        }
+        self.try_to_decide(id, owner).await
+    }
+
+    async fn try_to_decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
         let (row, horizon) = self.look(id).await?;
         let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
         match decision::first_look(&sight) {
@@ -155,12 +178,10 @@ impl<D: Database> Markers<D> {
     async fn look(&self, id: TransactionId) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
         let mut tx = self.checks.begin(Begin::Look).await?;
         let seen = look::<D>(&mut tx, id).await?;
-        match self.checks.dialect().barrier {
-            Some(barrier) if seen.0.is_some() => {
-                D::execute(&mut tx, barrier, &[]).await?;
-                database::commit::<D>(tx).await?;
-            }
-            _ => D::rollback(tx).await?,
+        D::rollback(tx).await?;
+        // In a transaction of its own: a strict server refuses a write to what has changed since a snapshot.
+        if let (Some(barrier), Some(_)) = (self.checks.dialect().barrier, seen.0) {
+            self.checks.execute(barrier, &[]).await?;
         }
         Ok(seen)
     }
@@ -186,6 +207,22 @@ impl<D: Database> Markers<D> {
 
     pub(crate) fn housekeeper(&self) -> Housekeeper<D> {
         Housekeeper { side: self.checks.clone(), rows: Rows::Markers, keep: self.options.keep }
+    }
+}
+
+/// Commits what is sealed, and says what is known of it.
+pub(crate) async fn close<D: Database>(tx: D::Tx, sealed: Result<Seal, DatabaseError>) -> Ending<DatabaseError> {
+    match sealed {
+        Ok(Seal::Sealed) => match D::commit(tx).await {
+            Ok(()) => Ending::Committed,
+            Err(CommitError::Refused(error)) => Ending::Refused(error),
+            Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => Ending::Refused(error),
+            Err(CommitError::Unknown(error)) => Ending::Unknown(error),
+        },
+        Ok(Seal::Fenced) => Ending::Fenced,
+        Ok(Seal::Ended) => Ending::Ended,
+        // No commit was asked for, so there will be none.
+        Err(error) => Ending::Refused(error),
     }
 }
 

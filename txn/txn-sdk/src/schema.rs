@@ -4,6 +4,8 @@
 //! checkback_marker   tx_id -> what became of a transaction   (written inside the user's transaction, or as a tombstone)
 //! checkback_horizon  one row: below this time of birth, marker rows may have been cleaned
 //! checkback_inbox    messages whose effect is in this database (written inside the consumer's transaction)
+//! checkback_outbox   messages that wait for a broker   (written inside the user's transaction)
+//! checkback_relay    one row for each group: which instance relays its outbox
 //! checkback_schema   one row: how many of the dialect's migrations have run
 //! ```
 

@@ -6,6 +6,7 @@ use std::{fmt::Display, marker::PhantomData};
 use mq_client::ReceivedMessage;
 use serde::de::DeserializeOwned;
 
+use super::Effect;
 use crate::database::Database;
 
 /// A message with its body read as JSON.
@@ -33,13 +34,14 @@ pub trait Handlers<D: Database>: sealed::Sealed {
     fn topics(&self) -> Vec<String>;
     #[doc(hidden)]
     #[allow(async_fn_in_trait, reason = "Send is inferred where the consumer is spawned, from the concrete list")]
-    async fn handle(&self, tx: &mut D::Tx, message: ReceivedMessage) -> Result<(), HandlerError>;
+    async fn handle(&self, effect: &mut Effect<D>, message: ReceivedMessage) -> Result<(), HandlerError>;
 }
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::NoHandler {}
     impl<F, T, R> Sealed for super::OnTopic<F, T, R> {}
+    impl<F, T, R> Sealed for super::OnTopicEmitting<F, T, R> {}
 }
 
 /// The empty list.
@@ -54,12 +56,20 @@ pub struct OnTopic<F, T, R> {
     pub(crate) body: PhantomData<fn() -> T>,
 }
 
+/// One handler that publishes, before the others.
+pub struct OnTopicEmitting<F, T, R> {
+    pub(crate) topic: String,
+    pub(crate) handler: F,
+    pub(crate) rest: R,
+    pub(crate) body: PhantomData<fn() -> T>,
+}
+
 impl<D: Database> Handlers<D> for NoHandler {
     fn topics(&self) -> Vec<String> {
         Vec::new()
     }
 
-    async fn handle(&self, _: &mut D::Tx, message: ReceivedMessage) -> Result<(), HandlerError> {
+    async fn handle(&self, _: &mut Effect<D>, message: ReceivedMessage) -> Result<(), HandlerError> {
         Err(HandlerError::NoHandler(message.topic.to_string()))
     }
 }
@@ -78,12 +88,36 @@ where
         topics
     }
 
-    async fn handle(&self, tx: &mut D::Tx, message: ReceivedMessage) -> Result<(), HandlerError> {
+    async fn handle(&self, effect: &mut Effect<D>, message: ReceivedMessage) -> Result<(), HandlerError> {
         if *message.topic != *self.topic {
-            return self.rest.handle(tx, message).await;
+            return self.rest.handle(effect, message).await;
         }
         let body = serde_json::from_slice(&message.body)?;
-        let done = (self.handler)(D::handle(tx), Msg { body, message }).await;
+        let done = (self.handler)(effect.handle(), Msg { body, message }).await;
+        done.map_err(|error| HandlerError::Failed(error.to_string()))
+    }
+}
+
+impl<D, F, T, E, R> Handlers<D> for OnTopicEmitting<F, (T, E), R>
+where
+    D: Database,
+    F: for<'t> AsyncFn(&'t mut Effect<D>, Msg<T>) -> Result<(), E>,
+    T: DeserializeOwned,
+    E: Display,
+    R: Handlers<D>,
+{
+    fn topics(&self) -> Vec<String> {
+        let mut topics = self.rest.topics();
+        topics.push(self.topic.clone());
+        topics
+    }
+
+    async fn handle(&self, effect: &mut Effect<D>, message: ReceivedMessage) -> Result<(), HandlerError> {
+        if *message.topic != *self.topic {
+            return self.rest.handle(effect, message).await;
+        }
+        let body = serde_json::from_slice(&message.body)?;
+        let done = (self.handler)(effect, Msg { body, message }).await;
         done.map_err(|error| HandlerError::Failed(error.to_string()))
     }
 }

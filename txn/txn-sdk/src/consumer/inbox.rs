@@ -10,6 +10,7 @@ use crate::{
     database::{self, Database, DatabaseError, PoolSize, Side, Value},
     housekeeping::{Housekeeper, Rows},
     planted::{Bug, planted},
+    producer::{Link, TxnProducer},
     schema,
 };
 
@@ -93,6 +94,8 @@ pub struct Inbox<D> {
     database: D,
     key: Key,
     keep: Duration,
+    /// The producer of what handlers emit, alive as long as the consumer.
+    emits_by: Option<Arc<Link>>,
 }
 
 impl<D: Database> Inbox<D> {
@@ -101,7 +104,14 @@ impl<D: Database> Inbox<D> {
             database: database.with_own_pool(PoolSize::Same),
             key: Key::default(),
             keep: Duration::from_secs(7 * 24 * 3600),
+            emits_by: None,
         }
+    }
+
+    /// In the database of `producer`, so that handlers can [emit](super::Effect::emit) by it: their markers are where its
+    /// checkbacks look. Shut the producer down after the consumer.
+    pub fn of(producer: &TxnProducer<D>) -> Self {
+        Self { emits_by: Some(producer.link()), ..Self::new(producer.database().clone()) }
     }
 
     #[must_use]
@@ -124,6 +134,10 @@ impl<D: Database> Inbox<D> {
 
     pub(crate) fn database(&self) -> &D {
         &self.database
+    }
+
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.emits_by.clone()
     }
 
     pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper<D>, DatabaseError> {

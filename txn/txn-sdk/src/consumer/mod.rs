@@ -1,5 +1,6 @@
 //! The consumer whose effect on a database happens exactly once: inbox row and effect share a transaction.
 
+mod effect;
 mod handlers;
 mod inbox;
 mod run;
@@ -13,11 +14,12 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     counters::{Counters, Sample},
-    database::{CommitError, Database, DatabaseError},
+    database::{Database, DatabaseError},
     failpoints::reach,
     planted::{Bug, planted},
 };
-pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic};
+pub use effect::Effect;
+pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic, OnTopicEmitting};
 pub use inbox::{Inbox, InboxError, Key};
 pub use run::ConsumeError;
 
@@ -90,6 +92,8 @@ enum DeliveryError {
     Handler(#[from] HandlerError),
     #[error("the handler's transaction was ended before its commit")]
     Ended,
+    #[error("a checkback has given up what the handler emitted: it took longer than the deadline")]
+    Fenced,
     #[error("the commit was not confirmed: {0}")]
     Commit(DatabaseError),
     #[error("the handler panicked")]
@@ -113,9 +117,27 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         T: DeserializeOwned,
         E: std::fmt::Display,
     {
+        self.with(|rest| OnTopic { topic: topic.into(), handler, rest, body: PhantomData })
+    }
+
+    /// The same for handlers that publish: `tx.emit(message)` is part of the delivery's transaction, `tx.handle()` is what
+    /// statements run on. The inbox is made with [`Inbox::of`] the producer whose group and topics the messages go by.
+    pub fn on_emitting<F, T, E>(
+        self,
+        topic: impl Into<String>,
+        handler: F,
+    ) -> Consumer<D, OnTopicEmitting<F, (T, E), H>>
+    where
+        F: for<'t> AsyncFn(&'t mut Effect<D>, Msg<T>) -> Result<(), E>,
+        T: DeserializeOwned,
+        E: std::fmt::Display,
+    {
+        self.with(|rest| OnTopicEmitting { topic: topic.into(), handler, rest, body: PhantomData })
+    }
+
+    fn with<M>(self, more: impl FnOnce(H) -> M) -> Consumer<D, M> {
         let Self { name_servers, group, inbox, handlers, concurrency, counters } = self;
-        let handlers = OnTopic { topic: topic.into(), handler, rest: handlers, body: PhantomData };
-        Consumer { name_servers, group, inbox, handlers, concurrency, counters }
+        Consumer { name_servers, group, inbox, handlers: more(handlers), concurrency, counters }
     }
 
     /// Messages handled at the same time.
@@ -175,18 +197,13 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
             tx = self.inbox.database().begin().await?;
         }
         reach("inbox-after-row");
-        self.handlers.handle(&mut tx, message).await?;
-        if !Inbox::<D>::is_sealed(&mut tx, &admitted).await? {
-            return Err(DeliveryError::Ended);
+        let mut effect = Effect::new(tx, self.inbox.link());
+        self.handlers.handle(&mut effect, message).await?;
+        match effect.commit(admitted).await {
+            Err(_) if planted(Bug::AckBeforeEffect) => {}
+            committed => committed?,
         }
-        match D::commit(tx).await {
-            Ok(()) => {
-                reach("inbox-before-ack");
-                Ok(true)
-            }
-            Err(_) if planted(Bug::AckBeforeEffect) => Ok(true),
-            // If it did commit, the redelivery meets its row.
-            Err(CommitError::Refused(error) | CommitError::Unknown(error)) => Err(DeliveryError::Commit(error)),
-        }
+        reach("inbox-before-ack");
+        Ok(true)
     }
 }

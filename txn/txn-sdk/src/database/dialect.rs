@@ -37,6 +37,20 @@ pub struct Dialect {
     pub(crate) clean_markers: &'static str,
     /// `(created_ms to keep, group, rows)`
     pub(crate) clean_inbox: &'static str,
+    /// `(tx_id, group, topic, properties, body, flag, due_ms)`
+    pub(crate) insert_outbox: &'static str,
+    /// `(group, topic, now_ms, rows) -> tx_id, properties, body, flag, attempts`, oldest first
+    pub(crate) outbox_batch: &'static str,
+    /// `(due_ms, tx_id)`
+    pub(crate) postpone_outbox: &'static str,
+    /// `(tx_id)`
+    pub(crate) delete_outbox: &'static str,
+    /// `(group, rows) -> how many wait`, counted up to that
+    pub(crate) count_outbox: &'static str,
+    /// `(group)`
+    pub(crate) join_relay: &'static str,
+    /// `(holder, until_ms, group, now_ms, holder)`
+    pub(crate) lease_relay: &'static str,
     /// `-> which of WEAKNESSES, from 1; 0 is none`
     pub(crate) weakness: &'static str,
     /// Why commits would not be durable, and what to do.
@@ -51,4 +65,6 @@ pub struct Dialect {
     pub(crate) set_version: &'static str,
     /// Whether this answer to a commit says for sure that the transaction is rolled back.
     pub(crate) refuses_commit: fn(&dyn DatabaseError) -> bool,
+    /// Whether a statement lost to another transaction, so that all of its own has to be done again.
+    pub(crate) lost_a_race: fn(&dyn DatabaseError) -> bool,
 }

@@ -59,6 +59,13 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<Option<Numbers<N>>, DatabaseError>> + Send;
+    /// All rows: first `B` columns of bytes, then `N` numbers.
+    #[doc(hidden)]
+    fn rows<const B: usize, const N: usize>(
+        tx: &mut Self::Tx,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Vec<Cells<B, N>>, DatabaseError>> + Send;
     #[doc(hidden)]
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
     #[doc(hidden)]
@@ -150,6 +157,30 @@ pub enum Value<'v> {
 #[doc(hidden)]
 pub(crate) type Numbers<const N: usize> = [Option<i64>; N];
 
+/// The columns of a row with bytes in it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Cells<const B: usize, const N: usize> {
+    pub(crate) bytes: [Vec<u8>; B],
+    pub(crate) numbers: [i64; N],
+}
+
+impl<const B: usize, const N: usize> Cells<B, N> {
+    fn read<E>(
+        mut bytes: impl FnMut(usize) -> Result<Vec<u8>, E>,
+        mut number: impl FnMut(usize) -> Result<i64, E>,
+    ) -> Result<Self, E> {
+        let mut cells = Self { bytes: std::array::from_fn(|_| Vec::new()), numbers: [0; N] };
+        for (column, cell) in cells.bytes.iter_mut().enumerate() {
+            *cell = bytes(column)?;
+        }
+        for (column, cell) in cells.numbers.iter_mut().enumerate() {
+            *cell = number(B + column)?;
+        }
+        Ok(cells)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error(transparent)]
@@ -187,6 +218,11 @@ impl CommitError {
 }
 
 impl DatabaseError {
+    /// Another transaction was faster: what was done has to be done again from its begin.
+    pub(crate) fn lost_a_race(&self, dialect: &Dialect) -> bool {
+        self.of_database().is_some_and(|error| (dialect.lost_a_race)(error))
+    }
+
     fn is_duplicate_key(&self) -> bool {
         self.of_database().is_some_and(|error| error.is_unique_violation())
     }

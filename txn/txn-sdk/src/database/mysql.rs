@@ -48,6 +48,22 @@ pub(super) static MYSQL: Dialect = Dialect {
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE created_ms < ? AND consumer_group = ? ORDER BY created_ms LIMIT ?",
+    insert_outbox: "
+        INSERT INTO checkback_outbox (tx_id, producer_group, topic, properties, body, flag, due_ms, attempts)
+        VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+    outbox_batch: "
+        SELECT tx_id, properties, body, flag, attempts FROM checkback_outbox
+        WHERE producer_group = ? AND topic = ? AND due_ms <= ? ORDER BY tx_id LIMIT ?",
+    postpone_outbox: "UPDATE checkback_outbox SET due_ms = ?, attempts = attempts + 1 WHERE tx_id = ?",
+    delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = ?",
+    count_outbox: "
+        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = ? LIMIT ?) AS waiting",
+    join_relay: "
+        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES (?, '', 0)
+        ON DUPLICATE KEY UPDATE until_ms = until_ms",
+    lease_relay: "
+        UPDATE checkback_relay SET holder = ?, until_ms = ?
+        WHERE producer_group = ? AND (until_ms < ? OR holder = ?)",
     weakness: "
         SELECT CASE
             WHEN @@innodb_flush_log_at_trx_commit NOT IN (1, 3) THEN 1
@@ -55,7 +71,8 @@ pub(super) static MYSQL: Dialect = Dialect {
             WHEN EXISTS (
                 SELECT * FROM information_schema.tables
                 WHERE table_schema = DATABASE() AND engine <> 'InnoDB'
-                  AND table_name IN ('checkback_marker', 'checkback_horizon', 'checkback_inbox')) THEN 3
+                  AND table_name IN (
+                      'checkback_marker', 'checkback_horizon', 'checkback_inbox', 'checkback_outbox')) THEN 3
             ELSE 0
         END",
     weaknesses: &[
@@ -93,15 +110,41 @@ pub(super) static MYSQL: Dialect = Dialect {
             PRIMARY KEY (consumer_group, topic, tag, message_key),
             INDEX checkback_inbox_age (consumer_group, created_ms)
         ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+        "CREATE TABLE IF NOT EXISTS checkback_outbox (
+            tx_id          VARBINARY(16)  NOT NULL PRIMARY KEY,
+            producer_group VARBINARY(255) NOT NULL,
+            topic          VARBINARY(255) NOT NULL,
+            properties     BLOB           NOT NULL,
+            body           LONGBLOB       NOT NULL,
+            flag           BIGINT         NOT NULL,
+            due_ms         BIGINT         NOT NULL,
+            attempts       BIGINT         NOT NULL,
+            INDEX checkback_outbox_order (producer_group, topic, tx_id)
+        ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+        "CREATE TABLE IF NOT EXISTS checkback_relay (
+            producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
+            holder         VARBINARY(16)  NOT NULL,
+            until_ms       BIGINT         NOT NULL
+        ) ENGINE=InnoDB",
     ],
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, ?)
         ON DUPLICATE KEY UPDATE version = GREATEST(version, VALUES(version))",
     refuses_commit,
+    lost_a_race,
 };
 
 /// A deadlock, which is also how a Galera cluster refuses (1213), or the veto of a replication plugin (3101).
 fn refuses_commit(error: &dyn DatabaseError) -> bool {
-    let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
-    matches!(number, Some(1213 | 3101))
+    matches!(number(error), Some(1213 | 3101))
+}
+
+/// A deadlock, or a row that changed since this transaction's snapshot: the latter on servers that are strict about
+/// snapshots (`innodb_snapshot_isolation`, MariaDB's default since 11.6).
+fn lost_a_race(error: &dyn DatabaseError) -> bool {
+    matches!(number(error), Some(1020 | 1213))
+}
+
+fn number(error: &dyn DatabaseError) -> Option<u16> {
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }

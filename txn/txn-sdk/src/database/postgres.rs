@@ -58,6 +58,22 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         DELETE FROM checkback_inbox
         WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM checkback_inbox WHERE created_ms < $1 AND consumer_group = $2 ORDER BY created_ms LIMIT $3))",
+    insert_outbox: "
+        INSERT INTO checkback_outbox (tx_id, producer_group, topic, properties, body, flag, due_ms, attempts)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, 0)",
+    outbox_batch: "
+        SELECT tx_id, properties, body, flag, attempts FROM checkback_outbox
+        WHERE producer_group = $1 AND topic = $2 AND due_ms <= $3 ORDER BY tx_id LIMIT $4",
+    postpone_outbox: "UPDATE checkback_outbox SET due_ms = $1, attempts = attempts + 1 WHERE tx_id = $2",
+    delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = $1",
+    count_outbox: "
+        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = $1 LIMIT $2) AS waiting",
+    join_relay: "
+        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES ($1, '', 0)
+        ON CONFLICT (producer_group) DO NOTHING",
+    lease_relay: "
+        UPDATE checkback_relay SET holder = $1, until_ms = $2
+        WHERE producer_group = $3 AND (until_ms < $4 OR holder = $5)",
     weakness: "SELECT CASE current_setting('fsync') WHEN 'on' THEN 0::bigint ELSE 1::bigint END",
     weaknesses: &["this server runs with fsync=off: set fsync=on"],
     lock_schema: Some("SELECT 1::bigint FROM pg_advisory_xact_lock(7161662210043895108)"),
@@ -86,11 +102,28 @@ pub(crate) static POSTGRES: Dialect = Dialect {
             PRIMARY KEY (consumer_group, topic, tag, message_key)
         )",
         "CREATE INDEX checkback_inbox_age ON checkback_inbox (consumer_group, created_ms)",
+        "CREATE TABLE checkback_outbox (
+            tx_id          BYTEA  NOT NULL PRIMARY KEY,
+            producer_group BYTEA  NOT NULL,
+            topic          BYTEA  NOT NULL,
+            properties     BYTEA  NOT NULL,
+            body           BYTEA  NOT NULL,
+            flag           BIGINT NOT NULL,
+            due_ms         BIGINT NOT NULL,
+            attempts       BIGINT NOT NULL
+        )",
+        "CREATE INDEX checkback_outbox_order ON checkback_outbox (producer_group, topic, tx_id)",
+        "CREATE TABLE checkback_relay (
+            producer_group BYTEA  NOT NULL PRIMARY KEY,
+            holder         BYTEA  NOT NULL,
+            until_ms       BIGINT NOT NULL
+        )",
     ],
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, $1)
         ON CONFLICT (one) DO UPDATE SET version = greatest(checkback_schema.version, excluded.version)",
     refuses_commit,
+    lost_a_race,
 };
 
 /// A broken deferred constraint (23), a serialization failure or deadlock (40), a deferred trigger's word (P0). An
@@ -102,4 +135,9 @@ fn refuses_commit(error: &dyn DatabaseError) -> bool {
     matches!(class, Some("23" | "40" | "P0"))
         && error.code() != COMPLETION_UNKNOWN
         && error.severity() == PgSeverity::Error
+}
+
+/// A serialization failure or a deadlock.
+fn lost_a_race(error: &dyn DatabaseError) -> bool {
+    error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| matches!(error.code(), "40001" | "40P01"))
 }

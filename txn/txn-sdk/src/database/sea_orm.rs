@@ -7,8 +7,8 @@ use sea_orm::{
 };
 
 use super::{
-    Begin, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, postgres::POSTGRES,
-    sqlite, sqlite::SQLITE, sqlx::same_options,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL,
+    postgres::POSTGRES, sqlite, sqlite::SQLITE, sqlx::same_options,
 };
 
 impl Database for DatabaseConnection {
@@ -79,6 +79,19 @@ impl Database for DatabaseConnection {
             *number = row.try_get_by_index(column)?;
         }
         Ok(Some(numbers))
+    }
+
+    async fn rows<const B: usize, const N: usize>(
+        tx: &mut Self::Tx,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
+        let statement = statement(tx.get_database_backend(), sql, values);
+        let rows = tx.query_all_raw(statement).await?;
+        let read = rows
+            .iter()
+            .map(|row| Cells::read(|column| row.try_get_by_index(column), |column| row.try_get_by_index(column)));
+        Ok(read.collect::<Result<_, sea_orm::DbErr>>()?)
     }
 
     async fn commit(tx: Self::Tx) -> Result<(), CommitError> {

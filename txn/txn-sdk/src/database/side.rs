@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Begin, CommitError, Database, DatabaseError, Dialect, PoolSize, Value};
+use super::{Begin, Cells, CommitError, Database, DatabaseError, Dialect, PoolSize, Value};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Side<D> {
@@ -37,6 +37,18 @@ impl<D: Database> Side<D> {
         let mut tx = self.begin(Begin::Write).await?;
         let rows = D::execute(&mut tx, sql, values).await?;
         commit::<D>(tx).await?;
+        Ok(rows)
+    }
+
+    /// What one statement shows.
+    pub(crate) async fn rows<const B: usize, const N: usize>(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
+        let mut tx = self.begin(Begin::Look).await?;
+        let rows = D::rows(&mut tx, sql, values).await?;
+        D::rollback(tx).await?;
         Ok(rows)
     }
 

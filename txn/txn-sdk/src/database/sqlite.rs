@@ -43,6 +43,22 @@ pub(super) static SQLITE: Dialect = Dialect {
         DELETE FROM checkback_inbox
         WHERE rowid IN (
             SELECT rowid FROM checkback_inbox WHERE created_ms < ?1 AND consumer_group = ?2 ORDER BY created_ms LIMIT ?3)",
+    insert_outbox: "
+        INSERT INTO checkback_outbox (tx_id, producer_group, topic, properties, body, flag, due_ms, attempts)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+    outbox_batch: "
+        SELECT tx_id, properties, body, flag, attempts FROM checkback_outbox
+        WHERE producer_group = ?1 AND topic = ?2 AND due_ms <= ?3 ORDER BY tx_id LIMIT ?4",
+    postpone_outbox: "UPDATE checkback_outbox SET due_ms = ?1, attempts = attempts + 1 WHERE tx_id = ?2",
+    delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = ?1",
+    count_outbox: "
+        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = ?1 LIMIT ?2)",
+    join_relay: "
+        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES (?1, x'', 0)
+        ON CONFLICT (producer_group) DO NOTHING",
+    lease_relay: "
+        UPDATE checkback_relay SET holder = ?1, until_ms = ?2
+        WHERE producer_group = ?3 AND (until_ms < ?4 OR holder = ?5)",
     weakness: "SELECT synchronous < 2 FROM pragma_synchronous",
     weaknesses: &["the connections of this pool set PRAGMA synchronous below FULL: use FULL"],
     lock_schema: None,
@@ -70,11 +86,29 @@ pub(super) static SQLITE: Dialect = Dialect {
             PRIMARY KEY (consumer_group, topic, tag, message_key)
         )",
         "CREATE INDEX checkback_inbox_age ON checkback_inbox (created_ms)",
+        "CREATE TABLE checkback_outbox (
+            tx_id          BLOB    NOT NULL PRIMARY KEY,
+            producer_group BLOB    NOT NULL,
+            topic          BLOB    NOT NULL,
+            properties     BLOB    NOT NULL,
+            body           BLOB    NOT NULL,
+            flag           INTEGER NOT NULL,
+            due_ms         INTEGER NOT NULL,
+            attempts       INTEGER NOT NULL
+        )",
+        "CREATE INDEX checkback_outbox_order ON checkback_outbox (producer_group, topic, tx_id)",
+        "CREATE TABLE checkback_relay (
+            producer_group BLOB    NOT NULL PRIMARY KEY,
+            holder         BLOB    NOT NULL,
+            until_ms       INTEGER NOT NULL
+        ) WITHOUT ROWID",
     ],
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, ?1)
         ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)",
     refuses_commit,
+    // One writer at a time, from its begin.
+    lost_a_race: |_| false,
 };
 
 const CONSTRAINT: u32 = 19;

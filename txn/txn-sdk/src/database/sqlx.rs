@@ -6,7 +6,7 @@ use sqlx::{
 };
 
 use super::{
-    Begin, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, own_pool,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, own_pool,
     postgres::POSTGRES, sqlite, sqlite::SQLITE,
 };
 
@@ -66,6 +66,17 @@ macro_rules! database {
                     *number = row.try_get(column)?;
                 }
                 Ok(Some(numbers))
+            }
+
+            async fn rows<const B: usize, const N: usize>(
+                tx: &mut Self::Tx,
+                sql: &'static str,
+                values: &[Value<'_>],
+            ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
+                let rows = bind!(sql, values).fetch_all(&mut **tx).await?;
+                let read =
+                    rows.iter().map(|row| Cells::read(|column| row.try_get(column), |column| row.try_get(column)));
+                Ok(read.collect::<Result<_, sqlx::Error>>()?)
             }
 
             async fn commit(tx: Self::Tx) -> Result<(), CommitError> {

@@ -14,13 +14,16 @@ use super::{
 };
 use crate::{
     counters::Counters,
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, Side},
     id::TRANSACTION_ID_PROPERTY,
     marker::{MarkerOptions, Markers},
+    outbox::{Outbox, OutboxOptions, Relay},
 };
 
 /// After so many unanswered checks a broker parks the half message (`transactionCheckMax`).
 const CHECKS: u32 = 15;
+/// How long the relay waits for a lock.
+const RELAY_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -50,6 +53,7 @@ pub struct TxnProducerBuilder<S> {
     options: MarkerOptions,
     checks_every: Duration,
     send_timeout: Duration,
+    outbox: Option<OutboxOptions>,
     source: S,
 }
 
@@ -62,6 +66,7 @@ impl TxnProducerBuilder<Unsourced> {
             options: MarkerOptions::default(),
             checks_every: Duration::from_secs(30),
             send_timeout: Duration::from_secs(3),
+            outbox: None,
             source: Unsourced,
         }
     }
@@ -81,8 +86,8 @@ impl TxnProducerBuilder<Unsourced> {
     }
 
     fn with<S>(self, source: S) -> TxnProducerBuilder<S> {
-        let Self { name_servers, group, topics, options, checks_every, send_timeout, source: Unsourced } = self;
-        TxnProducerBuilder { name_servers, group, topics, options, checks_every, send_timeout, source }
+        let Self { name_servers, group, topics, options, checks_every, send_timeout, outbox, source: Unsourced } = self;
+        TxnProducerBuilder { name_servers, group, topics, options, checks_every, send_timeout, outbox, source }
     }
 }
 
@@ -126,6 +131,7 @@ impl<S> TxnProducerBuilder<S> {
             producer: wire(producer),
             topics: self.topics.into_iter().collect(),
             counters,
+            outbox: self.outbox.map(Outbox::new).map(Arc::new),
             running: TaskTracker::new(),
             stopped: CancellationToken::new(),
         }))
@@ -156,6 +162,14 @@ impl<D: Database> TxnProducerBuilder<D> {
         self
     }
 
+    /// While no broker takes half messages, transactions go on: the message lies in the database beside the marker and is
+    /// relayed once a broker is back, in the order of the transactions' begins for each topic. Messages that went
+    /// directly in between may overtake it. Keep a topic named until the outbox is empty.
+    pub fn outbox(mut self, options: OutboxOptions) -> Self {
+        self.outbox = Some(options);
+        self
+    }
+
     /// Creates or migrates the tables, connects, and registers the group and its topics for checkback: from now on this
     /// instance also answers for the ones before it.
     pub async fn build(self) -> Result<TxnProducer<D>, BuildError> {
@@ -167,6 +181,10 @@ impl<D: Database> TxnProducerBuilder<D> {
         let verdicts = Markers::open(self.source.clone(), self.options).await?;
         let link = self.link(&verdicts).await?;
         tokio::spawn(verdicts.housekeeper().run_until(link.stopped.clone()));
+        if link.outbox.is_some() {
+            let side = Side::of(verdicts.database(), 1, RELAY_LOCK_TIMEOUT)?;
+            tokio::spawn(Relay::new(side, &link).run_until(link.stopped.clone()));
+        }
         Ok(TxnProducer { link, verdicts })
     }
 }
@@ -192,7 +210,7 @@ impl<D: Database> TxnProducer<D> {
     ) -> Result<Self, DatabaseError> {
         let verdicts = Markers::open(database, options).await?;
         let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        let link = Link { producer, topics: topics.collect(), counters, running, stopped };
+        let link = Link { producer, topics: topics.collect(), counters, outbox: None, running, stopped };
         Ok(Self { link: Arc::new(link), verdicts })
     }
 

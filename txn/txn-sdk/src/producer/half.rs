@@ -1,6 +1,7 @@
-//! The broker's side of a transaction: the half message and its end. Knows no database.
+//! The broker's side of a transaction: the half message and its end, or the decision to leave the message in the outbox.
+//! Knows no database.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use mq_client::{HalfReceipt, Message, Verdict};
 use tokio_util::{
@@ -14,9 +15,13 @@ use super::{
     wire::Producer,
 };
 use crate::{
+    clock,
     counters::Counters,
+    decision,
     failpoints::reach,
     id::{TRANSACTION_ID_PROPERTY, TransactionId},
+    marker::MarkError,
+    outbox::{self, Outbox},
 };
 
 /// What all transactions of a producer share.
@@ -24,29 +29,68 @@ pub(crate) struct Link {
     pub(crate) producer: Producer,
     pub(crate) topics: HashSet<String>,
     pub(crate) counters: Arc<Counters>,
+    /// Where messages wait while no broker takes halves; `None`: their transactions are refused.
+    pub(crate) outbox: Option<Arc<Outbox>>,
     /// Detached ends, and open transactions: shutdown waits for them.
     pub(crate) running: TaskTracker,
     pub(crate) stopped: CancellationToken,
 }
 
 impl Link {
+    /// A half message, or nothing: for transactions that have no table of ours.
     pub(crate) async fn send_half(self: &Arc<Self>, message: Message, on_drop: OnDrop) -> Result<Half, TxnError> {
-        let begun = self.try_send_half(message, on_drop).await;
-        if begun.is_err() {
-            self.counters.refused.add_one();
-        }
-        begun
+        let sent = self.try_send_half(TransactionId::fresh(), message, on_drop).await;
+        sent.inspect_err(|_| self.counters.refused.add_one())
     }
 
-    async fn try_send_half(self: &Arc<Self>, message: Message, on_drop: OnDrop) -> Result<Half, TxnError> {
+    /// What a transaction begins with: a half message or, where one is kept and no broker can be had, a place in the
+    /// outbox under the same id. A half that did reach the broker is then rolled back by its checkback.
+    pub(crate) async fn begin(self: &Arc<Self>, message: Message) -> Result<Begun, TxnError> {
+        self.try_begin(message).await.inspect_err(|_| self.counters.refused.add_one())
+    }
+
+    async fn try_begin(self: &Arc<Self>, message: Message) -> Result<Begun, TxnError> {
+        let (id, topic) = (TransactionId::fresh(), message.topic().to_owned());
+        let Some(outbox) = &self.outbox else {
+            let half = self.try_send_half(id, message, OnDrop::Rollback).await?;
+            return Ok(Begun { half, topic, outboxed: None });
+        };
+        if outbox.tries_broker(clock::now()) {
+            match self.try_send_half(id, message.clone(), OnDrop::Rollback).await {
+                Ok(half) => return Ok(Begun { half, topic, outboxed: None }),
+                Err(TxnError::ShuttingDown) => return Err(TxnError::ShuttingDown),
+                Err(error) if decision::goes_to_outbox(true, outbox::fault_of(&error)) => {
+                    tracing::warn!(%id, %error, "no broker takes half messages: transactions go to the outbox");
+                    outbox.broker_is_down(clock::now());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.takes(&message)?;
+        outbox.admit()?;
+        let (link, running) = (self.clone(), self.running.token());
+        let half = Half { link, carrier: Carrier::Outbox, id, on_drop: OnDrop::Rollback, _running: running };
+        Ok(Begun { half, topic, outboxed: Some(message) })
+    }
+
+    fn takes(&self, message: &Message) -> Result<(), TxnError> {
         if self.stopped.is_cancelled() {
             return Err(TxnError::ShuttingDown);
         }
         if !self.topics.contains(message.topic()) {
             return Err(TxnError::UnknownTopic(message.topic().to_owned()));
         }
+        Ok(())
+    }
+
+    pub(crate) async fn try_send_half(
+        self: &Arc<Self>,
+        id: TransactionId,
+        message: Message,
+        on_drop: OnDrop,
+    ) -> Result<Half, TxnError> {
+        self.takes(&message)?;
         let running = self.running.token();
-        let id = TransactionId::fresh();
         reach("txn-before-half");
         let span = tracing::info_span!("txn.half", %id, topic = message.topic());
         let message = message.property(TRANSACTION_ID_PROPERTY, id.to_string());
@@ -58,7 +102,15 @@ impl Link {
             }
         })?;
         reach("txn-after-half");
-        Ok(Half { link: self.clone(), receipt, id, on_drop, _running: running })
+        Ok(Half { link: self.clone(), carrier: Carrier::Half(receipt), id, on_drop, _running: running })
+    }
+
+    /// A message is in the outbox for good.
+    fn outboxed(&self) {
+        self.counters.outbox_stored.add_one();
+        if let Some(outbox) = &self.outbox {
+            outbox.row_came();
+        }
     }
 
     /// Tells the broker how it ended. When that fails the checkback will: the verdict source knows.
@@ -76,14 +128,31 @@ impl Link {
 pub(crate) enum OnDrop {
     /// It cannot commit any more: cancel it.
     Rollback,
+    /// The same for halves that are no transaction of the service's: nothing is counted.
+    Cancel,
     /// Somebody else may know better: wait to be asked.
     Leave,
 }
 
-/// A stored half message.
+/// A transaction whose message has a place.
+pub(crate) struct Begun {
+    pub(crate) half: Half,
+    pub(crate) topic: String,
+    /// The message, when its place is the outbox.
+    pub(crate) outboxed: Option<Message>,
+}
+
+enum Carrier {
+    /// A stored half message.
+    Half(HalfReceipt),
+    /// A row beside the marker, which the relay delivers.
+    Outbox,
+}
+
+/// A message that nobody sees yet.
 pub(crate) struct Half {
     link: Arc<Link>,
-    receipt: HalfReceipt,
+    carrier: Carrier,
     id: TransactionId,
     on_drop: OnDrop,
     _running: TaskTrackerToken,
@@ -104,22 +173,51 @@ impl Half {
     }
 
     pub(crate) async fn end(&mut self, verdict: Verdict) {
-        self.link.end(&self.receipt, self.id, verdict).await;
+        match &self.carrier {
+            Carrier::Half(receipt) => self.link.end(receipt, self.id, verdict).await,
+            Carrier::Outbox if verdict == Verdict::Commit => self.link.outboxed(),
+            Carrier::Outbox => {}
+        }
         self.leave();
+    }
+
+    /// After its marker did not get into the transaction.
+    pub(crate) fn give_up(mut self, error: MarkError) -> TxnError {
+        self.link.counters.refused.add_one();
+        match error {
+            // The checkback that fenced it off has told the broker.
+            MarkError::Fenced => {
+                self.leave();
+                TxnError::Fenced
+            }
+            MarkError::Database(error) => {
+                self.cancel_detached();
+                TxnError::Database(error)
+            }
+        }
     }
 
     /// Tells the broker in the background. Without a runtime there is nobody to tell it; the checkback will find no row.
     pub(crate) fn cancel_detached(&mut self) {
         self.leave();
+        let Carrier::Half(receipt) = &self.carrier else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (link, receipt, id) = (self.link.clone(), self.receipt.clone(), self.id);
+            let (link, receipt, id) = (self.link.clone(), receipt.clone(), self.id);
             self.link.running.spawn_on(async move { link.end(&receipt, id, Verdict::Rollback).await }, &runtime);
         }
     }
 
     /// What the caller hears if the task that ends it is lost.
     pub(crate) fn in_doubt(&self) -> Sent {
-        Sent { outcome: Outcome::InDoubt, transaction_id: self.id, message_id: self.receipt.message_id.to_string() }
+        self.with(Outcome::InDoubt)
+    }
+
+    fn with<E>(&self, outcome: Outcome<E>) -> Sent<E> {
+        let message_id = match &self.carrier {
+            Carrier::Half(receipt) => Some(receipt.message_id.to_string()),
+            Carrier::Outbox => None,
+        };
+        Sent { outcome, transaction_id: self.id, message_id }
     }
 
     pub(crate) fn sent<E>(&self, outcome: Outcome<E>) -> Sent<E> {
@@ -127,18 +225,35 @@ impl Half {
         match outcome {
             Outcome::Committed => counters.committed.add_one(),
             Outcome::RolledBack(_) => counters.rolled_back.add_one(),
-            Outcome::InDoubt => counters.left_in_doubt(self.id),
+            Outcome::InDoubt => match self.carrier {
+                Carrier::Half(_) => counters.left_in_doubt(self.id),
+                // No checkback settles it: either the relay finds a row, or there is none.
+                Carrier::Outbox => counters.in_doubt.add_one(),
+            },
         }
-        Sent { outcome, transaction_id: self.id, message_id: self.receipt.message_id.to_string() }
+        self.with(outcome)
     }
 }
 
 impl Drop for Half {
     fn drop(&mut self) {
-        if self.on_drop == OnDrop::Rollback {
-            self.link.counters.rolled_back.add_one();
-            self.cancel_detached();
+        match self.on_drop {
+            OnDrop::Leave => {}
+            OnDrop::Cancel => self.cancel_detached(),
+            OnDrop::Rollback => {
+                self.link.counters.rolled_back.add_one();
+                self.cancel_detached();
+            }
         }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("group", &self.producer.group())
+            .field("topics", &self.topics)
+            .finish_non_exhaustive()
     }
 }
 

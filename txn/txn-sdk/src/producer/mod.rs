@@ -16,7 +16,8 @@ use crate::{
     database::Database,
     marker::{MarkerOwner, Markers},
 };
-use half::Link;
+pub(crate) use half::{Half, Link, OnDrop};
+pub(crate) use transaction::enter;
 
 pub use builder::{BuildError, TxnProducerBuilder, Unsourced};
 pub use outcome::{Outcome, Sent, TxnError};
@@ -83,6 +84,16 @@ impl TxnProducer<Own> {
     }
 }
 
+impl<D: Database> TxnProducer<D> {
+    pub(crate) fn database(&self) -> &D {
+        self.verdicts.database()
+    }
+
+    pub(crate) fn link(&self) -> Arc<Link> {
+        self.link.clone()
+    }
+}
+
 impl<S: Source> TxnProducer<S> {
     /// The plain producer underneath, for messages without a transaction.
     #[must_use]
@@ -96,10 +107,14 @@ impl<S: Source> TxnProducer<S> {
         self.link.producer.is_registered()
     }
 
-    /// `txn_outcome_total`, `txn_check_total`, `txn_in_doubt`.
+    /// `txn_outcome_total`, `txn_check_total`, `txn_in_doubt`; with an outbox `outbox_pending` and its totals.
     #[must_use]
     pub fn counters(&self) -> Vec<Sample> {
-        self.link.counters.of_producer()
+        let mut samples = self.link.counters.of_producer();
+        if let Some(outbox) = &self.link.outbox {
+            samples.extend(self.link.counters.of_outbox(outbox.waiting()));
+        }
+        samples
     }
 
     /// Refuses new transactions, waits for the open ones and their ends, answers checkbacks until then.

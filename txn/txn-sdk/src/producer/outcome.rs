@@ -23,8 +23,9 @@ pub struct Sent<E = Infallible> {
     pub outcome: Outcome<E>,
     /// The key of the marker row.
     pub transaction_id: TransactionId,
-    /// The client's unique key, which consumers see as the message id.
-    pub message_id: String,
+    /// The client's unique key, which consumers see as the message id. `None`: the message lies in the outbox, and gets
+    /// one when it is relayed.
+    pub message_id: Option<String>,
 }
 
 impl Sent {
@@ -56,6 +57,10 @@ pub enum TxnError {
     /// The transaction was so slow to begin that a checkback has given it up already.
     #[error("fenced: a checkback has given this transaction up; it took longer than the deadline")]
     Fenced,
+    #[error("this inbox has no producer to emit with: make it with Inbox::of(&producer)")]
+    NothingToEmitWith,
+    #[error("no broker takes the message, and {waiting} wait in the outbox already (the limit is {limit})")]
+    OutboxFull { waiting: u64, limit: u64 },
     #[error("the transaction could not be begun: {0}")]
     Database(#[source] DatabaseError),
     /// A constraint that is checked at the commit does not hold.

@@ -5,14 +5,16 @@ use tracing::Instrument;
 
 use super::{
     TxnProducer,
-    half::{Half, OnDrop},
+    half::{Begun, Half},
     outcome::{Outcome, Sent, TxnError},
 };
 use crate::{
-    database::{CommitError, Database},
+    database::Database,
+    decision::{Ending, Row},
     failpoints::reach,
     id::TransactionId,
-    marker::{MarkError, MarkerOwner, Markers, Seal},
+    marker::{self, MarkError, MarkerOwner, Markers},
+    outbox,
     planted::{Bug, planted},
 };
 
@@ -45,33 +47,29 @@ impl<D: Database> TxnProducer<D> {
 
     /// The half message, then a transaction with its marker as the first row.
     pub async fn begin(&self, message: Message) -> Result<Transaction<D>, TxnError> {
-        let topic = message.topic().to_owned();
-        let half = self.link.send_half(message, OnDrop::Rollback).await?;
-        match self.begin_marked(half.id(), &topic).await {
-            Ok(tx) => Ok(Transaction { tx, half }),
-            Err(error) => Err(self.give_up(half, error)),
+        let begun = self.link.begin(message).await?;
+        match self.begin_marked(&begun).await {
+            Ok(tx) => Ok(Transaction { tx, half: begun.half }),
+            Err(error) => Err(begun.half.give_up(error)),
         }
     }
 
-    async fn begin_marked(&self, id: TransactionId, topic: &str) -> Result<D::Tx, MarkError> {
+    async fn begin_marked(&self, begun: &Begun) -> Result<D::Tx, MarkError> {
         let mut tx = self.verdicts.database().begin().await?;
-        let owner = MarkerOwner { group: self.link.producer.group(), topic };
-        Markers::<D>::mark(&mut tx, id, owner).await?;
+        enter::<D>(&mut tx, begun).await?;
         Ok(tx)
     }
+}
 
-    fn give_up(&self, mut half: Half, error: MarkError) -> TxnError {
-        self.link.counters.refused.add_one();
-        match error {
-            // The checkback that fenced it off has told the broker.
-            MarkError::Fenced => {
-                half.leave();
-                TxnError::Fenced
-            }
-            MarkError::Database(error) => {
-                half.cancel_detached();
-                TxnError::Database(error)
-            }
+/// Writes the marker of a begun message into a transaction, and in outbox mode the message itself.
+pub(crate) async fn enter<D: Database>(tx: &mut D::Tx, begun: &Begun) -> Result<(), MarkError> {
+    let Begun { half, topic, outboxed } = begun;
+    let owner = MarkerOwner { group: half.link().producer.group(), topic };
+    match outboxed {
+        None => Markers::<D>::mark(tx, half.id(), owner).await,
+        Some(message) => {
+            Markers::<D>::mark_as(tx, half.id(), owner, Row::OUTBOXED).await?;
+            Ok(outbox::store::<D>(tx, half.id(), owner.group, message).await?)
         }
     }
 }
@@ -122,39 +120,28 @@ async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Resul
     if planted(Bug::EndBeforeCommit) {
         half.end(Verdict::Commit).await;
     }
-    let committed = match Markers::<D>::seal(&mut tx, half.id()).await {
-        Ok(Seal::Sealed) => D::commit(tx).await,
-        // No commit was asked for, so there will be none.
-        Err(error) => {
-            drop(tx);
-            Err(CommitError::Refused(error))
-        }
-        Ok(Seal::Fenced) => {
+    let sealed = Markers::<D>::seal(&mut tx, half.id()).await;
+    let ending = marker::close::<D>(tx, sealed).await;
+    if let Some(verdict) = ending.verdict() {
+        reach("txn-between-commit-and-end");
+        half.end(verdict).await;
+        reach("txn-after-end");
+    }
+    match ending {
+        Ending::Committed => Ok(half.sent(Outcome::Committed)),
+        Ending::Refused(error) => {
             half.link().counters.refused.add_one();
-            return Err(TxnError::Fenced);
+            Err(TxnError::CommitRefused(error))
         }
-        Ok(Seal::Ended) => {
+        Ending::Fenced => {
+            half.link().counters.refused.add_one();
+            Err(TxnError::Fenced)
+        }
+        Ending::Ended => {
             tracing::error!(id = %half.id(), "in doubt: something ended the transaction before its commit");
-            return Ok(half.sent(Outcome::InDoubt));
+            Ok(half.sent(Outcome::InDoubt))
         }
-    };
-    match committed {
-        Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => {
-            half.end(Verdict::Rollback).await;
-            Err(TxnError::CommitRefused(error))
-        }
-        Ok(()) => {
-            reach("txn-between-commit-and-end");
-            half.end(Verdict::Commit).await;
-            reach("txn-after-end");
-            Ok(half.sent(Outcome::Committed))
-        }
-        Err(CommitError::Refused(error)) => {
-            half.end(Verdict::Rollback).await;
-            half.link().counters.refused.add_one();
-            Err(TxnError::CommitRefused(error))
-        }
-        Err(CommitError::Unknown(error)) => {
+        Ending::Unknown(error) => {
             tracing::error!(id = %half.id(), %error, "commit in doubt: the checkback will settle it");
             Ok(half.sent(Outcome::InDoubt))
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::wire::Played;
 use crate::database::{
-    Begin, CommitError, Database, DatabaseError, Dialect, Numbers, POSTGRES, PoolSize, Value, sealed,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, POSTGRES, PoolSize, Value, sealed,
 };
 
 /// What a service's transaction is about to do, or has done.
@@ -256,6 +256,14 @@ impl Database for SimulatedDatabase {
         }?;
         tx.told_after(step).await?;
         Ok(u64::from(inserted))
+    }
+
+    async fn rows<const B: usize, const N: usize>(
+        _: &mut SimulatedTx,
+        sql: &'static str,
+        _: &[Value<'_>],
+    ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
+        panic!("the simulation has no outbox: {sql}")
     }
 
     async fn row<const N: usize>(

@@ -40,6 +40,8 @@ pub(crate) enum OnSend {
     /// Stored, and answered with this code: not flushed, not replicated.
     StoreAndSay(i32),
     Refuse(i32),
+    /// Refused as illegal if it has this key.
+    RefuseKey(&'static str),
     /// Asks for the verdict before it answers the send.
     CheckFirst,
 }
@@ -74,6 +76,8 @@ struct State {
     on_send: OnSend,
     on_end: OnEnd,
     halves: Vec<Half>,
+    /// Halves in the order in which they became visible.
+    published: Vec<usize>,
     /// The last client that sent a heartbeat.
     client: Option<Peer>,
     asked: HashMap<u64, oneshot::Sender<Verdict>>,
@@ -88,6 +92,7 @@ impl Broker {
             on_send: OnSend::Store,
             on_end: OnEnd::Record,
             halves: Vec::new(),
+            published: Vec::new(),
             client: None,
             asked: HashMap::new(),
         };
@@ -115,6 +120,22 @@ impl Broker {
 
     pub(crate) fn halves(&self) -> Vec<Half> {
         self.0.state.lock().halves.clone()
+    }
+
+    /// The keys of what became visible, in this order.
+    pub(crate) fn published(&self) -> Vec<String> {
+        let state = self.0.state.lock();
+        let key = |index: &usize| state.halves[*index].property("KEYS").unwrap_or_default().to_owned();
+        state.published.iter().map(key).collect()
+    }
+
+    /// Waits until this holds.
+    pub(crate) async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while !holds(self).await {
+            assert!(tokio::time::Instant::now() < give_up, "{what}: not in {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn last(&self) -> Half {
@@ -227,10 +248,14 @@ impl Broker {
         let header = SendMessage::decode_v2(&command.ext).unwrap();
         let (index, on_send) = {
             let mut state = self.0.state.lock();
-            if let OnSend::Refuse(code) = state.on_send {
-                return Some(command.error(code, "as told"));
-            }
             let half = Half { header, body: command.body.clone(), ends: Vec::new(), answers: Vec::new() };
+            match state.on_send {
+                OnSend::Refuse(code) => return Some(command.error(code, "as told")),
+                OnSend::RefuseKey(key) if half.property("KEYS") == Some(key) => {
+                    return Some(command.error(response::MESSAGE_ILLEGAL, "as told"));
+                }
+                _ => {}
+            }
             state.halves.push(half);
             (state.halves.len() - 1, state.on_send)
         };
@@ -241,7 +266,7 @@ impl Broker {
                 self.check(index).await;
                 response::SUCCESS
             }
-            OnSend::Store | OnSend::Refuse(_) => response::SUCCESS,
+            OnSend::Store | OnSend::Refuse(_) | OnSend::RefuseKey(_) => response::SUCCESS,
         };
         let header = SendMessageResponse {
             msg_id: offset_id(self.0.address, LogOffset(index as u64)).into(),
@@ -269,6 +294,9 @@ impl Broker {
         assert_eq!(half.header.producer_group, header.producer_group);
         if header.from_transaction_check == Some(true) {
             half.answers.push(verdict);
+            if verdict == Verdict::Commit {
+                state.publish(index as usize);
+            }
             if let Some(asked) = state.asked.remove(&index) {
                 let _ = asked.send(verdict);
             }
@@ -278,7 +306,18 @@ impl Broker {
             return false;
         }
         state.halves[index as usize].ends.push(verdict);
+        if verdict == Verdict::Commit {
+            state.publish(index as usize);
+        }
         true
+    }
+}
+
+impl State {
+    fn publish(&mut self, index: usize) {
+        if !self.published.contains(&index) {
+            self.published.push(index);
+        }
     }
 }
 

@@ -7,8 +7,10 @@ mod broker;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod databases;
+mod emitting;
 mod end_to_end;
 mod examples;
 mod inbox;
 mod markers;
+mod outbox;
 mod producer;

@@ -43,12 +43,12 @@ pub(crate) fn message() -> Message {
     Message::new("ORDER_PAID", r#"{"order":1}"#).key("order-1")
 }
 
-async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
+pub(crate) async fn producer<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
     producer_within(LONG, broker, database, deadline).await
 }
 
 /// Where the broker keeps silent.
-async fn impatient<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
+pub(crate) async fn impatient<D: TestDatabase>(broker: &Broker, database: D, deadline: Duration) -> TxnProducer<D> {
     producer_within(Duration::from_secs(6), broker, database, deadline).await
 }
 
@@ -71,7 +71,7 @@ async fn producer_within<D: TestDatabase>(
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn sample(samples: &[txn_sdk::Sample], name: &str, label: Option<&str>) -> u64 {
+pub(crate) fn sample(samples: &[txn_sdk::Sample], name: &str, label: Option<&str>) -> u64 {
     let found = samples.iter().find(|s| s.name == name && s.label.map(|(_, value)| value) == label);
     found.unwrap_or_else(|| panic!("no sample {name} {label:?}")).value
 }
@@ -84,7 +84,7 @@ async fn commit_publishes<D: TestDatabase>(engine: Engine) {
     let half = broker.last();
     assert_eq!(half.ends, [Verdict::Commit]);
     assert_eq!(half.property(TRANSACTION_ID_PROPERTY), Some(&*sent.transaction_id.to_string()));
-    assert_eq!(half.property("UNIQ_KEY"), Some(&*sent.message_id));
+    assert_eq!(half.property("UNIQ_KEY"), sent.message_id.as_deref());
     assert_eq!(file.orders().await, 1);
     assert_eq!(broker.check(0).await, Verdict::Commit);
     let counters = txn.counters();
