@@ -184,8 +184,12 @@ impl Broker {
             warn!(queues = taken_back, "consumer offsets stood behind the end of their queues");
         }
         let store_host = SocketAddr::new(advertised_ip(&config), config.listen_port);
-        let transactions =
-            Coordinator::open(store.clone(), &*backend, transaction_options(&config, store_host), clock.clone())?;
+        let transactions = Coordinator::open_at_once(
+            store.clone(),
+            backend.clone(),
+            transaction_options(&config, store_host),
+            clock.clone(),
+        )?;
         let revive_queues =
             topics.get(&topic::revive_topic(&config.cluster_name)).map_or(1, |topic| topic.read_queue_nums);
         let pops =

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use mq_protocol::ids::QueueId;
 use mq_protocol::topic;
+use mq_store::ReadError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use txn_coordinator::{Check, CheckResult};
+use txn_coordinator::{Check, CheckResult, ClientId};
 
 use crate::broker::Broker;
 
@@ -23,7 +24,28 @@ const PAUSE: Duration = Duration::from_millis(200);
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
-    tokio::join!(ask_when_due(&broker, &stop), save_now_and_then(&broker, &stop));
+    tokio::join!(load(&broker, &stop), ask_when_due(&broker, &stop), save_now_and_then(&broker, &stop));
+}
+
+/// Halves that the last run has left pending are read while the broker serves already.
+async fn load(broker: &Arc<Broker>, stop: &CancellationToken) {
+    loop {
+        let (on_lane, stopped) = (broker.clone(), stop.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            while !stopped.is_cancelled() && on_lane.transactions.load_some()? {
+                on_lane.half_learned.notify_one();
+            }
+            Ok(())
+        });
+        match read.await {
+            Ok(Ok(())) => return broker.half_learned.notify_one(),
+            Ok(Err::<(), ReadError>(error)) => warn!(%error, "pending half messages wait to be read"),
+            Err(error) => return warn!(%error, "reading the pending half messages ended early"),
+        }
+        if pause(SAVE_EVERY, stop).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn save_now_and_then(broker: &Arc<Broker>, stop: &CancellationToken) {
@@ -83,23 +105,26 @@ async fn round(broker: &Arc<Broker>) {
     let checks = tokio::task::spawn_blocking(move || on_lane.transactions.tick(on_lane.clock.now())).await;
     match checks {
         Ok(checks) => {
-            for check in checks {
-                let result = ask(broker, &check);
-                broker.transactions.check_result(check.half, result);
-            }
+            let asked = checks.iter().map(|check| {
+                let (result, by) = ask(broker, check);
+                (check.half, result, by)
+            });
+            let asked: Vec<_> = asked.collect();
+            broker.transactions.check_results(asked);
         }
         Err(error) => warn!(%error, "a round of checkbacks failed"),
     }
 }
 
-/// The client that sent the half first, then those of its group that declared the topic, then any of the group.
-fn ask(broker: &Broker, check: &Check) -> CheckResult {
+/// The client that sent the half first, then those of its group that declared the topic, then any of the group. Says who
+/// was asked.
+fn ask(broker: &Broker, check: &Check) -> (CheckResult, Option<ClientId>) {
     let sender = check.prefer_client.as_deref();
-    for connection in broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender) {
+    for (client, connection) in broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender) {
         if connection.send(check.request.clone()).is_ok() {
-            return CheckResult::Delivered;
+            return (CheckResult::Delivered, Some(format!("{client} ({})", connection.peer()).into()));
         }
     }
     debug!(group = %check.producer_group, half = %check.half, "nobody of the producer group is connected");
-    CheckResult::NobodyToAsk
+    (CheckResult::NobodyToAsk, None)
 }

@@ -190,7 +190,7 @@ impl Clients {
 
     /// Who may be asked about a transaction of this group, best first: the client that sent the half, then those that
     /// said they can answer for the topic, then the others, which take turns.
-    pub(crate) fn producers_to_ask(&self, group: &str, topic: &str, sender: Option<&str>) -> Vec<Connection> {
+    pub(crate) fn producers_to_ask(&self, group: &str, topic: &str, sender: Option<&str>) -> Vec<(String, Connection)> {
         self.0.lock().producers.candidates(group, topic, sender)
     }
 

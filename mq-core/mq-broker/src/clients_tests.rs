@@ -160,7 +160,7 @@ fn the_sender_is_asked_first_then_who_declared_the_topic_then_the_others_in_turn
         beat(&clients, connection, &producer(client, "p", topics), 0);
     }
     let order = |sender: Option<&str>| -> Vec<u64> {
-        clients.producers_to_ask("p", "orders", sender).iter().map(|connection| connection.id().0).collect()
+        clients.producers_to_ask("p", "orders", sender).iter().map(|(_, connection)| connection.id().0).collect()
     };
     let asked = order(Some("sender"));
     assert_eq!(asked[..2], [2, 1]);

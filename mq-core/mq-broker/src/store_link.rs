@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
-use mq_protocol::record::Message;
+use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::topic;
 use mq_store::{Arrival, Listener, Poisoned, RecordRules};
 use tokio::sync::watch;
@@ -37,6 +37,10 @@ impl Rules {
 impl RecordRules for Rules {
     fn tags_code(&self, message: &Message, store_timestamp: UnixMillis) -> i64 {
         schedule::tags_code(&self.levels, message, store_timestamp)
+    }
+
+    fn followers(&self, record: &StoredMessage) -> usize {
+        txn_coordinator::followers(record)
     }
 }
 

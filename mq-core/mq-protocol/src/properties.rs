@@ -54,6 +54,21 @@ pub mod name {
     pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
     pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
     pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
+    // Of ours, on half messages: Apache's brokers carry them and do nothing.
+    /// The id that several messages of one transaction share.
+    pub const SHARED_ID: &str = "CHECKBACK_SHARED_ID";
+    /// Which of them this is: `i/n`.
+    pub const PART: &str = "CHECKBACK_PART";
+    /// How many records of its append follow this one; on the first message of a transaction that has several.
+    pub const FOLLOWERS: &str = "CHECKBACK_FOLLOWERS";
+    /// The message is delivered so long after its commit.
+    pub const DELAY_FROM_COMMIT_MS: &str = "CHECKBACK_DELAY_MS";
+    /// Messages with the same key stand in one queue in the order of their commits.
+    pub const ORDER_KEY: &str = "CHECKBACK_ORDER_KEY";
+    /// Instead of `transactionCheckMax`.
+    pub const MAX_CHECKS: &str = "CHECKBACK_MAX_CHECKS";
+    /// Why a half was parked; on its copy.
+    pub const PARKED_REASON: &str = "CHECKBACK_PARKED";
 }
 
 /// An ordered map of properties, sharing the buffer that it was read from.

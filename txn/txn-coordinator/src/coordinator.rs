@@ -1,20 +1,24 @@
 //! What the broker sees of transactions. How they are driven is `driver`'s; how they are decided, the engine's.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_protocol::ByteString;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_protocol::record::Message;
+use mq_protocol::{ByteString, topic};
 use mq_store::{Backend, Clock, ReadError, Store};
 use parking_lot::Mutex;
 
+use crate::check_journal::{Anchor, CheckJournal};
 use crate::driver::{Inner, State};
 use crate::end::{EndError, EndRequest, Ended};
 use crate::ends::TopicEnds;
 use crate::engine::{Counters, Half, Input, Rules, Schedule};
-use crate::half::{HalfError, NewHalf};
+use crate::half::{HalfError, NewHalf, QUEUE};
+use crate::history::Who;
 use crate::progress::Progress;
 use crate::recovery;
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
@@ -27,12 +31,29 @@ pub struct TransactionOptions {
     pub broker_name: ByteString,
     /// The origin of OP records.
     pub store_host: SocketAddr,
-    /// Halves without a verdict; more are refused. A million of them take about 350 MB.
+    /// Halves without a verdict; more are refused. `docs/PERFORMANCE.md` says what a million of them take.
     pub max_pending: usize,
     /// Halves of one transaction: a client sends its half again a few times, not more. Bounds the OP record too.
     pub max_siblings: usize,
     /// How long a checkpoint waits for the log below it to be durable.
     pub checkpoint_patience: Duration,
+    pub placing: Arc<dyn Placing>,
+}
+
+/// Says where a committed message goes: to its topic, or to wait for its time first. Must not fail; what cannot be done
+/// is refused when the half is sent.
+pub trait Placing: fmt::Debug + Send + Sync {
+    fn place(&self, message: Message, committed_at: UnixMillis) -> Message;
+}
+
+/// Every message goes to its topic.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtOnce;
+
+impl Placing for AtOnce {
+    fn place(&self, message: Message, _: UnixMillis) -> Message {
+        message
+    }
 }
 
 impl TransactionOptions {
@@ -45,6 +66,7 @@ impl TransactionOptions {
             max_pending: 1_000_000,
             max_siblings: 64,
             checkpoint_patience: Duration::from_secs(10),
+            placing: Arc::new(AtOnce),
         }
     }
 }
@@ -55,6 +77,8 @@ pub enum OpenError {
     Read(#[from] ReadError),
     #[error("{path}: {error}", path = crate::verdict_file::PATH)]
     VerdictFile { error: std::io::Error },
+    #[error("{path}: {error}", path = crate::check_journal::PATH)]
+    CheckJournal { error: std::io::Error },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +87,8 @@ pub enum CheckpointError {
     Wait(#[from] mq_store::WaitError),
     #[error("{path}: {0}", path = crate::verdict_file::PATH)]
     Write(#[from] std::io::Error),
+    #[error("{path}: {0}", path = crate::check_journal::PATH)]
+    Journal(std::io::Error),
 }
 
 /// A half that the broker has appended, to be told once it is durable.
@@ -74,8 +100,8 @@ impl StoredHalf {
     /// be the first to be asked.
     #[must_use]
     pub fn new(new: NewHalf, at: QueueOffset, stored_at: UnixMillis, client: Option<ClientId>) -> Self {
-        let NewHalf { transaction, immunity, resumes } = new;
-        Self(Half { offset: at.into(), transaction, stored_at, immunity, checks: 0, resumes, client })
+        let NewHalf { transaction, part, immunity, check_max, resumes } = new;
+        Self(Half { offset: at.into(), transaction, part, stored_at, immunity, check_max, checks: 0, resumes, client })
     }
 }
 
@@ -95,41 +121,69 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
     pub pending_halves: usize,
+    /// Of these, the ones that a start has yet to read.
+    pub unread: usize,
+    /// Records of the half topic that can never be ended.
+    pub quarantined: u64,
     pub counters: Counters,
 }
 
 /// Cheap to clone; every clone is the same coordinator.
 #[derive(Clone)]
-pub struct Coordinator(Arc<Inner>);
+pub struct Coordinator(pub(crate) Arc<Inner>);
 
 impl Coordinator {
     /// Rebuilds what is pending from the log. The first [`Coordinator::tick`] appends OP records that a crash tore off.
-    /// `backend` is the store's: the verdict file lies beside the log.
+    /// `backend` is the store's: the verdict file and the journal of checks lie beside the log.
     pub fn open(
         store: Store,
-        backend: &dyn Backend,
+        backend: Arc<dyn Backend>,
+        options: TransactionOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let coordinator = Self::open_at_once(store, backend, options, clock)?;
+        while coordinator.load_some()? {}
+        Ok(coordinator)
+    }
+
+    /// The same, but halves that an earlier run has left pending are read by [`Coordinator::load_some`]: until then they
+    /// are not checked. Everything else works at once.
+    pub fn open_at_once(
+        store: Store,
+        backend: Arc<dyn Backend>,
         options: TransactionOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let on_file = |error| OpenError::VerdictFile { error };
-        let mut verdict_file = VerdictFile::open(backend).map_err(on_file)?;
+        let mut verdict_file = VerdictFile::open(&*backend).map_err(on_file)?;
         let saved = verdict_file.load().map_err(on_file)?;
-        let rebuilt = recovery::rebuild(&store, saved, options.rules.clone(), clock.now())?;
-        let state = State::new(rebuilt, &store, clock.now());
-        let (verdict_file, state) = (Mutex::new(verdict_file), Mutex::new(state));
-        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, state })))
+        let first = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).min);
+        let known = |anchor: Anchor| {
+            anchor.half < first || recovery::place_of(&store, anchor.half).is_ok_and(|at| at == Some(anchor.at))
+        };
+        let (journal, counts) =
+            CheckJournal::open(backend, known).map_err(|error| OpenError::CheckJournal { error })?;
+        let rebuilt = recovery::rebuild(&store, saved, counts, options.rules.clone(), clock.now())?;
+        let state = Mutex::new(State::new(rebuilt, &store, clock.now()));
+        let (verdict_file, journal) = (Mutex::new(verdict_file), Mutex::new(journal));
+        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, journal, state })))
+    }
+
+    /// Reads some of the halves that an earlier run has left pending. False: all are read.
+    pub fn load_some(&self) -> Result<bool, ReadError> {
+        self.0.load_some()
     }
 
     /// Whether there is room for these halves, one answer each. To be asked before they are appended, for as many as are
     /// there: it takes the lock once.
     pub fn admit<'h>(&self, halves: impl IntoIterator<Item = &'h NewHalf>) -> Vec<Result<(), HalfError>> {
         let (state, options) = (self.0.state.lock(), &self.0.options);
-        let mut pending = state.engine.pending();
+        let mut pending = state.pending();
         let admit = |half: &NewHalf| {
             if pending >= options.max_pending {
                 return Err(HalfError::TooManyPending(options.max_pending));
             }
-            if state.engine.halves_of(&half.transaction).len() >= options.max_siblings {
+            if state.engine.count_of(&half.transaction) >= options.max_siblings {
                 return Err(HalfError::TooManySiblings(options.max_siblings));
             }
             pending += 1;
@@ -149,7 +203,12 @@ impl Coordinator {
     /// Decides these verdicts in their order and appends what they lead to at once; one answer each. An OP record ends
     /// the halves of many.
     pub fn end(&self, requests: &[EndRequest]) -> Vec<Result<Ended, EndError>> {
-        self.0.end(requests)
+        self.0.end(requests, &Who::Broker)
+    }
+
+    /// The same for a client with this address.
+    pub fn end_by(&self, peer: SocketAddr, requests: &[EndRequest]) -> Vec<Result<Ended, EndError>> {
+        self.0.end(requests, &Who::Peer(peer))
     }
 
     /// Does what is due at `now`: appends what is to be parked or closed, and returns the checks to send.
@@ -160,7 +219,13 @@ impl Coordinator {
 
     /// What became of a check that [`Coordinator::tick`] returned.
     pub fn check_result(&self, half: HalfOffset, result: CheckResult) {
-        self.0.state.lock().tell(self.0.clock.now(), Input::CheckSent(half, result));
+        self.0.checked([(half, result, Who::Broker)]);
+    }
+
+    /// The same of many, with the clients that were asked.
+    pub fn check_results(&self, results: impl IntoIterator<Item = (HalfOffset, CheckResult, Option<ClientId>)>) {
+        let who = |client: Option<ClientId>| client.map_or(Who::Broker, Who::Client);
+        self.0.checked(results.into_iter().map(|(half, result, client)| (half, result, who(client))));
     }
 
     /// Goes by another schedule from now on. What is due keeps its time; the check after it follows the new one.
@@ -178,19 +243,33 @@ impl Coordinator {
     /// The oldest half without an outcome: the log has to keep it.
     #[must_use]
     pub fn first_pending(&self) -> Option<QueueOffset> {
-        self.0.state.lock().engine.first_open().map(QueueOffset::from)
+        self.0.state.lock().first_pending().map(QueueOffset::from)
     }
 
     #[must_use]
     pub fn stats(&self) -> Stats {
         let state = self.0.state.lock();
-        Stats { pending_halves: state.engine.pending(), counters: state.engine.counters() }
+        Stats {
+            pending_halves: state.pending(),
+            unread: state.unread(),
+            quarantined: state.quarantine.count,
+            counters: state.engine.counters(),
+        }
     }
 
     /// How the transactions of each topic ended, since the start.
     #[must_use]
     pub fn ends(&self) -> Vec<(ByteString, TopicEnds)> {
-        self.0.state.lock().ends.by_topic()
+        // A page at a time: verdicts go on in between.
+        const PAGE: usize = 256;
+        let mut all = Vec::new();
+        loop {
+            let before = all.len();
+            all.extend_from_slice(self.0.state.lock().ends.page(before, PAGE));
+            if all.len() < before + PAGE {
+                return all;
+            }
+        }
     }
 
     #[must_use]

@@ -1,30 +1,30 @@
-//! Runs the engine on the store: reads halves, appends what the engine decides, and tells it what is written.
+//! Runs the engine on the store: appends what the engine decides, and tells it what is written.
 //!
 //! One lock covers deciding, appending and telling, so two verdicts cannot both be first. Nothing waits for the disk
 //! under it: callers get the log offset that has to be durable before they answer.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
-use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
 use mq_protocol::topic;
 use mq_store::{AppendError, Clock, ReadError, Store};
 use parking_lot::Mutex;
 
-use crate::coordinator::{Check, CheckpointError, TransactionOptions};
-use crate::end::{Answer, EndError, EndRequest, Ended};
+use crate::check_journal::CheckJournal;
+use crate::coordinator::{CheckpointError, TransactionOptions};
 use crate::ends::Ends;
-use crate::engine::{Action, End, Engine, Input};
+use crate::engine::{Engine, Input};
 use crate::half::{self, QUEUE};
+use crate::history::History;
+use crate::loading::Loading;
 use crate::plan::{self, Plan};
 use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
+use crate::quarantine::{Quarantine, QuarantinedHalf};
 use crate::recovery::{Rebuilt, half_at, place_of};
-use crate::types::{ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey};
-use crate::verdict_file::{Covered, VerdictFile};
+use crate::types::HalfOffset;
+use crate::verdict_file::{Block, Covered, VerdictFile};
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) options: TransactionOptions,
     /// Its lock lets one checkpoint run at a time.
     pub(crate) verdict_file: Mutex<VerdictFile>,
+    /// Taken before `state`, where both are.
+    pub(crate) journal: Mutex<CheckJournal>,
     pub(crate) state: Mutex<State>,
 }
 
@@ -39,230 +41,20 @@ pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) published: Published,
     pub(crate) ends: Ends,
+    pub(crate) history: History,
+    pub(crate) quarantine: Quarantine,
+    /// Halves that a start has yet to read.
+    pub(crate) loading: Option<Loading>,
     ops: OpRecords,
     /// Every half below has ended.
     finished: HalfOffset,
     /// Behind the last record that ended a half.
-    written_to: LogOffset,
-}
-
-/// A check that the engine wants sent.
-struct Ask {
-    half: HalfOffset,
-    client: Option<ClientId>,
-    attempt: u32,
-}
-
-/// What a verdict leads to.
-#[allow(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
-enum Decided {
-    Answer(Ended),
-    Append(Plan),
-}
-
-/// Verdicts that are decided and not yet appended.
-#[derive(Default)]
-struct Batch {
-    plans: Vec<Plan>,
-    /// Which request each plan answers.
-    requests: Vec<usize>,
-    /// What they end.
-    ends: HashSet<HalfOffset>,
+    pub(crate) written_to: LogOffset,
 }
 
 impl Inner {
-    pub(crate) fn end(&self, requests: &[EndRequest]) -> Vec<Result<Ended, EndError>> {
-        // Read before the lock is taken: they may have to come from the disk.
-        let found: Vec<_> = requests.iter().map(|request| self.find(request)).collect();
-        let mut answers = Vec::with_capacity(requests.len());
-        let (mut batch, now, mut state) = (Batch::default(), self.clock.now(), self.state.lock());
-        for (index, (request, found)) in requests.iter().zip(found).enumerate() {
-            let decided = found.map_err(EndError::from).and_then(|found| {
-                let mut decided = self.decide(&mut state, request, &found, now)?;
-                if batch.has_transaction_of(&decided) {
-                    // This verdict is its second one: decided by the first.
-                    self.write_verdicts(&mut state, &mut batch, &mut answers, now);
-                    decided = self.decide(&mut state, request, &found, now)?;
-                }
-                Ok(decided)
-            });
-            answers.push(decided.map(|decided| match decided {
-                Decided::Answer(ended) => ended,
-                Decided::Append(plan) => {
-                    let answer = Answer::Now(plan.outcome);
-                    batch.push(index, plan);
-                    Ended { durable_at: LogOffset::ZERO, answer }
-                }
-            }));
-        }
-        self.write_verdicts(&mut state, &mut batch, &mut answers, now);
-        answers
-    }
-
-    fn decide(
-        &self,
-        state: &mut State,
-        request: &EndRequest,
-        found: &Result<StoredMessage, Refusal>,
-        now: UnixMillis,
-    ) -> Result<Decided, EndError> {
-        let on_disk = found
-            .as_ref()
-            .map_err(|refusal| *refusal)
-            .and_then(|half| state.learn(half, now).ok_or(Refusal::NoSuchHalf));
-        let action = state.engine.step(
-            now,
-            Input::End(End {
-                half: request.half,
-                group: request.producer_group.clone(),
-                transaction_id: request.transaction_id.clone(),
-                verdict: request.verdict,
-                on_disk,
-            }),
-        );
-        Ok(match action.into_iter().next() {
-            None => Decided::Answer(Ended { durable_at: LogOffset::ZERO, answer: Answer::Unknown }),
-            Some(Action::Acknowledge(outcome)) => {
-                Decided::Answer(Ended { durable_at: state.written_to, answer: Answer::Before(outcome) })
-            }
-            Some(Action::Refuse(refusal)) => return Err(refusal.into()),
-            Some(Action::Rollback { ends }) => {
-                let half = found.as_ref().expect("what was not found is refused");
-                let topic = half.message.property(name::REAL_TOPIC).map(ByteString::from);
-                Decided::Append(Plan { first: None, ends, outcome: Outcome::RolledBack, topic })
-            }
-            Some(Action::Commit { half, ends }) => {
-                let named = found.as_ref().expect("what was not found is refused");
-                let oldest = if half == request.half { None } else { half_at(&self.store, half).ok().flatten() };
-                let real = half::real_message(oldest.as_ref().unwrap_or(named)).ok_or(EndError::NoRealTopic)?;
-                let topic = Some(real.topic.clone());
-                Decided::Append(Plan { first: Some(real), ends, outcome: Outcome::Committed, topic })
-            }
-            Some(other) => unreachable!("a verdict leads to no {other:?}"),
-        })
-    }
-
-    /// All at once; one by one when that fails, so that one bad verdict fails alone.
-    fn write_verdicts(
-        &self,
-        state: &mut State,
-        batch: &mut Batch,
-        answers: &mut [Result<Ended, EndError>],
-        now: UnixMillis,
-    ) {
-        let Batch { plans, requests, .. } = std::mem::take(batch);
-        let mut answer = |index: usize, written: Result<LogOffset, AppendError>| match (written, &mut answers[index]) {
-            (Ok(durable_at), Ok(ended)) => ended.durable_at = durable_at,
-            (Err(error), answer) => *answer = Err(error.into()),
-            (Ok(_), Err(_)) => unreachable!("a refused verdict is not written"),
-        };
-        match self.write(state, &plans, now) {
-            Err(error) if requests.len() == 1 => answer(requests[0], Err(error)),
-            Err(_) => {
-                for (plan, index) in plans.iter().zip(requests) {
-                    answer(index, self.write(state, std::slice::from_ref(plan), now));
-                }
-            }
-            Ok(durable_at) => requests.into_iter().for_each(|index| answer(index, Ok(durable_at))),
-        }
-    }
-
-    /// The half that the request names, if it lies where the request says and is durable.
-    fn find(&self, request: &EndRequest) -> Result<Result<StoredMessage, Refusal>, ReadError> {
-        match place_of(&self.store, request.half)? {
-            None => Ok(Err(Refusal::NoSuchHalf)),
-            Some(at) if at != request.log_offset => Ok(Err(Refusal::WrongLogOffset)),
-            Some(at) => Ok(match self.store.read(at)? {
-                None => Err(Refusal::NoSuchHalf),
-                Some(half) if !is_durable(&self.store, &half) && !planted(Bug::EndUndurable) => {
-                    Err(Refusal::NotDurable)
-                }
-                Some(half) => Ok(half),
-            }),
-        }
-    }
-
-    pub(crate) fn tick(&self, now: UnixMillis) -> Vec<Check> {
-        let mut asks = Vec::new();
-        {
-            let mut state = self.state.lock();
-            let mut plans = Vec::new();
-            for action in state.engine.step(now, Input::Due) {
-                match action {
-                    Action::Check { half, client, attempt } => asks.push(Ask { half, client, attempt }),
-                    Action::Close { ends, outcome } => plans.push(Plan { first: None, ends, outcome, topic: None }),
-                    Action::Park { half, ends, reason, checks } => {
-                        plans.extend(self.park(&mut state, half, ends, reason, checks, now));
-                    }
-                    other => unreachable!("time leads to no {other:?}"),
-                }
-            }
-            self.write_due(&mut state, &plans, now);
-        }
-        asks.into_iter().filter_map(|ask| self.check(ask, now)).collect()
-    }
-
-    fn park(
-        &self,
-        state: &mut State,
-        half: HalfOffset,
-        ends: Vec<HalfOffset>,
-        reason: ParkReason,
-        checks: u32,
-        now: UnixMillis,
-    ) -> Option<Plan> {
-        let record = self.read(half).unwrap_or_else(|lost| state.give_up(half, &lost, now))?;
-        let group = record.message.property(name::PRODUCER_GROUP);
-        let transaction = record.message.property(name::UNIQ_KEY);
-        tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
-        let first = Some(half::parked_copy(&record, checks)).filter(|_| !planted(Bug::ParkWithoutCopy));
-        Some(Plan { first, ends, outcome: Outcome::Parked, topic: None })
-    }
-
-    fn check(&self, ask: Ask, now: UnixMillis) -> Option<Check> {
-        let record = self.read(ask.half).unwrap_or_else(|lost| self.state.lock().give_up(ask.half, &lost, now))?;
-        if !is_durable(&self.store, &record) {
-            return None;
-        }
-        let request = half::check_request(&record, ask.attempt, &self.options.broker_name)?;
-        let property = |name| record.message.property(name).unwrap_or_default().into();
-        let group = if planted(Bug::OtherGroup) { name::REAL_TOPIC } else { name::PRODUCER_GROUP };
-        Some(Check {
-            half: ask.half,
-            producer_group: property(group),
-            topic: property(name::REAL_TOPIC),
-            prefer_client: ask.client,
-            attempt: ask.attempt,
-            request,
-        })
-    }
-
-    /// A half that is due; `None` when the disk fails now and may work later, an error when the half is lost for good.
-    fn read(&self, half: HalfOffset) -> Result<Option<StoredMessage>, String> {
-        match half_at(&self.store, half) {
-            Ok(Some(record)) => Ok(Some(record)),
-            Ok(None) => Err("it is no longer on disk".into()),
-            Err(error @ ReadError::Disk(_)) => {
-                tracing::error!(half = half.0, %error, "a due half message cannot be read now; it is tried again");
-                Ok(None)
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// All at once; one by one when that fails, so that one bad plan holds up nobody else.
-    fn write_due(&self, state: &mut State, plans: &[Plan], now: UnixMillis) {
-        if self.write(state, plans, now).is_err() {
-            for plan in plans {
-                if let Err(error) = self.write(state, std::slice::from_ref(plan), now) {
-                    tracing::error!(ends = ?plan.ends, %error, "due halves could not be closed; they are tried again");
-                }
-            }
-        }
-    }
-
     /// Appends the plans and tells the engine. Returns where the log has to be durable to.
-    fn write(&self, state: &mut State, plans: &[Plan], now: UnixMillis) -> Result<LogOffset, AppendError> {
+    pub(crate) fn write(&self, state: &mut State, plans: &[Plan], now: UnixMillis) -> Result<LogOffset, AppendError> {
         if plans.is_empty() {
             return Ok(state.written_to);
         }
@@ -278,8 +70,8 @@ impl Inner {
             state.written_to = appended.end;
         }
         for plan in plans {
-            if let Some(topic) = &plan.topic {
-                state.ends.add(topic, plan.outcome, plan.first.as_ref(), now);
+            for (place, topic) in plan.topics.iter().enumerate() {
+                state.ends.add(topic, plan.outcome, plan.first.get(place), now);
             }
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
@@ -287,6 +79,7 @@ impl Inner {
     }
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
+        self.tidy_journal().map_err(CheckpointError::Journal)?;
         let mut file = self.verdict_file.lock();
         let (covered, blocks, end) = {
             let mut state = self.state.lock();
@@ -304,24 +97,16 @@ impl Inner {
     }
 }
 
-impl Batch {
-    fn has_transaction_of(&self, decided: &Decided) -> bool {
-        matches!(decided, Decided::Append(plan) if plan.ends.iter().any(|half| self.ends.contains(half)))
-    }
-
-    fn push(&mut self, request: usize, plan: Plan) {
-        self.ends.extend(&plan.ends);
-        self.requests.push(request);
-        self.plans.push(plan);
-    }
-}
-
 impl State {
     pub(crate) fn new(rebuilt: Rebuilt, store: &Store, now: UnixMillis) -> Self {
-        let Rebuilt { engine, ops, finished } = rebuilt;
-        let (published, ends) = (Published::default(), Ends::default());
-        let mut state = Self { engine, ends, ops, finished, published, written_to: store.end() };
+        let Rebuilt { engine, ops, finished, quarantine, loading } = rebuilt;
+        let (published, ends, history) = (Published::default(), Ends::default(), History::default());
+        let written_to = store.end();
+        let mut state = Self { engine, ends, history, quarantine, loading, ops, finished, published, written_to };
         state.published = Published::at(state.progress(store, now));
+        if state.loading.as_ref().is_some_and(|loading| loading.next >= loading.end) {
+            state.loaded();
+        }
         state
     }
 
@@ -330,23 +115,43 @@ impl State {
         assert!(actions.is_empty(), "facts lead to no actions: {actions:?}");
     }
 
-    /// The transaction of a durable half. One that nobody told is learnt: its sender asks before the broker could tell,
-    /// say.
-    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) -> Option<TransactionKey> {
-        if let Some(known) = self.engine.transaction_of(record.queue_offset.into()) {
-            return Some(known.clone());
+    /// A durable record of the half topic is a half that the engine knows from now on: its sender may ask before the
+    /// broker could tell, say. False: it is no half, and named.
+    pub(crate) fn learn(&mut self, record: &StoredMessage, now: UnixMillis) -> bool {
+        let offset = HalfOffset::from(record.queue_offset);
+        if self.engine.is_open(offset) {
+            return true;
         }
-        let half = half::read_half(record)?;
-        let transaction = half.transaction.clone();
-        self.tell(now, Input::Stored(half));
-        Some(transaction)
+        match half::read_half(record) {
+            Ok(half) => {
+                self.tell(now, Input::Stored(half));
+                if let Some(checks) = self.loading.as_mut().and_then(|loading| loading.counts.remove(&offset)) {
+                    self.tell(now, Input::Counted(offset, checks));
+                }
+                true
+            }
+            Err(reason) => {
+                self.put_aside(offset, Some(record.log_offset), reason.to_string(), now);
+                false
+            }
+        }
+    }
+
+    pub(crate) fn put_aside(&mut self, half: HalfOffset, at: Option<LogOffset>, reason: String, now: UnixMillis) {
+        self.quarantine.add(QuarantinedHalf { half, log_offset: at, reason, at: now });
     }
 
     /// One that is gone, or damaged, is named and holds up nobody else.
-    fn give_up(&mut self, half: HalfOffset, reason: &str, now: UnixMillis) -> Option<StoredMessage> {
-        tracing::error!(half = half.0, reason, "a half message is lost without a verdict");
+    pub(crate) fn give_up(&mut self, half: HalfOffset, reason: &str, now: UnixMillis) -> Option<StoredMessage> {
+        self.put_aside(half, None, reason.to_owned(), now);
         self.tell(now, Input::Gone(half));
         None
+    }
+
+    /// The oldest half without an outcome.
+    pub(crate) fn first_pending(&self) -> Option<HalfOffset> {
+        let unread = self.loading.as_ref().map(|loading| loading.next);
+        self.engine.first_open().into_iter().chain(unread).min()
     }
 
     /// What an Apache broker may skip, as things are written now.
@@ -367,7 +172,7 @@ impl State {
         if !self.engine.is_open(self.finished) {
             match half_at(store, self.finished) {
                 Ok(Some(record)) if !is_durable(store, &record) => return false,
-                Ok(Some(record)) => drop(self.learn(&record, now)),
+                Ok(Some(record)) => _ = self.learn(&record, now),
                 // Not on disk any more; or just about to be visible.
                 Ok(None) => return matches!(place_of(store, self.finished), Ok(Some(at)) if at < store.min()),
                 Err(error) => return !matches!(error, ReadError::Disk(_)),
@@ -377,7 +182,7 @@ impl State {
     }
 
     /// What the verdict file is to say once the log is durable up to `covered.log`.
-    fn cover(&mut self, store: &Store, now: UnixMillis) -> (Covered, Vec<crate::verdict_file::Block>) {
+    fn cover(&mut self, store: &Store, now: UnixMillis) -> (Covered, Vec<Block>) {
         // In this order: a half in the visible log is below the queue's end as well.
         let log = store.visible().min(store.durable());
         let halves = store.queue_bounds(topic::HALF, QUEUE);
@@ -389,11 +194,12 @@ impl State {
         let last_half_at =
             half.0.checked_sub(1).and_then(|last| place_of(store, HalfOffset(last)).ok()?).unwrap_or_default();
         let covered = Covered { log, half, last_half_at, op, finished: self.finished, first };
+        self.quarantine.forget_below(first);
         self.engine.verdicts_mut().forget_below(first);
         (covered, self.engine.verdicts_mut().take_changed())
     }
 }
 
-fn is_durable(store: &Store, record: &StoredMessage) -> bool {
+pub(crate) fn is_durable(store: &Store, record: &StoredMessage) -> bool {
     record.log_offset.plus(u64::from(record.size)) <= store.durable()
 }

@@ -4,8 +4,11 @@ use mq_protocol::ByteString;
 use mq_protocol::codes::response;
 use mq_protocol::header::EndTransaction;
 use mq_protocol::ids::LogOffset;
+use mq_protocol::properties::{self, name};
+use mq_protocol::record::Message;
 use mq_store::{AppendError, ReadError};
 
+use crate::planted::{Bug, planted};
 use crate::types::{HalfOffset, Outcome, Refusal, Verdict};
 
 /// A verdict and the half that it is about. The client's message id plays no part: clients fill it in differently.
@@ -28,6 +31,27 @@ impl EndRequest {
             transaction_id: header.transaction_id.clone().filter(|id| !id.is_empty()),
             verdict: Verdict::from_wire(bits).ok_or(EndError::NoVerdict(bits))?,
         })
+    }
+}
+
+impl EndRequest {
+    /// Whether the half on disk is the one that the request means.
+    pub(crate) fn fits(&self, half: &Message) -> Result<(), Refusal> {
+        let (mut group, mut id) = (None, None);
+        for (name, value) in properties::pairs(&half.properties) {
+            match name {
+                name::PRODUCER_GROUP => group = group.or(Some(value)),
+                name::UNIQ_KEY => id = id.or(Some(value)),
+                _ => {}
+            }
+        }
+        if group != Some(&self.producer_group) {
+            return Err(Refusal::WrongGroup);
+        }
+        if self.transaction_id.as_ref().is_some_and(|asked| id != Some(asked)) && !planted(Bug::AnyTransaction) {
+            return Err(Refusal::WrongTransaction);
+        }
+        Ok(())
     }
 }
 
@@ -69,7 +93,7 @@ impl EndError {
     pub fn code(&self) -> i32 {
         match self {
             Self::Refused(Refusal::Contrary(_)) => response::ILLEGAL_OPERATION,
-            Self::Refused(Refusal::NotDurable) => response::SYSTEM_BUSY,
+            Self::Refused(Refusal::NotDurable | Refusal::Incomplete { .. }) => response::SYSTEM_BUSY,
             Self::Append(_) => response::SERVICE_NOT_AVAILABLE,
             Self::NoVerdict(_) | Self::Refused(_) | Self::NoRealTopic | Self::Read(_) => response::SYSTEM_ERROR,
         }

@@ -25,19 +25,16 @@ pub struct TopicEnds {
 }
 
 #[derive(Default)]
-pub(crate) struct Ends(HashMap<ByteString, TopicEnds>);
+pub(crate) struct Ends {
+    topics: HashMap<ByteString, usize>,
+    ends: Vec<(ByteString, TopicEnds)>,
+}
 
 impl Ends {
     /// `committed`: the message that is published.
     pub(crate) fn add(&mut self, topic: &ByteString, outcome: Outcome, committed: Option<&Message>, now: UnixMillis) {
-        if self.0.len() >= MAX_TOPICS && !self.0.contains_key(topic) {
-            return;
-        }
-        if !self.0.contains_key(topic) {
-            // Owned: the name may be a part of the buffer that its half was read into.
-            self.0.insert(ByteString::from(&**topic), TopicEnds::default());
-        }
-        let ends = self.0.get_mut(topic).expect("inserted above if it was not there");
+        let Some(place) = self.place(topic) else { return };
+        let (_, ends) = &mut self.ends[place];
         match (outcome, committed) {
             (Outcome::Committed, Some(message)) => {
                 let seconds = now.since(message.born_timestamp).as_secs();
@@ -51,7 +48,23 @@ impl Ends {
         }
     }
 
-    pub(crate) fn by_topic(&self) -> Vec<(ByteString, TopicEnds)> {
-        self.0.iter().map(|(topic, ends)| (topic.clone(), *ends)).collect()
+    fn place(&mut self, topic: &ByteString) -> Option<usize> {
+        if let Some(place) = self.topics.get(topic) {
+            return Some(*place);
+        }
+        if self.ends.len() >= MAX_TOPICS {
+            return None;
+        }
+        // Owned: the name may be a part of the buffer that its half was read into.
+        let topic = ByteString::from(&**topic);
+        self.topics.insert(topic.clone(), self.ends.len());
+        self.ends.push((topic, TopicEnds::default()));
+        Some(self.ends.len() - 1)
+    }
+
+    /// Up to `max` of them from the `from`-th on; they keep their places.
+    pub(crate) fn page(&self, from: usize, max: usize) -> &[(ByteString, TopicEnds)] {
+        let rest = self.ends.get(from..).unwrap_or_default();
+        &rest[..rest.len().min(max)]
     }
 }

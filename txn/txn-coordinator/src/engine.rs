@@ -5,68 +5,43 @@
 //! it, and the engine decides the same again. Recovery feeds the same inputs, read back from the log in its order.
 //!
 //! A transaction has one schedule, one count of checks and one outcome, however many halves its client stored. Its
-//! oldest half stands for all: it is the copy that is checked, committed and parked.
+//! oldest half stands for all: it is the copy that is checked. A transaction of several messages has a part for each;
+//! of halves with the same part (the client sent one again) the oldest one counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
+mod names;
+mod open;
+mod rules;
+mod settled;
+mod steady_time;
+mod table;
 
-use foldhash::quality::RandomState;
-use mq_protocol::ByteString;
 use mq_protocol::ids::UnixMillis;
 
-use crate::types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
+use crate::planted::{Bug, planted};
+use crate::types::{
+    CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
+};
 use crate::verdicts::Verdicts;
+use names::{Name, Names};
+use open::{Incomplete, Open, PartSet};
+use settled::{Ended, Settled};
+use steady_time::SteadyTime;
+use table::{Slot, Table};
 
-/// The rules of the schedule and the limits of what is kept in memory.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// First check after this long (`transactionTimeOut`), or after the half's own immunity when that is longer.
-    pub timeout: Duration,
-    /// Between two checks (`transactionCheckInterval`).
-    pub check_interval: Duration,
-    /// Delivered checks before the half is parked (`transactionCheckMax`).
-    pub check_max: u32,
-    /// A half that nobody could be asked about is parked after this long (`fileReservedTime`). Measured in fruitless
-    /// attempts times the interval: a clock that leaps three days ahead parks nothing.
-    pub reserved: Duration,
-    /// Halves looked at by one [`Input::Due`]: a restart with a million of them must not be one long pause.
-    pub due_batch: usize,
-    /// Ended transactions whose key is remembered, so that a half which its client sent again and which arrives after
-    /// the verdict is closed by it. Client retries come within seconds: this many per second of them are too few only
-    /// above some ten thousand transactions a second.
-    pub settled_max: usize,
-}
-
-/// The part of the rules that may change while the engine runs. See [`Rules`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
-    pub timeout: Duration,
-    pub check_interval: Duration,
-    pub check_max: u32,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(6),
-            check_interval: Duration::from_secs(30),
-            check_max: 15,
-            reserved: Duration::from_secs(72 * 3600),
-            due_batch: 1024,
-            settled_max: 100_000,
-        }
-    }
-}
+pub use rules::{Counters, Rules, Schedule};
 
 /// A half message that is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Half {
     pub offset: HalfOffset,
     pub transaction: TransactionKey,
+    pub part: Part,
     /// By the broker's clock; the client's clock decides nothing.
     pub stored_at: UnixMillis,
     /// `CHECK_IMMUNITY_TIME_IN_SECONDS`; zero when the client did not ask for any.
-    pub immunity: Duration,
+    pub immunity: std::time::Duration,
+    /// `CHECKBACK_MAX_CHECKS`, instead of the rules' limit.
+    pub check_max: Option<u16>,
     /// Checks that an Apache broker counted in the record.
     pub checks: u32,
     /// Stored by an operator to open a parked transaction again.
@@ -75,15 +50,12 @@ pub struct Half {
 }
 
 /// END_TRANSACTION, beside what the half queue holds at the place that it names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
     pub half: HalfOffset,
-    pub group: ByteString,
-    /// Older clients and some tools leave it out.
-    pub transaction_id: Option<ByteString>,
     pub verdict: Verdict,
-    /// The transaction of the half on disk, if its commit-log offset is the one that the request names.
-    pub on_disk: Result<TransactionKey, Refusal>,
+    /// Whether the request fits the half on disk.
+    pub on_disk: Result<(), Refusal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,36 +66,43 @@ pub enum Input {
     /// Time has passed.
     Due,
     CheckSent(HalfOffset, CheckResult),
+    /// An operator wants it checked now.
+    CheckNow(HalfOffset),
+    /// So many checks were counted before the restart. Recovery only.
+    Counted(HalfOffset, u16),
     /// A real message (or a parked copy) of this half is in the log; an OP record may still be missing. Recovery only.
     Decided(HalfOffset, Outcome),
     /// An OP record that ends these halves is in the log. Without an outcome (recovery): what was decided for the
     /// transaction, else rolled back.
-    Written(Vec<HalfOffset>, Option<Outcome>),
+    Written(Halves, Option<Outcome>),
     /// The half is no longer on disk, or cannot be read.
     Gone(HalfOffset),
 }
 
-/// What the driver has to do. `ends` are the halves for the OP record, in order, `half` the copy to take.
+/// What the driver has to do. `ends` are the halves for the OP record, in order, `copies` those to take, one of each
+/// part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Append the real message and the OP record as one group.
+    /// Append the real messages and the OP record as one group.
     Commit {
-        half: HalfOffset,
-        ends: Vec<HalfOffset>,
+        copies: Halves,
+        ends: Halves,
     },
     /// Append the OP record.
     Rollback {
-        ends: Vec<HalfOffset>,
+        ends: Halves,
     },
-    /// Append the OP record that is missing; the outcome itself is in the log.
+    /// Append what is missing of an outcome that is in the log: the OP record, and (where another broker has ended some
+    /// parts of a transaction) the messages of the others.
     Close {
-        ends: Vec<HalfOffset>,
+        copies: Halves,
+        ends: Halves,
         outcome: Outcome,
     },
-    /// Append the copy for the operator and the OP record as one group.
+    /// Append the copies for the operator and the OP record as one group.
     Park {
-        half: HalfOffset,
-        ends: Vec<HalfOffset>,
+        copies: Halves,
+        ends: Halves,
         reason: ParkReason,
         checks: u32,
     },
@@ -138,47 +117,25 @@ pub enum Action {
     Refuse(Refusal),
 }
 
-/// Since the start; what recovery replayed is not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub committed: u64,
-    pub rolled_back: u64,
-    pub parked: u64,
-    /// Verdicts that contradicted the first one.
-    pub contrary: u64,
-    /// Verdicts that matched no half.
-    pub mismatched: u64,
-    pub repeated: u64,
-    pub checks_sent: u64,
-    pub nobody_to_ask: u64,
-    /// Halves that vanished from disk before they ended.
-    pub gone: u64,
-}
-
-/// A transaction without an outcome in the log.
-#[derive(Clone, Debug)]
-struct Open {
-    /// Ascending; the first stands for all.
-    halves: Vec<HalfOffset>,
-    client: Option<ClientId>,
-    due: UnixMillis,
-    checks: u32,
+/// An open transaction as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub client: Option<ClientId>,
+    pub checks: u32,
+    pub check_max: u32,
     /// Fruitless attempts since the last delivered check.
-    unasked: u32,
-    /// A check is out and its result was not told yet.
-    asking: bool,
-    /// The outcome is in the log, but not every half has its OP record.
-    decided: Option<Outcome>,
+    pub unasked: u32,
+    /// By the clock that `now` is read from.
+    pub due: UnixMillis,
+    pub halves: Halves,
+    pub decided: Option<Outcome>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Engine {
     rules: Rules,
-    /// Every half without an outcome.
-    halves: BTreeMap<HalfOffset, TransactionKey>,
-    open: HashMap<TransactionKey, Open, RandomState>,
-    /// Open transactions by due time, each under its oldest half.
-    schedule: BTreeSet<(UnixMillis, HalfOffset)>,
+    table: Table,
+    names: Names,
     verdicts: Verdicts,
     settled: Settled,
     counters: Counters,
@@ -188,12 +145,11 @@ pub struct Engine {
 impl Engine {
     #[must_use]
     pub fn new(rules: Rules, verdicts: Verdicts) -> Self {
-        let settled = Settled { max: rules.settled_max, ..Settled::default() };
+        let settled = Settled::new(rules.settled_max);
         Self {
             rules,
-            halves: BTreeMap::new(),
-            open: HashMap::default(),
-            schedule: BTreeSet::new(),
+            table: Table::default(),
+            names: Names::default(),
             verdicts,
             settled,
             counters: Counters::default(),
@@ -211,9 +167,11 @@ impl Engine {
         let steady = self.time.steady(now);
         match input {
             Input::Stored(half) => self.stored(half, now, steady),
-            Input::End(end) => return self.end(&end).into_iter().collect(),
+            Input::End(end) => return self.end(end).into_iter().collect(),
             Input::Due => return self.due(steady),
             Input::CheckSent(half, result) => self.check_sent(half, result),
+            Input::CheckNow(half) => self.check_now(half, steady),
+            Input::Counted(half, checks) => self.counted(half, checks, steady),
             Input::Decided(half, outcome) => self.decided(half, outcome, steady),
             Input::Written(halves, outcome) => self.written(&halves, outcome, steady),
             Input::Gone(half) => self.gone(half),
@@ -223,47 +181,74 @@ impl Engine {
 
     fn stored(&mut self, half: Half, now: UnixMillis, steady: UnixMillis) {
         if let Some(outcome) = self.verdicts.get(half.offset) {
-            // Told late, or read back: what is known of the half holds for its transaction.
-            if outcome != Outcome::Parked {
-                self.close_soon(&half.transaction, outcome, steady);
-            }
-            return self.settled.remember(half.transaction, outcome);
+            return self.ended_before(&half, outcome, steady);
         }
-        if let Some(known) = self.halves.get(&half.offset) {
+        if let Some(slot) = self.table.slot_of(half.offset) {
             // Learnt before (from its record, say), now from the one who knows its client.
-            let open = self.open.get_mut(known).expect("an open half has its transaction");
-            open.client = half.client.or(open.client.take());
-            return;
+            return self.set_client(slot, half.client);
         }
-        self.halves.insert(half.offset, half.transaction.clone());
         let due = steady.plus(self.first_wait(&half, now));
-        match self.open.get_mut(&half.transaction) {
-            Some(open) => {
-                self.schedule.remove(&(open.due, open.halves[0]));
-                open.join(half, due, self.rules.check_max);
-                self.schedule.insert((open.due, open.halves[0]));
-            }
-            None => {
-                let reopens = |outcome: &Outcome| half.resumes && *outcome == Outcome::Parked;
-                let decided = self.settled.outcome(&half.transaction).filter(|outcome| !reopens(outcome));
-                let due = if decided.is_some() { steady } else { due };
-                let (halves, client, checks) = (vec![half.offset], half.client, half.checks);
-                self.schedule.insert((due, half.offset));
-                self.open
-                    .insert(half.transaction, Open { halves, client, due, checks, unasked: 0, asking: false, decided });
-            }
+        let open = self.slot_by_key(&half.transaction);
+        let slot = open.unwrap_or_else(|| self.begin(&half, due, steady));
+        if open.is_some() {
+            let check_max = self.check_max(slot).min(self.rules.check_max_of(half.check_max));
+            self.table.add_half(slot, half.offset, |open| join(open, &half, due, check_max));
+        }
+        self.set_client(slot, half.client);
+    }
+
+    /// The first half of a transaction that is not open: a new one, or one that has ended before.
+    fn begin(&mut self, half: &Half, due: UnixMillis, steady: UnixMillis) -> Slot {
+        let (group, id) = (self.names.take(half.transaction.group()), half.transaction.id());
+        let reopens = |ended: &&Ended| half.resumes && ended.outcome == Outcome::Parked;
+        let ended = self.settled.get(group, id).filter(|ended| !reopens(ended));
+        let due = if ended.is_some() { steady } else { due };
+        let mut open = Open::new(group, id.into(), half.offset, half.part, due);
+        (open.checks, open.check_max) = (count(half.checks), half.check_max.unwrap_or(0));
+        if let Some(ended) = ended {
+            open.decided = Some(ended.outcome);
+            open.add_done(ended.done);
+        }
+        self.table.insert(open)
+    }
+
+    /// Told late, or read back: what is known of the half holds for its transaction.
+    fn ended_before(&mut self, half: &Half, outcome: Outcome, steady: UnixMillis) {
+        let done = PartSet::default().with(half.part);
+        if let Some(slot) = self.slot_by_key(&half.transaction).filter(|_| outcome != Outcome::Parked) {
+            self.table.get_mut(slot).add_done(done);
+            self.close_soon(slot, outcome, steady);
+        }
+        let group = self.names.take(half.transaction.group());
+        let ended = Ended { group, id: half.transaction.id().into(), outcome, done };
+        self.settled.remember(ended, &mut self.names);
+    }
+
+    fn set_client(&mut self, slot: Slot, client: Option<ClientId>) {
+        let Some(client) = client else { return };
+        let client = self.names.take(&client);
+        if let Some(old) = self.table.get_mut(slot).client.replace(client) {
+            self.names.give_back(old);
         }
     }
 
-    fn first_wait(&self, half: &Half, now: UnixMillis) -> Duration {
-        if half.checks >= self.rules.check_max {
+    fn slot_by_key(&self, transaction: &TransactionKey) -> Option<Slot> {
+        self.table.find(self.names.known(transaction.group())?, transaction.id())
+    }
+
+    fn check_max(&self, slot: Slot) -> u32 {
+        self.rules.check_max_of(Some(self.table.get(slot).check_max).filter(|max| *max > 0))
+    }
+
+    fn first_wait(&self, half: &Half, now: UnixMillis) -> std::time::Duration {
+        if half.checks >= self.rules.check_max_of(half.check_max) {
             // Apache counted the last check already; its answer may still come.
             return self.rules.check_interval;
         }
         half.immunity.max(self.rules.timeout).saturating_sub(now.since(half.stored_at))
     }
 
-    fn end(&mut self, end: &End) -> Option<Action> {
+    fn end(&mut self, end: End) -> Option<Action> {
         match self.judge(end) {
             Ok(action) => {
                 self.counters.repeated += u64::from(matches!(action, Some(Action::Acknowledge(_))));
@@ -272,6 +257,7 @@ impl Engine {
             Err(refusal) => {
                 match refusal {
                     Refusal::Contrary(_) => self.counters.contrary += 1,
+                    Refusal::Incomplete { .. } => self.counters.incomplete += 1,
                     _ => self.counters.mismatched += 1,
                 }
                 Some(Action::Refuse(refusal))
@@ -279,162 +265,184 @@ impl Engine {
         }
     }
 
-    fn judge(&self, end: &End) -> Result<Option<Action>, Refusal> {
-        let on_disk = end.on_disk.as_ref().map_err(|refusal| *refusal)?;
-        if end.group != on_disk.group() {
-            return Err(Refusal::WrongGroup);
-        }
-        if end.transaction_id.as_ref().is_some_and(|id| id != on_disk.id()) {
-            return Err(Refusal::WrongTransaction);
-        }
+    fn judge(&self, end: End) -> Result<Option<Action>, Refusal> {
+        end.on_disk?;
         let asked = match end.verdict {
             Verdict::Unknown => return Ok(None),
             Verdict::Commit => Outcome::Committed,
             Verdict::Rollback => Outcome::RolledBack,
         };
-        let open = self.halves.get(&end.half).map(|transaction| &self.open[transaction]);
+        let open = self.table.slot_of(end.half).map(|slot| self.table.get(slot));
         let first = self.verdicts.get(end.half).or(open.and_then(|open| open.decided));
         match (first, open) {
             (Some(first), _) if first == asked => Ok(Some(Action::Acknowledge(first))),
+            (Some(_), _) if planted(Bug::SecondVerdictWins) => Ok(Some(Action::Acknowledge(asked))),
             (Some(first), _) => Err(Refusal::Contrary(first)),
             (None, None) => Err(Refusal::NotDurable),
-            (None, Some(Open { halves, .. })) => Ok(Some(match end.verdict {
-                Verdict::Commit => Action::Commit { half: halves[0], ends: halves.clone() },
-                _ => Action::Rollback { ends: halves.clone() },
+            (None, Some(_)) if planted(Bug::SiblingLeft) && asked == Outcome::Committed => {
+                let half = Halves::from_slice(&[end.half]);
+                Ok(Some(Action::Commit { copies: half.clone(), ends: half }))
+            }
+            (None, Some(open)) => Ok(Some(match asked {
+                Outcome::Committed => {
+                    let copies = open.to_publish();
+                    let copies = copies.map_err(|Incomplete { here, of }| Refusal::Incomplete { here, of })?;
+                    Action::Commit { copies, ends: open.halves() }
+                }
+                _ => Action::Rollback { ends: open.halves() },
             })),
         }
     }
 
     fn due(&mut self, steady: UnixMillis) -> Vec<Action> {
-        let until = (steady, HalfOffset(u64::MAX));
-        let due: Vec<_> = self.schedule.range(..=until).take(self.rules.due_batch).copied().collect();
-        due.into_iter()
-            .map(|entry @ (_, half)| {
-                self.schedule.remove(&entry);
-                let open = self.open.get_mut(&self.halves[&half]).expect("a scheduled half has its transaction");
-                // Whatever is decided now: if it fails, or is not answered, this is when to look again.
-                open.due = steady.plus(self.rules.check_interval);
-                self.schedule.insert((open.due, half));
-                visit(open, &self.rules)
-            })
-            .collect()
+        let mut actions = Vec::new();
+        while let Some((slot, _)) = self.table.next().filter(|(_, due)| *due <= steady) {
+            // Whatever is decided now: if it fails, or is not answered, this is when to look again.
+            let forget = if planted(Bug::ForgetHalf) { 1 << 20 } else { 1 };
+            self.table.set_due(slot, steady.plus(self.rules.check_interval.max(LEAST_INTERVAL) * forget));
+            actions.push(self.visit(slot));
+            if actions.len() >= self.rules.due_batch {
+                break;
+            }
+        }
+        actions
+    }
+
+    /// What to do about a transaction whose time has come.
+    fn visit(&mut self, slot: Slot) -> Action {
+        let check_max = self.check_max(slot);
+        let (rules, names, open) = (&self.rules, &self.names, self.table.get_mut(slot));
+        if let Some(outcome) = open.decided {
+            return Action::Close { copies: open.unfinished(), ends: open.halves(), outcome };
+        }
+        let checks = u32::from(open.checks);
+        let park = |reason| Action::Park { copies: open.copies(), ends: open.halves(), reason, checks };
+        if checks >= check_max {
+            return park(ParkReason::Unanswered);
+        }
+        if open.unasked > 0 && rules.check_interval.saturating_mul(open.unasked) >= rules.reserved {
+            return park(ParkReason::NobodyToAsk);
+        }
+        open.asking = true;
+        Action::Check {
+            half: open.first(),
+            client: open.client.map(|name| names.text(name).clone()),
+            attempt: checks + 1,
+        }
     }
 
     fn check_sent(&mut self, half: HalfOffset, result: CheckResult) {
-        let Some(open) = self.halves.get(&half).and_then(|transaction| self.open.get_mut(transaction)) else { return };
+        let Some(slot) = self.table.slot_of(half) else { return };
+        let open = self.table.get_mut(slot);
         if !std::mem::take(&mut open.asking) {
             return;
         }
         match result {
             CheckResult::Delivered => {
-                open.checks += 1;
+                open.checks = open.checks.saturating_add(u16::from(!planted(Bug::ForgetCheck)));
                 open.unasked = 0;
                 self.counters.checks_sent += 1;
             }
             CheckResult::NobodyToAsk => {
+                open.checks = open.checks.saturating_add(u16::from(planted(Bug::CountUnsentCheck)));
                 open.unasked = open.unasked.saturating_add(1);
                 self.counters.nobody_to_ask += 1;
             }
         }
     }
 
+    fn check_now(&mut self, half: HalfOffset, steady: UnixMillis) {
+        if let Some(slot) = self.table.slot_of(half) {
+            let due = self.table.get(slot).due.min(steady);
+            self.table.set_due(slot, due);
+        }
+    }
+
+    fn counted(&mut self, half: HalfOffset, checks: u16, steady: UnixMillis) {
+        let Some(slot) = self.table.slot_of(half) else { return };
+        let check_max = self.check_max(slot);
+        let open = self.table.get_mut(slot);
+        let before = open.checks;
+        open.checks = before.max(checks);
+        if u32::from(before) < check_max && u32::from(checks) >= check_max && open.decided.is_none() {
+            // As with what Apache counted: the answer to the last check may still come.
+            let due = open.due.max(steady.plus(self.rules.check_interval));
+            self.table.set_due(slot, due);
+        }
+    }
+
     fn decided(&mut self, half: HalfOffset, outcome: Outcome, steady: UnixMillis) {
-        let Some(transaction) = self.halves.get(&half).cloned() else { return };
-        self.close_soon(&transaction, outcome, steady);
-        self.settled.remember(transaction, outcome);
+        let Some(slot) = self.table.slot_of(half) else { return };
+        let open = self.table.get_mut(slot);
+        open.add_done(PartSet::default().with(open.part_of(half)));
+        self.close_soon(slot, outcome, steady);
+        let open = self.table.get(slot);
+        let done = if open.parts() == 1 { PartSet::default().with(Part::WHOLE) } else { open.done() };
+        let ended = Ended { group: self.names.again(open.group), id: open.id.clone(), outcome, done };
+        self.settled.remember(ended, &mut self.names);
     }
 
     /// The transaction has its outcome: what is left of it gets its OP record at the next look.
-    fn close_soon(&mut self, transaction: &TransactionKey, outcome: Outcome, steady: UnixMillis) {
-        let Some(open) = self.open.get_mut(transaction) else { return };
+    fn close_soon(&mut self, slot: Slot, outcome: Outcome, steady: UnixMillis) {
+        let open = self.table.get_mut(slot);
         if open.decided.is_none() {
             open.decided = Some(outcome);
-            self.schedule.remove(&(open.due, open.halves[0]));
-            open.due = steady;
-            self.schedule.insert((open.due, open.halves[0]));
+            self.table.set_due(slot, steady);
         }
     }
 
     fn written(&mut self, halves: &[HalfOffset], outcome: Option<Outcome>, steady: UnixMillis) {
         for half in halves {
-            let Some(transaction) = self.take_half(*half) else { continue };
-            let decided = self.open[&transaction].decided;
-            let outcome = decided.or(outcome).unwrap_or(Outcome::RolledBack);
+            let Some(slot) = self.table.slot_of(*half) else { continue };
+            let open = self.table.get_mut(slot);
+            let outcome = open.decided.or(outcome).unwrap_or(Outcome::RolledBack);
+            open.add_done(PartSet::default().with(open.part_of(*half)));
             self.verdicts.set(*half, outcome);
-            if self.leave_if_empty(&transaction) {
+            if let Some(ended) = self.table.take_half(slot, *half) {
                 match outcome {
                     Outcome::Committed => self.counters.committed += 1,
                     Outcome::RolledBack => self.counters.rolled_back += 1,
                     Outcome::Parked => self.counters.parked += 1,
                 }
-            } else {
-                self.close_soon(&transaction, outcome, steady);
+                let done = if ended.parts() == 1 { PartSet::default().with(Part::WHOLE) } else { ended.done() };
+                ended.client.into_iter().for_each(|client| self.names.give_back(client));
+                self.settled.remember(Ended { group: ended.group, id: ended.id, outcome, done }, &mut self.names);
+            } else if !planted(Bug::SiblingLeft) {
+                self.close_soon(slot, outcome, steady);
             }
-            self.settled.remember(transaction, outcome);
         }
     }
 
     fn gone(&mut self, half: HalfOffset) {
-        if let Some(transaction) = self.take_half(half) {
-            self.counters.gone += 1;
-            self.leave_if_empty(&transaction);
-        }
-    }
-
-    /// Takes one half out of its transaction, which may be left without any.
-    fn take_half(&mut self, half: HalfOffset) -> Option<TransactionKey> {
-        let transaction = self.halves.remove(&half)?;
-        let open = self.open.get_mut(&transaction).expect("an open half has its transaction");
-        self.schedule.remove(&(open.due, open.halves[0]));
-        open.halves.retain(|known| *known != half);
-        if let Some(first) = open.halves.first() {
-            self.schedule.insert((open.due, *first));
-        }
-        Some(transaction)
-    }
-
-    fn leave_if_empty(&mut self, transaction: &TransactionKey) -> bool {
-        let empty = self.open.get(transaction).is_some_and(|open| open.halves.is_empty());
-        if empty {
-            self.open.remove(transaction);
-        }
-        empty
-    }
-}
-
-impl Open {
-    /// One more half of this transaction; `due` is when it would be checked on its own.
-    fn join(&mut self, half: Half, due: UnixMillis, check_max: u32) {
-        let at = self.halves.partition_point(|known| *known < half.offset);
-        self.halves.insert(at, half.offset);
-        self.client = half.client.or(self.client.take());
-        if self.decided.take_if(|outcome| half.resumes && *outcome == Outcome::Parked).is_some() {
-            // Apache parked it (without an OP record) and its operator has resumed it: it begins anew.
-            (self.checks, self.unasked, self.due) = (half.checks, 0, due);
-        } else {
-            self.checks = self.checks.max(half.checks);
-            if half.checks >= check_max && self.decided.is_none() {
-                self.due = self.due.max(due);
-            }
+        let Some(slot) = self.table.slot_of(half) else { return };
+        self.counters.gone += 1;
+        if let Some(gone) = self.table.take_half(slot, half) {
+            gone.client.into_iter().chain([gone.group]).for_each(|name| self.names.give_back(name));
         }
     }
 }
 
-/// What to do about a transaction whose time has come.
-fn visit(open: &mut Open, rules: &Rules) -> Action {
-    let (half, ends) = (open.halves[0], || open.halves.clone());
-    if let Some(outcome) = open.decided {
-        return Action::Close { ends: ends(), outcome };
+/// A schedule that never comes to rest would hold a tick for ever.
+const LEAST_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// One more half of this transaction; `due` is when it would be checked on its own.
+fn join(open: &mut Open, half: &Half, due: UnixMillis, check_max: u32) {
+    open.join(half.offset, half.part);
+    open.check_max = open.check_max.max(half.check_max.unwrap_or(0));
+    if half.resumes && open.decided == Some(Outcome::Parked) {
+        // Apache parked it (without an OP record) and its operator has resumed it: it begins anew.
+        open.reopen();
+        (open.checks, open.unasked, open.due) = (count(half.checks), 0, due);
+    } else {
+        open.checks = open.checks.max(count(half.checks));
+        if half.checks >= check_max && open.decided.is_none() {
+            open.due = open.due.max(due);
+        }
     }
-    let park = |reason| Action::Park { half, ends: ends(), reason, checks: open.checks };
-    if open.checks >= rules.check_max {
-        return park(ParkReason::Unanswered);
-    }
-    if open.unasked > 0 && rules.check_interval.saturating_mul(open.unasked) >= rules.reserved {
-        return park(ParkReason::NobodyToAsk);
-    }
-    open.asking = true;
-    Action::Check { half, client: open.client.clone(), attempt: open.checks + 1 }
+}
+
+fn count(checks: u32) -> u16 {
+    u16::try_from(checks).unwrap_or(u16::MAX)
 }
 
 /// What the driver reads.
@@ -443,13 +451,13 @@ impl Engine {
     #[must_use]
     pub fn next_due(&mut self, now: UnixMillis) -> Option<UnixMillis> {
         self.time.steady(now);
-        self.schedule.first().map(|(due, _)| self.time.wall(*due))
+        self.table.next().map(|(_, due)| self.time.wall(due))
     }
 
     /// Halves without an outcome.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.halves.len()
+        self.table.halves()
     }
 
     #[must_use]
@@ -462,6 +470,16 @@ impl Engine {
         self.counters = Counters::default();
     }
 
+    /// Keeps the keys of this many ended transactions from now on.
+    pub fn remember(&mut self, settled_max: usize) {
+        self.settled.set_max(settled_max, &mut self.names);
+    }
+
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     #[must_use]
     pub fn outcome(&self, half: HalfOffset) -> Option<Outcome> {
         self.verdicts.get(half)
@@ -469,74 +487,108 @@ impl Engine {
 
     #[must_use]
     pub fn is_open(&self, half: HalfOffset) -> bool {
-        self.halves.contains_key(&half)
-    }
-
-    /// The transaction of an open half.
-    #[must_use]
-    pub fn transaction_of(&self, half: HalfOffset) -> Option<&TransactionKey> {
-        self.halves.get(&half)
+        self.table.slot_of(half).is_some()
     }
 
     /// The open halves of a transaction, oldest first.
     #[must_use]
-    pub fn halves_of(&self, transaction: &TransactionKey) -> &[HalfOffset] {
-        self.open.get(transaction).map_or(&[], |open| &open.halves)
+    pub fn halves_of(&self, transaction: &TransactionKey) -> Halves {
+        self.slot_by_key(transaction).map_or_else(Halves::new, |slot| self.table.get(slot).halves())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count_of(&self, transaction: &TransactionKey) -> usize {
+        self.slot_by_key(transaction).map_or(0, |slot| self.table.get(slot).count())
+    }
+
+    /// How the transaction ended, as far as that is remembered.
+    #[must_use]
+    pub fn settled(&self, transaction: &TransactionKey) -> Option<Outcome> {
+        Some(self.settled.get(self.names.known(transaction.group())?, transaction.id())?.outcome)
+    }
+
+    /// Whether an open half has been asked about, or was tried to be: its story is worth telling.
+    #[must_use]
+    pub fn was_asked(&self, half: HalfOffset) -> bool {
+        let open = self.table.slot_of(half).map(|slot| self.table.get(slot));
+        open.is_some_and(|open| open.checks > 0 || open.unasked > 0)
+    }
+
+    /// Delivered checks of an open half's transaction.
+    #[must_use]
+    pub fn checks_of(&self, half: HalfOffset) -> Option<u16> {
+        self.table.slot_of(half).map(|slot| self.table.get(slot).checks)
+    }
+
+    /// The same of all that have been asked about, each under its oldest half.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(HalfOffset, u16)> {
+        self.table.all().filter(|open| open.checks > 0).map(|open| (open.first(), open.checks)).collect()
+    }
+
+    /// The part of its transaction that an open half is.
+    #[must_use]
+    pub fn part_of(&self, half: HalfOffset) -> Part {
+        self.table.slot_of(half).map_or(Part::WHOLE, |slot| self.table.get(slot).part_of(half))
+    }
+
+    /// The transaction of an open half.
+    #[must_use]
+    pub fn pending_of(&self, half: HalfOffset) -> Option<Pending> {
+        let slot = self.table.slot_of(half)?;
+        let open = self.table.get(slot);
+        Some(Pending {
+            client: open.client.map(|client| self.names.text(client).clone()),
+            checks: u32::from(open.checks),
+            check_max: self.check_max(slot),
+            unasked: open.unasked,
+            due: self.time.wall(open.due),
+            halves: open.halves(),
+            decided: open.decided,
+        })
+    }
+
+    /// Open halves from `from` on whose producer group is `group`, if that is given: up to `limit` of the next `look`
+    /// ones. And where to go on.
+    #[must_use]
+    pub fn pending_from(
+        &self,
+        from: HalfOffset,
+        group: Option<&str>,
+        limit: usize,
+        look: usize,
+    ) -> (Vec<HalfOffset>, Option<HalfOffset>) {
+        let name = group.map(|group| self.names.known(group));
+        let wanted = |half: HalfOffset| {
+            let slot = self.table.slot_of(half).expect("an open half has its transaction");
+            name.is_none_or(|name: Option<Name>| name == Some(self.table.get(slot).group))
+        };
+        let mut found = Vec::new();
+        for (looked, half) in self.table.halves_from(from).enumerate() {
+            if looked >= look || found.len() >= limit {
+                return (found, Some(half));
+            }
+            if wanted(half) {
+                found.push(half);
+            }
+        }
+        (found, None)
     }
 
     /// The oldest half without an outcome: everything below it is finished.
     #[must_use]
     pub fn first_open(&self) -> Option<HalfOffset> {
-        self.halves.first_key_value().map(|(half, _)| *half)
+        self.table.first_half()
     }
 
     pub fn verdicts_mut(&mut self) -> &mut Verdicts {
         &mut self.verdicts
     }
-}
 
-/// The last transactions that ended, for halves that their clients sent again.
-#[derive(Clone, Debug, Default)]
-struct Settled {
-    max: usize,
-    outcomes: HashMap<TransactionKey, Outcome, RandomState>,
-    order: VecDeque<TransactionKey>,
-}
-
-impl Settled {
-    fn outcome(&self, transaction: &TransactionKey) -> Option<Outcome> {
-        self.outcomes.get(transaction).copied()
-    }
-
-    /// A parked transaction may be resumed and then end otherwise: the later outcome counts.
-    fn remember(&mut self, transaction: TransactionKey, outcome: Outcome) {
-        if self.outcomes.insert(transaction.clone(), outcome).is_none() {
-            self.order.push_back(transaction);
-        }
-        while self.order.len() > self.max {
-            let oldest = self.order.pop_front().expect("longer than the limit");
-            self.outcomes.remove(&oldest);
-        }
-    }
-}
-
-/// A time that never runs backwards: what a clock loses is added from then on. Due times are kept in it, so that a
-/// clock set back by three days delays no check.
-#[derive(Clone, Debug, Default)]
-struct SteadyTime {
-    lost_ms: i64,
-    latest: UnixMillis,
-}
-
-impl SteadyTime {
-    fn steady(&mut self, now: UnixMillis) -> UnixMillis {
-        self.lost_ms += (self.latest.0 - now.0 - self.lost_ms).max(0);
-        self.latest = UnixMillis(now.0 + self.lost_ms);
-        self.latest
-    }
-
-    fn wall(&self, steady: UnixMillis) -> UnixMillis {
-        UnixMillis(steady.0 - self.lost_ms)
+    #[must_use]
+    pub fn verdicts(&self) -> &Verdicts {
+        &self.verdicts
     }
 }
 

@@ -20,7 +20,7 @@ fn rules() -> Rules {
 struct Bench {
     engine: Engine,
     now: UnixMillis,
-    on_disk: BTreeMap<HalfOffset, TransactionKey>,
+    on_disk: BTreeMap<HalfOffset, String>,
 }
 
 impl Bench {
@@ -43,10 +43,12 @@ impl Bench {
         let input = match words[0] {
             "half" => {
                 let transaction = TransactionKey::new("g", words[2]);
-                self.on_disk.insert(half(), transaction.clone());
+                self.on_disk.insert(half(), words[2].to_owned());
                 Input::Stored(Half {
                     offset: half(),
                     transaction,
+                    part: option("part").map_or(Part::WHOLE, |part| Part::parse(part).unwrap()),
+                    check_max: option("max").map(|max| max.parse().unwrap()),
                     stored_at: option("stored")
                         .map_or(self.now, |at| UnixMillis(1_000_000_000 + at.parse::<i64>().unwrap() * 1000)),
                     immunity: Duration::from_secs(option("immunity").map_or(0, |s| s.parse().unwrap())),
@@ -57,16 +59,17 @@ impl Bench {
             }
             "end" => Input::End(End {
                 half: half(),
-                group: option("group").unwrap_or("g").into(),
-                transaction_id: option("id").map(Into::into),
                 verdict: match words[2] {
                     "commit" => Verdict::Commit,
                     "rollback" => Verdict::Rollback,
                     _ => Verdict::Unknown,
                 },
-                on_disk: match words.contains(&"elsewhere") {
-                    true => Err(Refusal::WrongLogOffset),
-                    false => self.on_disk.get(&half()).cloned().ok_or(Refusal::NoSuchHalf),
+                on_disk: match self.on_disk.get(&half()) {
+                    _ if words.contains(&"elsewhere") => Err(Refusal::WrongLogOffset),
+                    None => Err(Refusal::NoSuchHalf),
+                    Some(_) if option("group").is_some_and(|group| group != "g") => Err(Refusal::WrongGroup),
+                    Some(id) if option("id").is_some_and(|asked| asked != id) => Err(Refusal::WrongTransaction),
+                    Some(_) => Ok(()),
                 },
             }),
             "due" => Input::Due,
@@ -78,6 +81,8 @@ impl Bench {
                 Input::Written(halves, outcome(words[2]))
             }
             "gone" => Input::Gone(half()),
+            "now" => Input::CheckNow(half()),
+            "counted" => Input::Counted(half(), words[2].parse().unwrap()),
             other => panic!("unknown word {other:?} in {line:?}"),
         };
         let actions = self.engine.step(self.now, input);
@@ -91,7 +96,7 @@ impl Bench {
         let done = match action.clone() {
             Action::Commit { ends, .. } => Input::Written(ends, Some(Outcome::Committed)),
             Action::Rollback { ends } => Input::Written(ends, Some(Outcome::RolledBack)),
-            Action::Close { ends, outcome } => Input::Written(ends, Some(outcome)),
+            Action::Close { ends, outcome, .. } => Input::Written(ends, Some(outcome)),
             Action::Park { ends, .. } => Input::Written(ends, Some(Outcome::Parked)),
             Action::Check { half, .. } => Input::CheckSent(half, CheckResult::Delivered),
             Action::Acknowledge(_) | Action::Refuse(_) => return,
@@ -130,12 +135,15 @@ fn outcome(word: &str) -> Option<Outcome> {
 
 fn print(actions: &[Action]) -> String {
     let list = |ends: &[HalfOffset]| ends.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let of = |copies: &[HalfOffset]| if copies.is_empty() { String::new() } else { format!(" of {}", list(copies)) };
     let one = |action: &Action| match action {
-        Action::Commit { half, ends } => format!("commit {half}, ending {}", list(ends)),
+        Action::Commit { copies, ends } => format!("commit {}, ending {}", list(copies), list(ends)),
         Action::Rollback { ends } => format!("roll back, ending {}", list(ends)),
-        Action::Close { ends, outcome } => format!("close as {outcome}, ending {}", list(ends)),
-        Action::Park { half, ends, reason, checks } => {
-            format!("park {half} after {checks} checks ({reason}), ending {}", list(ends))
+        Action::Close { copies, ends, outcome } => {
+            format!("close as {outcome}{}, ending {}", of(copies), list(ends))
+        }
+        Action::Park { copies, ends, reason, checks } => {
+            format!("park {} after {checks} checks ({reason}), ending {}", list(copies), list(ends))
         }
         Action::Check { half, client: None, attempt } => format!("check {half} (attempt {attempt})"),
         Action::Check { half, client: Some(client), attempt } => {
@@ -249,9 +257,8 @@ fn assert_invariants(before: &Engine, after: &Engine, actions: &[Action], histor
         assert!(was.is_none() || was == is, "half {half} changed its outcome: {history:?}");
         assert!(!(after.is_open(half) && is.is_some()), "half {half} is open and ended: {history:?}");
     }
-    assert!(after.open.values().all(|open| open.checks <= 2), "too many checks: {history:?}");
-    assert_eq!(after.schedule.len(), after.open.len(), "one schedule for each transaction: {history:?}");
-    assert_eq!(after.halves.len(), after.open.values().map(|open| open.halves.len()).sum::<usize>(), "{history:?}");
+    let open = after.table.audit();
+    assert!(open.iter().all(|open| open.checks <= 2), "too many checks: {history:?}");
     for action in actions {
         let (Action::Commit { ends, .. }
         | Action::Rollback { ends }
@@ -261,7 +268,7 @@ fn assert_invariants(before: &Engine, after: &Engine, actions: &[Action], histor
             continue;
         };
         assert!(ends.is_sorted() && ends.iter().all(|half| before.is_open(*half)), "ends what is open: {history:?}");
-        let transaction = &before.halves[&ends[0]];
-        assert_eq!(before.halves_of(transaction), ends, "a verdict ends all siblings: {history:?}");
+        let all = before.pending_of(ends[0]).unwrap().halves;
+        assert_eq!(all, *ends, "a verdict ends all siblings: {history:?}");
     }
 }

@@ -12,7 +12,7 @@ use mq_protocol::record::{self, Message, StoredMessage};
 use mq_protocol::{ByteString, codes, command::Command, sys_flag, topic};
 
 use crate::engine::Half;
-use crate::types::{HalfOffset, TransactionKey};
+use crate::types::{HalfOffset, ParkReason, Part, TransactionKey};
 
 /// All halves and all OP records lie in queue 0 of their topics.
 pub(crate) const QUEUE: QueueId = QueueId(0);
@@ -21,6 +21,14 @@ const MAX_IMMUNITY: Duration = Duration::from_secs(72 * 3600);
 /// What the broker's marks add to the properties, about.
 const MARKS_BYTES: usize = 128;
 const DELAYS: [&str; 4] = [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC];
+
+/// Groups, keys and shared ids are kept in memory while their transaction is open.
+const MAX_NAME_BYTES: usize = 255;
+const MAX_ORDER_KEY_BYTES: usize = 128;
+/// Beyond that a transaction is checked for longer than its messages are kept.
+const MAX_CHECKS: u16 = 1_000;
+/// What a delayed message needs in its properties, about, when it is committed.
+const WAITING_BYTES: usize = 128;
 
 /// Why a message cannot be a half.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +39,16 @@ pub enum HalfError {
     Separator(&'static str),
     #[error("a transactional message cannot be delayed: remove the property {0}")]
     Delayed(&'static str),
+    #[error(
+        "a message cannot be delayed and keep the order of its commits: remove the property {} or {}",
+        name::ORDER_KEY,
+        name::DELAY_FROM_COMMIT_MS
+    )]
+    DelayedInOrder,
+    #[error("the property {name} takes {bytes} bytes, the limit is {limit}")]
+    TooLong { name: &'static str, bytes: usize, limit: usize },
+    #[error("the property {name} is {value:?}; {expected} is expected")]
+    Malformed { name: &'static str, value: String, expected: &'static str },
     #[error("the properties take {0} bytes with the transaction's own, the limit is {MAX_PROPERTIES_BYTES}")]
     Properties(usize),
     #[error("{0} half messages wait for their verdict, which is the limit")]
@@ -44,8 +62,8 @@ impl HalfError {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::Missing(_) | Self::Separator(_) | Self::Delayed(_) | Self::Properties(_) => response::MESSAGE_ILLEGAL,
             Self::TooManyPending(_) | Self::TooManySiblings(_) => response::SYSTEM_BUSY,
+            _ => response::MESSAGE_ILLEGAL,
         }
     }
 }
@@ -54,22 +72,107 @@ impl HalfError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewHalf {
     pub(crate) transaction: TransactionKey,
+    pub(crate) part: Part,
     pub(crate) immunity: Duration,
+    pub(crate) check_max: Option<u16>,
     /// An operator opens a parked transaction again.
     pub(crate) resumes: bool,
 }
 
+/// What the properties of a message say of its transaction.
+#[derive(Default)]
+struct Said<'t> {
+    group: Option<&'t str>,
+    id: Option<&'t str>,
+    shared_id: Option<&'t str>,
+    part: Option<&'t str>,
+    immunity: Duration,
+    check_max: Option<&'t str>,
+    delay_ms: Option<&'t str>,
+    order_key: Option<&'t str>,
+}
+
+impl<'t> Said<'t> {
+    fn hear(&mut self, name: &str, value: &'t str) {
+        let place = match name {
+            name::PRODUCER_GROUP => &mut self.group,
+            name::UNIQ_KEY => &mut self.id,
+            name::SHARED_ID => &mut self.shared_id,
+            name::PART => &mut self.part,
+            name::MAX_CHECKS => &mut self.check_max,
+            name::DELAY_FROM_COMMIT_MS => &mut self.delay_ms,
+            name::ORDER_KEY => &mut self.order_key,
+            name::CHECK_IMMUNITY_SECONDS => return self.immunity = immunity_of(value),
+            _ => return,
+        };
+        *place = place.or(Some(value));
+    }
+
+    /// `None`: without these it is in no transaction.
+    fn key(&self, text: &ByteString) -> Option<TransactionKey> {
+        let group = text.slice_ref(self.group?);
+        let id = text.slice_ref(self.id?);
+        Some(match self.shared_id {
+            None => TransactionKey::new(group, id),
+            Some(id) => TransactionKey::shared(group, id),
+        })
+    }
+
+    /// Of what is stored, and therefore was checked.
+    fn part(&self) -> Part {
+        let part = self.part.filter(|_| self.shared_id.is_some()).and_then(Part::parse);
+        part.unwrap_or(Part::WHOLE)
+    }
+
+    fn check_max(&self) -> Option<u16> {
+        self.check_max?.parse().ok().filter(|max| (1..=MAX_CHECKS).contains(max))
+    }
+
+    fn check(&self) -> Result<(), HalfError> {
+        short(name::PRODUCER_GROUP, self.group, MAX_NAME_BYTES)?.ok_or(HalfError::Missing(name::PRODUCER_GROUP))?;
+        short(name::UNIQ_KEY, self.id, MAX_NAME_BYTES)?.ok_or(HalfError::Missing(name::UNIQ_KEY))?;
+        let malformed = |name, value: &str, expected| HalfError::Malformed {
+            name,
+            value: value.chars().take(64).collect(),
+            expected,
+        };
+        match (short(name::SHARED_ID, self.shared_id, MAX_NAME_BYTES)?, self.part) {
+            (None, None) => {}
+            (Some(_), None) => return Err(HalfError::Missing(name::PART)),
+            (None, Some(_)) => return Err(HalfError::Missing(name::SHARED_ID)),
+            (Some(_), Some(part)) => {
+                Part::parse(part)
+                    .ok_or_else(|| malformed(name::PART, part, "i/n with i from 1 to n, and n at most 32"))?;
+            }
+        }
+        if let (Some(max), None) = (self.check_max, self.check_max()) {
+            return Err(malformed(name::MAX_CHECKS, max, "a number from 1 to 1000"));
+        }
+        if let Some(delay) = self.delay_ms.filter(|delay| !delay.parse().is_ok_and(|delay: i64| delay > 0)) {
+            return Err(malformed(name::DELAY_FROM_COMMIT_MS, delay, "a positive number of milliseconds"));
+        }
+        short(name::ORDER_KEY, self.order_key, MAX_ORDER_KEY_BYTES)?;
+        if self.order_key.is_some() && self.delay_ms.is_some() { Err(HalfError::DelayedInOrder) } else { Ok(()) }
+    }
+}
+
+/// A name that is kept in memory.
+fn short<'t>(name: &'static str, value: Option<&'t str>, limit: usize) -> Result<Option<&'t str>, HalfError> {
+    match value {
+        Some(value) if Properties::has_separator(value) => Err(HalfError::Separator(name)),
+        Some(value) if value.len() > limit => Err(HalfError::TooLong { name, bytes: value.len(), limit }),
+        value => Ok(value),
+    }
+}
+
 /// Turns a prepared message into the half that is stored: hidden in the half topic, with the way back in its properties.
 ///
-/// A delay is refused, not stripped: its consumers would see the message at once, and nobody would know why.
+/// A delay from now on is refused, not stripped: its consumers would see the message at once, and nobody would know why.
 pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
-    let (mut group, mut id, mut immunity, mut delayed) = (None, None, Duration::ZERO, None);
+    let (mut said, mut delayed) = (Said::default(), None);
     let mut text = String::with_capacity(message.properties.len() + message.topic.len() + MARKS_BYTES);
     for (name, value) in properties::pairs(&message.properties) {
         match name {
-            name::PRODUCER_GROUP => group = group.or(Some(value)),
-            name::UNIQ_KEY => id = id.or(Some(value)),
-            name::CHECK_IMMUNITY_SECONDS => immunity = immunity_of(value),
             name::DELAY | name::TIMER_DELIVER_MS | name::TIMER_DELAY_MS | name::TIMER_DELAY_SEC => {
                 // Level zero or below means "no delay"; clients send it so.
                 if !value.parse::<i64>().is_ok_and(|value| value <= 0) {
@@ -83,22 +186,27 @@ pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
             | name::TRAN_PREPARED_QUEUE_OFFSET
             | name::TRANSACTION_ID
             | name::REAL_TOPIC
-            | name::REAL_QUEUE_ID => continue,
-            _ => {}
+            | name::REAL_QUEUE_ID
+            | name::FOLLOWERS
+            | name::PARKED_REASON => continue,
+            name => said.hear(name, value),
         }
         properties::push(&mut text, name, value);
     }
-    let (group, id) = (required(name::PRODUCER_GROUP, group)?, required(name::UNIQ_KEY, id)?);
+    said.check()?;
     if let Some(delay) = delayed {
         return Err(HalfError::Delayed(delay));
     }
-    properties::push(&mut text, name::TRANSACTION_ID, id);
+    properties::push(&mut text, name::TRANSACTION_ID, said.id.expect("checked above"));
     properties::push(&mut text, name::REAL_TOPIC, &message.topic);
     properties::push(&mut text, name::REAL_QUEUE_ID, &message.queue_id.to_string());
-    if text.len() > MAX_PROPERTIES_BYTES {
-        return Err(HalfError::Properties(text.len()));
+    let needed = text.len() + said.delay_ms.map_or(0, |_| WAITING_BYTES);
+    if needed > MAX_PROPERTIES_BYTES {
+        return Err(HalfError::Properties(needed));
     }
-    let new = NewHalf { transaction: TransactionKey::new(group, id), immunity, resumes: false };
+    let transaction = said.key(&message.properties).expect("checked above");
+    let (part, immunity, check_max) = (said.part(), said.immunity, said.check_max());
+    let new = NewHalf { transaction, part, immunity, check_max, resumes: false };
     let half = Message {
         topic: ByteString::from_static(topic::HALF),
         queue_id: QUEUE,
@@ -110,9 +218,10 @@ pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
     Ok((half, new))
 }
 
-fn required<'t>(name: &'static str, value: Option<&'t str>) -> Result<&'t str, HalfError> {
-    let value = value.ok_or(HalfError::Missing(name))?;
-    if Properties::has_separator(value) { Err(HalfError::Separator(name)) } else { Ok(value) }
+fn said(message: &Message) -> Said<'_> {
+    let mut said = Said::default();
+    properties::pairs(&message.properties).for_each(|(name, value)| said.hear(name, value));
+    said
 }
 
 fn immunity_of(seconds: &str) -> Duration {
@@ -123,23 +232,36 @@ fn immunity_of(seconds: &str) -> Duration {
 /// The transaction that a record belongs to: a half, a committed message or a parked copy.
 #[must_use]
 pub(crate) fn transaction_in(message: &Message) -> Option<TransactionKey> {
-    Some(TransactionKey::new(message.property(name::PRODUCER_GROUP)?, message.property(name::UNIQ_KEY)?))
+    said(message).key(&message.properties)
 }
 
-/// What the engine needs to know of a half that was read back; its client is not known. `None`: not a half that could
-/// ever be ended.
-#[must_use]
-pub(crate) fn read_half(stored: &StoredMessage) -> Option<Half> {
+/// Why a record in the half topic is no half that could ever be ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAHalf {
+    #[error("it has no property {0}")]
+    Missing(&'static str),
+    #[error("its property {} is no number", name::REAL_QUEUE_ID)]
+    Queue,
+}
+
+/// What the engine needs to know of a half that was read back; its client is not known.
+pub(crate) fn read_half(stored: &StoredMessage) -> Result<Half, NotAHalf> {
     let message = &stored.message;
-    message.property(name::REAL_TOPIC)?;
-    message.property(name::REAL_QUEUE_ID)?.parse::<QueueId>().ok()?;
+    for name in [name::PRODUCER_GROUP, name::UNIQ_KEY, name::REAL_TOPIC, name::REAL_QUEUE_ID] {
+        message.property(name).ok_or(NotAHalf::Missing(name))?;
+    }
+    let queue = message.property(name::REAL_QUEUE_ID).and_then(|queue| queue.parse::<QueueId>().ok());
+    queue.ok_or(NotAHalf::Queue)?;
     let checks = message.property(name::TRANSACTION_CHECK_TIMES).and_then(|checks| checks.parse::<i64>().ok());
     let checks = checks.and_then(|checks| u32::try_from(checks).ok());
-    Some(Half {
+    let said = said(message);
+    Ok(Half {
         offset: HalfOffset::from(stored.queue_offset),
-        transaction: transaction_in(message)?,
+        transaction: said.key(&message.properties).expect("both names are there"),
+        part: said.part(),
         stored_at: stored.store_timestamp,
-        immunity: message.property(name::CHECK_IMMUNITY_SECONDS).map_or(Duration::ZERO, immunity_of),
+        immunity: said.immunity,
+        check_max: said.check_max(),
         checks: checks.unwrap_or(0),
         // Clients' halves have no count; a renewed one has at least 1; resuming writes 0.
         resumes: checks == Some(0),
@@ -147,9 +269,10 @@ pub(crate) fn read_half(stored: &StoredMessage) -> Option<Half> {
     })
 }
 
-/// The message that consumers see. `None` when the half does not say where it belongs.
+/// The message that consumers see; so many records of its append follow it. `None` when the half does not say where it
+/// belongs.
 #[must_use]
-pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
+pub(crate) fn real_message(half: &StoredMessage, followers: usize) -> Option<Message> {
     let (mut real_topic, mut queue_id) = (None, None);
     let mut text = String::with_capacity(half.message.properties.len());
     for (name, value) in properties::pairs(&half.message.properties) {
@@ -158,6 +281,9 @@ pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
             name::REAL_QUEUE_ID => queue_id = queue_id.or(Some(value)),
             _ => properties::push(&mut text, name, value),
         }
+    }
+    if followers > 0 {
+        properties::push(&mut text, name::FOLLOWERS, &followers.to_string());
     }
     Some(Message {
         topic: half.message.properties.slice_ref(real_topic?),
@@ -169,14 +295,27 @@ pub(crate) fn real_message(half: &StoredMessage) -> Option<Message> {
     })
 }
 
+/// How many records directly behind this one belong to the same commit: the store cuts a commit that is torn back to its
+/// first byte. Copies of a message (for a retry, from the timer) name no half and stand alone.
+#[must_use]
+pub fn followers(record: &StoredMessage) -> usize {
+    let message = &record.message;
+    let committed = sys_flag::transaction_bits(message.sys_flag) == sys_flag::TRANSACTION_COMMIT;
+    if !committed || message.prepared_transaction_offset == LogOffset::ZERO {
+        return 0;
+    }
+    let followers = message.property(name::FOLLOWERS).and_then(|followers| followers.parse().ok());
+    followers.filter(|followers| *followers < usize::from(Part::MAX)).unwrap_or(0)
+}
+
 /// The copy that an operator finds: the half as it is, in the topic of given-up halves.
 #[must_use]
-pub(crate) fn parked_copy(half: &StoredMessage, checks: u32) -> Message {
+pub(crate) fn parked_copy(half: &StoredMessage, checks: u32, reason: Option<ParkReason>) -> Message {
     Message {
         topic: ByteString::from_static(topic::CHECK_MAX_TIME),
         queue_id: QUEUE,
         prepared_transaction_offset: half.log_offset,
-        properties: counted(half, checks),
+        properties: counted(half, checks, reason),
         ..half.message.clone()
     }
 }
@@ -198,12 +337,14 @@ pub fn resumed(parked: &StoredMessage) -> Result<(Message, NewHalf), ResumeError
     if message.topic != topic::CHECK_MAX_TIME {
         return Err(ResumeError::NotParked(message.topic.to_string()));
     }
-    let part = |name| required(name, message.property(name)).map_err(|reason| ResumeError::NotAHalf { reason });
-    let transaction = TransactionKey::new(part(name::PRODUCER_GROUP)?, part(name::UNIQ_KEY)?);
-    real_message(parked).ok_or(ResumeError::NoRealTopic)?;
-    let immunity = message.property(name::CHECK_IMMUNITY_SECONDS).map_or(Duration::ZERO, immunity_of);
+    let said = said(message);
+    said.check().map_err(|reason| ResumeError::NotAHalf { reason })?;
+    real_message(parked, 0).ok_or(ResumeError::NoRealTopic)?;
+    let transaction = said.key(&message.properties).expect("checked above");
+    let (part, immunity, check_max) = (said.part(), said.immunity, said.check_max());
     let mut properties = message.parsed_properties();
     properties.set(name::TRANSACTION_CHECK_TIMES, "0");
+    properties.remove(name::PARKED_REASON);
     let properties = properties.encode();
     if properties.len() > MAX_PROPERTIES_BYTES {
         return Err(ResumeError::NotAHalf { reason: HalfError::Properties(properties.len()) });
@@ -215,13 +356,17 @@ pub fn resumed(parked: &StoredMessage) -> Result<(Message, NewHalf), ResumeError
         properties,
         ..message.clone()
     };
-    Ok((half, NewHalf { transaction, immunity, resumes: true }))
+    Ok((half, NewHalf { transaction, part, immunity, check_max, resumes: true }))
 }
 
-/// The half's properties with a count of checks, unless they are so long that it does not fit.
-fn counted(half: &StoredMessage, checks: u32) -> ByteString {
+/// The half's properties with a count of checks (and why there are no more), unless they are so long that it does not
+/// fit.
+fn counted(half: &StoredMessage, checks: u32, parked: Option<ParkReason>) -> ByteString {
     let mut properties = half.message.parsed_properties();
     properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
+    if let Some(reason) = parked {
+        properties.set(name::PARKED_REASON, reason.name());
+    }
     let text = properties.encode();
     if text.len() > MAX_PROPERTIES_BYTES { half.message.properties.clone() } else { text }
 }
@@ -234,7 +379,7 @@ pub(crate) fn check_request(half: &StoredMessage, attempt: u32, broker_name: &By
     let asked = Message {
         topic: properties.get(name::REAL_TOPIC)?.clone(),
         queue_id: properties.get(name::REAL_QUEUE_ID)?.parse().ok()?,
-        properties: counted(half, attempt),
+        properties: counted(half, attempt, None),
         ..half.message.clone()
     };
     let mut body = Vec::with_capacity(asked.record_bytes());

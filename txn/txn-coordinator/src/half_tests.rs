@@ -94,18 +94,19 @@ fn the_engine_learns_immunity_and_apaches_count() {
         let properties = half.parsed_properties();
         let pairs = properties.iter().map(|(name, value)| (&**name, &**value)).chain(extra.iter().copied());
         half.properties = pairs.collect::<Properties>().encode();
-        read_half(&stored(half)).map(|half| (half.immunity.as_secs(), half.checks))
+        read_half(&stored(half)).ok().map(|half| (half.immunity.as_secs(), half.checks))
     };
     for (immunity, seconds) in [("60", 60), ("-1", 0), ("x", 0), ("99999999999", 259_200)] {
         assert_eq!(read(&[("CHECK_IMMUNITY_TIME_IN_SECONDS", immunity)]), Some((seconds, 0)), "{immunity}");
     }
     assert_eq!(read(&[("TRANSACTION_CHECK_TIMES", "7")]), Some((0, 7)));
-    assert_eq!(read_half(&stored(with(&[]))), None, "a plain message in the half topic is no half");
+    let plain = read_half(&stored(with(&[])));
+    assert_eq!(plain, Err(NotAHalf::Missing("REAL_TOPIC")), "a plain message in the half topic is no half");
 }
 
 #[test]
 fn the_real_message_is_what_the_client_sent_marked_as_committed() {
-    let real = real_message(&stored(half_of(with(&[])).unwrap().0)).unwrap();
+    let real = real_message(&stored(half_of(with(&[])).unwrap().0), 0).unwrap();
     let sent = with(&[]);
     assert_eq!((&real.topic, real.queue_id), (&sent.topic, sent.queue_id));
     assert_eq!(real.sys_flag, sys_flag::COMPRESSED | sys_flag::TRANSACTION_COMMIT);
@@ -118,7 +119,7 @@ fn the_real_message_is_what_the_client_sent_marked_as_committed() {
 #[test]
 fn a_parked_copy_can_be_found_and_resumed() {
     let half = stored(half_of(with(&[])).unwrap().0);
-    let copy = parked_copy(&half, 15);
+    let copy = parked_copy(&half, 15, None);
     assert_eq!((&*copy.topic, copy.queue_id), (topic::CHECK_MAX_TIME, QUEUE));
     assert_eq!(copy.prepared_transaction_offset, half.log_offset);
     assert_eq!(copy.property("TRANSACTION_CHECK_TIMES"), Some("15"));
@@ -164,5 +165,5 @@ fn a_half_with_the_longest_properties_can_still_be_asked_about_and_parked() {
     assert_eq!(full.properties.len(), MAX_PROPERTIES_BYTES);
     let half = stored(full);
     assert!(check_request(&half, 1, &"broker-a".into()).is_some());
-    assert!(parked_copy(&half, 15).encode(&mut Vec::new()).is_ok());
+    assert!(parked_copy(&half, 15, None).encode(&mut Vec::new()).is_ok());
 }

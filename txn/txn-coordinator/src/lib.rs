@@ -3,29 +3,43 @@
 //! A transaction is (producer group, UNIQ_KEY). Its half messages wait in `RMQ_SYS_TRANS_HALF_TOPIC`; an OP record in
 //! `RMQ_SYS_TRANS_OP_HALF_TOPIC` ends them. First verdict wins, for as long as the half is on disk.
 
+mod check_journal;
 mod coordinator;
 mod driver;
 mod end;
+mod ending;
 mod ends;
 pub mod engine;
 mod half;
+mod history;
+mod loading;
 mod op;
+mod operator;
 mod plan;
 #[cfg(not(feature = "planted"))]
 mod planted;
 #[cfg(feature = "planted")]
 pub mod planted;
 mod progress;
+mod quarantine;
 mod recovery;
+mod ticking;
 mod types;
 mod verdict_file;
 mod verdicts;
 
-pub use coordinator::{Check, CheckpointError, Coordinator, OpenError, Stats, StoredHalf, TransactionOptions};
+pub use coordinator::{
+    AtOnce, Check, CheckpointError, Coordinator, OpenError, Placing, Stats, StoredHalf, TransactionOptions,
+};
 pub use end::{Answer, EndError, EndRequest, Ended};
 pub use ends::{COMMIT_SECONDS, TopicEnds};
 pub use engine::{Counters, Rules, Schedule};
-pub use half::{HalfError, NewHalf, ResumeError, half_of, resumed};
+pub use half::{HalfError, NewHalf, ResumeError, followers, half_of, resumed};
+pub use history::{Event, EventKind, Who};
+pub use operator::{OperatorError, Page, ParkedHalf, ParkedNow, PendingHalf, PendingQuery, Shown};
 pub use progress::Progress;
-pub use types::{CheckResult, ClientId, HalfOffset, Outcome, ParkReason, Refusal, TransactionKey, Verdict};
+pub use quarantine::QuarantinedHalf;
+pub use types::{
+    CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
+};
 pub use verdicts::Verdicts;

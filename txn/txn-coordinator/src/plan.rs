@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use mq_protocol::ByteString;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::record::Message;
+use smallvec::SmallVec;
 
 use crate::op::op_record;
 use crate::planted::{Bug, planted};
-use crate::types::{HalfOffset, Outcome};
+use crate::types::{HalfOffset, Halves, Outcome};
 
 /// Halves that one OP record ends, but for those of one transaction: its body stays below the 4 KiB of Apache's.
 const MAX_ENDS: usize = 256;
@@ -21,12 +22,16 @@ const MAX_GROUP_BYTES: usize = 1 << 20;
 /// One decision to append: what stands before the OP record, if anything, and what the OP record ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) first: Option<Message>,
-    pub(crate) ends: Vec<HalfOffset>,
+    pub(crate) first: Messages,
+    pub(crate) ends: Halves,
     pub(crate) outcome: Outcome,
-    /// Where the message would be published, if a verdict led to this.
-    pub(crate) topic: Option<ByteString>,
+    /// Where the messages would be published, if a verdict led to this.
+    pub(crate) topics: Topics,
 }
+
+/// One for most transactions.
+pub(crate) type Messages = SmallVec<[Message; 1]>;
+pub(crate) type Topics = SmallVec<[ByteString; 1]>;
 
 /// The messages of one group, and all that its OP record ends.
 pub(crate) struct Group {
@@ -45,7 +50,7 @@ pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<G
     let mut groups: Vec<Group> = Vec::with_capacity(1);
     let mut bytes = 0;
     for plan in plans {
-        let more = plan.first.as_ref().map_or(0, Message::record_bytes);
+        let more = plan.first.iter().map(Message::record_bytes).sum::<usize>();
         let fits = |group: &Group| group.ends.len() + plan.ends.len() <= MAX_ENDS && bytes + more <= MAX_GROUP_BYTES;
         if !groups.last().is_some_and(fits) {
             bytes = 0;
@@ -53,8 +58,8 @@ pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<G
         }
         bytes += more;
         let group = groups.last_mut().expect("pushed above if there was none");
-        group.messages.extend(plan.first.clone().filter(|_| !planted(Bug::DropMessage)));
-        group.ends.extend(&plan.ends);
+        group.messages.extend(plan.first.iter().filter(|_| !planted(Bug::DropMessage)).cloned());
+        group.ends.extend_from_slice(&plan.ends);
     }
     for group in &mut groups {
         if group.messages.is_empty() || !planted(Bug::DropOpRecord) {
@@ -72,8 +77,8 @@ mod tests {
     fn plan(ends: std::ops::Range<u64>, body_bytes: usize) -> Plan {
         let host = SocketAddr::from(([127, 0, 0, 1], 1));
         let copy = Message { body: vec![0; body_bytes].into(), ..op_record(&[HalfOffset(0)], UnixMillis(0), host) };
-        let first = (body_bytes > 0).then_some(copy);
-        Plan { first, ends: ends.map(HalfOffset).collect(), outcome: Outcome::Committed, topic: None }
+        let first = (body_bytes > 0).then_some(copy).into_iter().collect();
+        Plan { first, ends: ends.map(HalfOffset).collect(), outcome: Outcome::Committed, topics: Topics::new() }
     }
 
     #[test]

@@ -4,18 +4,21 @@
 //! transaction match a half is that half's verdict even when no OP record follows (a torn commit, or an Apache broker
 //! that had its OP record still in memory); the first tick then appends what is missing.
 
+use std::collections::{BTreeMap, HashMap};
+
 use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
-use mq_protocol::record::StoredMessage;
+use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::record_view::RecordView;
 use mq_protocol::{sys_flag, topic};
 use mq_store::{Bounds, ReadError, Store};
 
 use crate::engine::{Engine, Input, Rules};
 use crate::half::{QUEUE, read_half, transaction_in};
-
+use crate::loading::Loading;
 use crate::op::ended_by;
 use crate::planted::{Bug, planted};
 use crate::progress::OpRecords;
+use crate::quarantine::{Quarantine, QuarantinedHalf};
 use crate::types::{HalfOffset, Outcome};
 use crate::verdict_file::Covered;
 use crate::verdicts::Verdicts;
@@ -28,30 +31,35 @@ pub(crate) struct Rebuilt {
     pub(crate) ops: OpRecords,
     /// Every half below is known to have ended.
     pub(crate) finished: HalfOffset,
+    pub(crate) quarantine: Quarantine,
+    /// What is left to be read while the broker serves.
+    pub(crate) loading: Option<Loading>,
 }
 
 pub(crate) fn rebuild(
     store: &Store,
     saved: Option<(Covered, Verdicts)>,
+    counts: HashMap<HalfOffset, u16>,
     rules: Rules,
     now: UnixMillis,
 ) -> Result<Rebuilt, ReadError> {
     let first = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).min);
     if let Some((covered, verdicts)) = saved.filter(|(covered, _)| fits(store, covered)) {
         let ops = OpRecords::starting_at(covered.op, covered.half);
-        let engine = Engine::new(rules.clone(), verdicts);
-        let mut rebuilt = Rebuilt { engine, ops, finished: covered.finished.max(first) };
-        rebuilt.resume(store, first, covered.half, now)?;
+        let mut rebuilt = Rebuilt::new(rules.clone(), verdicts, ops, covered.finished.max(first));
+        // Until everything is read: a half that is read late meets the verdict that its transaction got meanwhile.
+        rebuilt.engine.remember(usize::MAX);
+        rebuilt.recall(store, first, covered.half, now)?;
         match rebuilt.replay_from(store, covered.log, now) {
             Ok(()) => {
-                rebuilt.engine.reset_counters();
+                rebuilt.count(&counts, now);
+                rebuilt.leave_the_rest(covered.half, counts);
                 return Ok(rebuilt);
             }
             Err(error) => tracing::warn!(%error, "the log is not what the verdict file says; all of it is read"),
         }
     }
-    let engine = Engine::new(rules, Verdicts::starting_at(first));
-    let mut rebuilt = Rebuilt { engine, ops: OpRecords::default(), finished: first };
+    let mut rebuilt = Rebuilt::new(rules, Verdicts::starting_at(first), OpRecords::default(), first);
     let mut from = LogOffset::ZERO;
     while let Err(error) = rebuilt.replay_from(store, from, now) {
         let Some(at) = error.damaged_at() else { return Err(error) };
@@ -59,6 +67,8 @@ pub(crate) fn rebuild(
         let Some(next) = next_record(store, at)? else { break };
         from = next;
     }
+    rebuilt.name_the_damaged(store, now);
+    rebuilt.count(&counts, now);
     rebuilt.engine.reset_counters();
     Ok(rebuilt)
 }
@@ -96,17 +106,56 @@ fn fits(store: &Store, covered: &Covered) -> bool {
 }
 
 impl Rebuilt {
-    /// Halves that the file covers: those without a verdict are open, the last ones with one are remembered by key.
-    fn resume(&mut self, store: &Store, first: HalfOffset, end: HalfOffset, now: UnixMillis) -> Result<(), ReadError> {
-        for half in (first.0..end.0).map(HalfOffset) {
-            if self.engine.outcome(half).is_some() && half.0 + RECALLED < end.0 {
+    fn new(rules: Rules, verdicts: Verdicts, ops: OpRecords, finished: HalfOffset) -> Self {
+        let engine = Engine::new(rules, verdicts);
+        Self { engine, ops, finished, quarantine: Quarantine::default(), loading: None }
+    }
+
+    /// The last halves that the file has a verdict for are remembered by key.
+    fn recall(&mut self, store: &Store, first: HalfOffset, end: HalfOffset, now: UnixMillis) -> Result<(), ReadError> {
+        for half in (first.0.max(end.0.saturating_sub(RECALLED))..end.0).map(HalfOffset) {
+            if self.engine.outcome(half).is_none() {
                 continue;
             }
-            if let Some(record) = half_at(store, half)? {
-                self.learn(&record, now);
+            match half_at(store, half) {
+                Ok(Some(record)) => _ = self.learn(&record, now),
+                Ok(None) => {}
+                // It has ended: only a half that its client sends again would have met it.
+                Err(error) if error.damaged_at().is_some() => tracing::warn!(half = half.0, %error, "an ended half"),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Halves that the file covers and has no verdict for: read while the broker serves.
+    fn leave_the_rest(&mut self, end: HalfOffset, counts: HashMap<HalfOffset, u16>) {
+        self.engine.reset_counters();
+        let next = self.engine.verdicts().next_without(self.finished, end);
+        let left = self.engine.verdicts().count_without(next, end);
+        let counts = counts.into_iter().filter(|(half, _)| !self.engine.is_open(*half)).collect();
+        self.loading = Some(Loading { next, end, left, counts });
+    }
+
+    fn count(&mut self, counts: &HashMap<HalfOffset, u16>, now: UnixMillis) {
+        for (half, checks) in counts.iter().filter(|(half, _)| self.engine.is_open(**half)).collect::<BTreeMap<_, _>>()
+        {
+            self.tell(Input::Counted(*half, *checks), now);
+        }
+    }
+
+    /// After the whole log was read: halves that are neither open nor ended could not be read.
+    fn name_the_damaged(&mut self, store: &Store, now: UnixMillis) {
+        let end = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).max);
+        let mut half = self.engine.verdicts().next_without(self.finished, end);
+        while half < end {
+            if !self.engine.is_open(half)
+                && let Err(error) = half_at(store, half)
+            {
+                self.put_aside(half, error.damaged_at(), error.to_string(), now);
+            }
+            half = self.engine.verdicts().next_without(HalfOffset(half.0 + 1), end);
+        }
     }
 
     fn replay_from(&mut self, store: &Store, from: LogOffset, now: UnixMillis) -> Result<(), ReadError> {
@@ -123,31 +172,60 @@ impl Rebuilt {
         } else if message.topic == topic::OP_HALF && message.queue_id == QUEUE {
             let ends = ended_by(message);
             self.ops.note(record.queue_offset, &ends);
-            self.tell(Input::Written(ends, None), now);
+            ends.iter().for_each(|half| self.know(store, *half, now));
+            self.tell(Input::Written(ends.into(), None), now);
         } else if message.topic == topic::CHECK_MAX_TIME {
-            let half = transaction_in(message).and_then(|of| self.engine.halves_of(&of).first().copied());
+            let half = self.half_of_copy(store, message, now).or_else(|| {
+                // Apache's copies do not say which half they are of.
+                let of = transaction_in(message)?;
+                self.engine.halves_of(&of).first().copied()
+            });
             half.into_iter().for_each(|half| self.tell(Input::Decided(half, Outcome::Parked), now));
         } else if planted(Bug::TornForgotten) {
         } else if sys_flag::transaction_bits(message.sys_flag) == sys_flag::TRANSACTION_COMMIT {
-            let half = transaction_in(message).and_then(|of| {
-                let lies_there = |half: &&HalfOffset| {
-                    place_of(store, **half).is_ok_and(|at| at == Some(message.prepared_transaction_offset))
-                };
-                self.engine.halves_of(&of).iter().find(lies_there).copied()
-            });
+            let half = self.half_of_copy(store, message, now);
             half.into_iter().for_each(|half| self.tell(Input::Decided(half, Outcome::Committed), now));
         }
     }
 
-    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) {
-        match read_half(record) {
-            Some(half) => self.tell(Input::Stored(half), now),
-            None => tracing::warn!(
-                half = record.queue_offset.0,
-                log_offset = record.log_offset.0,
-                "a record in the half topic is no half message; it is left alone"
-            ),
+    /// The open half that a real message or parked copy was made of.
+    fn half_of_copy(&mut self, store: &Store, copy: &Message, now: UnixMillis) -> Option<HalfOffset> {
+        let of = transaction_in(copy)?;
+        let at = copy.prepared_transaction_offset;
+        let lies_there = |half: &&HalfOffset| place_of(store, **half).is_ok_and(|place| place == Some(at));
+        if let Some(half) = self.engine.halves_of(&of).iter().find(lies_there) {
+            return Some(*half);
         }
+        // One that was not read yet.
+        let half = store.read(at).ok()??;
+        let is_half = half.message.topic == topic::HALF && transaction_in(&half.message)? == of;
+        let offset = HalfOffset::from(half.queue_offset);
+        (is_half && self.learn(&half, now) && self.engine.is_open(offset)).then_some(offset)
+    }
+
+    /// Reads a half that the file covers and that is named now.
+    fn know(&mut self, store: &Store, half: HalfOffset, now: UnixMillis) {
+        if self.engine.is_open(half) || self.engine.outcome(half).is_some() {
+            return;
+        }
+        if let Ok(Some(record)) = half_at(store, half) {
+            self.learn(&record, now);
+        }
+    }
+
+    fn learn(&mut self, record: &StoredMessage, now: UnixMillis) -> bool {
+        match read_half(record) {
+            Ok(half) => self.tell(Input::Stored(half), now),
+            Err(reason) => {
+                self.put_aside(record.queue_offset.into(), Some(record.log_offset), reason.to_string(), now);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn put_aside(&mut self, half: HalfOffset, log_offset: Option<LogOffset>, reason: String, at: UnixMillis) {
+        self.quarantine.add(QuarantinedHalf { half, log_offset, reason, at });
     }
 
     fn tell(&mut self, input: Input, now: UnixMillis) {

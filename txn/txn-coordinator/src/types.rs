@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use mq_protocol::ids::QueueOffset;
-use mq_protocol::sys_flag;
+use mq_protocol::{ByteString, sys_flag};
+use smallvec::SmallVec;
 
 /// The index of a half message in `RMQ_SYS_TRANS_HALF_TOPIC`, queue 0. Never an index of a user's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,31 +32,67 @@ impl fmt::Display for HalfOffset {
 /// The client that sent a half: the first one to ask about it.
 pub type ClientId = Arc<str>;
 
-/// What makes two halves the same transaction: the producer group and the client's unique key. One allocation, shared.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TransactionKey(Arc<str>);
+/// Halves of one transaction: mostly one.
+pub type Halves = SmallVec<[HalfOffset; 2]>;
 
-/// A half with this character in its group or key is refused.
-const SEPARATOR: char = '\u{1}';
+/// Which of its transaction's messages a half is: `i/n`, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub number: u8,
+    pub of: u8,
+}
+
+impl Part {
+    /// The transaction has this one message.
+    pub const WHOLE: Self = Self { number: 1, of: 1 };
+    /// Messages of one transaction: they are appended together.
+    pub const MAX: u8 = 32;
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (number, of) = text.split_once('/')?;
+        let part = Self { number: number.parse().ok()?, of: of.parse().ok()? };
+        ((1..=Self::MAX).contains(&part.of) && (1..=part.of).contains(&part.number)).then_some(part)
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+/// What makes two halves the same transaction: the producer group and the client's unique key, or an id that several
+/// messages share.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionKey {
+    group: ByteString,
+    id: ByteString,
+}
+
+/// Stands before a shared id: no unique key holds it, so that the two are never taken for each other.
+const SHARED: char = '\u{1}';
 
 impl TransactionKey {
     #[must_use]
-    pub fn new(group: &str, id: &str) -> Self {
-        let mut text = String::with_capacity(group.len() + id.len() + 1);
-        text.push_str(group);
-        text.push(SEPARATOR);
-        text.push_str(id);
-        Self(text.into())
+    pub fn new(group: impl Into<ByteString>, id: impl Into<ByteString>) -> Self {
+        Self { group: group.into(), id: id.into() }
+    }
+
+    /// Of a transaction of several messages.
+    #[must_use]
+    pub fn shared(group: impl Into<ByteString>, id: &str) -> Self {
+        Self::new(group, format!("{SHARED}{id}"))
     }
 
     #[must_use]
     pub fn group(&self) -> &str {
-        self.0.split_once(SEPARATOR).map_or(&*self.0, |(group, _)| group)
+        &self.group
     }
 
     #[must_use]
     pub fn id(&self) -> &str {
-        self.0.split_once(SEPARATOR).map_or("", |(_, id)| id)
+        &self.id
     }
 }
 
@@ -87,6 +124,16 @@ impl Verdict {
     }
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// How a half ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -112,6 +159,17 @@ pub enum ParkReason {
     Unanswered,
     /// For the whole of `fileReservedTime` no client of the group was connected.
     NobodyToAsk,
+}
+
+impl ParkReason {
+    /// As it stands in a property.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unanswered => "unanswered",
+            Self::NobodyToAsk => "nobody to ask",
+        }
+    }
 }
 
 impl fmt::Display for ParkReason {
@@ -144,6 +202,8 @@ pub enum Refusal {
     WrongTransaction,
     #[error("the half message is not durable yet")]
     NotDurable,
+    #[error("the transaction has {here} of its {of} messages; send the others first, or roll it back")]
+    Incomplete { here: u8, of: u8 },
     #[error("the transaction is already {0}; its first outcome stands")]
     Contrary(Outcome),
 }

@@ -42,6 +42,41 @@ impl Verdicts {
         }
     }
 
+    /// The first half without an outcome from `from` on, or `end` when there is none below it.
+    pub(crate) fn next_without(&self, from: HalfOffset, end: HalfOffset) -> HalfOffset {
+        let mut half = from;
+        while half < end {
+            let (block, byte, _) = place(half);
+            let index = block.checked_sub(self.front).and_then(|index| usize::try_from(index).ok());
+            let bits = index.and_then(|index| self.blocks.get(index)).map_or(0, |block| block.bytes[byte]);
+            // Four halves at a time: a full byte has none without.
+            if half.0.is_multiple_of(4) && (bits | bits >> 1) & 0x55 == 0x55 {
+                half.0 += 4;
+            } else if self.get(half).is_some() {
+                half.0 += 1;
+            } else {
+                break;
+            }
+        }
+        half.min(end)
+    }
+
+    /// How many halves of this range have no outcome.
+    pub(crate) fn count_without(&self, from: HalfOffset, end: HalfOffset) -> usize {
+        let (mut count, mut next) = (0, self.next_without(from, end));
+        while next < end {
+            count += 1;
+            next = self.next_without(HalfOffset(next.0 + 1), end);
+        }
+        count
+    }
+
+    /// Blocks that are kept, of 4 KiB.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Records the first outcome of a half. The caller knows that the half is (or was) in the queue: the table grows up
     /// to it.
     pub fn set(&mut self, half: HalfOffset, outcome: Outcome) {
@@ -101,6 +136,26 @@ fn place(half: HalfOffset) -> (u64, usize, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_without_an_outcome_are_found_one_after_the_other() {
+        let mut table = Verdicts::starting_at(HalfOffset(0));
+        let end = 2 * HALVES_PER_BLOCK + 11;
+        let without = |half: u64| half % 37 == 5 || (100..110).contains(&half) || half == end - 1;
+        for half in (0..end).filter(|half| !without(*half)) {
+            table.set(HalfOffset(half), Outcome::Committed);
+        }
+        let expected: Vec<u64> = (7..end).filter(|half| without(*half)).collect();
+        let (mut found, mut next) = (Vec::new(), HalfOffset(7));
+        while {
+            next = table.next_without(next, HalfOffset(end));
+            next.0 < end
+        } {
+            found.push(next.0);
+            next.0 += 1;
+        }
+        assert_eq!((table.count_without(HalfOffset(7), HalfOffset(end)), found), (expected.len(), expected));
+    }
 
     #[test]
     fn outcomes_are_kept_apart_across_blocks_and_forgotten_by_the_block() {

@@ -68,7 +68,7 @@ impl Producers {
         Some(self.groups.get(group)?.get(&connection)?.client.id.clone())
     }
 
-    pub(super) fn candidates(&mut self, group: &str, topic: &str, sender: Option<&str>) -> Vec<Connection> {
+    pub(super) fn candidates(&mut self, group: &str, topic: &str, sender: Option<&str>) -> Vec<(String, Connection)> {
         let Some(members) = self.groups.get(group) else { return Vec::new() };
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % members.len();
@@ -80,6 +80,6 @@ impl Producers {
             let declared = member.checkback_topics.iter().any(|declared| declared == topic);
             (!sent_it, !declared)
         });
-        candidates.into_iter().map(|member| member.client.connection.clone()).collect()
+        candidates.into_iter().map(|member| (member.client.id.clone(), member.client.connection.clone())).collect()
     }
 }

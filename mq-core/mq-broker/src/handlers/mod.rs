@@ -96,7 +96,7 @@ impl Reply {
 pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Command) -> Handled {
     match command.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, from, command),
-        request::RESUME_CHECK_HALF_MESSAGE => resume::resume(command),
+        request::RESUME_CHECK_HALF_MESSAGE => resume::resume(from, command),
         request::RECALL_MESSAGE => recall::recall(from, command),
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back(command),
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply(broker, from, command),

@@ -11,14 +11,15 @@ use txn_coordinator::{StoredHalf, resumed};
 
 use super::error::Refusal;
 use super::{Handled, Reply};
+use crate::connection::Connection;
 
 /// A disk that takes longer is as good as gone; the half stands in the log all the same.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The id names the copy in the topic of given-up halves.
-pub(crate) fn resume(request: &Command) -> Handled {
+pub(crate) fn resume(from: &Connection, request: &Command) -> Handled {
     let ResumeCheckHalf { msg_id, .. } = request.header()?;
-    let request = request.clone();
+    let (request, by) = (request.clone(), from.peer().to_string());
     Ok(Reply::Blocking(Box::new(move |broker| {
         let (_, at) = parse_offset_id(&msg_id).ok_or_else(|| Refusal::not_an_offset_id(&msg_id))?;
         let parked = broker.store.read(at)?.ok_or_else(|| Refusal::no_message_at(at))?;
@@ -31,6 +32,7 @@ pub(crate) fn resume(request: &Command) -> Handled {
             WaitError::TimedOut(_) => Refusal::new(response::FLUSH_DISK_TIMEOUT, error.to_string()),
         })?;
         broker.learn(vec![StoredHalf::new(new, queue_offset, appended.store_timestamp, None)]);
+        broker.transactions.note_resumed(queue_offset.into(), &by);
         tracing::info!(%msg_id, %log_offset, "a given-up half message is checked again");
         Reply::ok(&request)
     })))

@@ -8,6 +8,7 @@ use txn_coordinator::{EndError, EndRequest, Ended, Refusal as Refused};
 
 use super::error::Refusal;
 use crate::broker::Broker;
+use crate::connection::Connection;
 
 /// The verdicts of one read, in its order.
 #[derive(Default)]
@@ -43,8 +44,8 @@ impl Verdicts {
     }
 
     /// Decides all of them under one lock, with one append, and empties this.
-    pub(crate) fn end(&mut self, broker: &Broker, mut each: impl FnMut(Judged)) {
-        let ended = broker.transactions.end(&self.requests);
+    pub(crate) fn end(&mut self, broker: &Broker, from: &Connection, mut each: impl FnMut(Judged)) {
+        let ended = broker.transactions.end_by(from.peer(), &self.requests);
         for (pending, ended) in self.answers.drain(..).zip(ended) {
             each(pending.judged(broker, ended));
         }

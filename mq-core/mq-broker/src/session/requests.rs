@@ -146,8 +146,8 @@ impl Session {
             return;
         }
         let mut verdicts = std::mem::take(&mut self.verdicts);
-        let broker = self.broker.clone();
-        verdicts.end(&broker, |Judged { answer, oneway, waits_until }| {
+        let (broker, from) = (self.broker.clone(), self.connection.clone());
+        verdicts.end(&broker, &from, |Judged { answer, oneway, waits_until }| {
             let call = Call { oneway, ..Call::new(request::END_TRANSACTION, answer.code) };
             match waits_until.filter(|_| !oneway) {
                 Some(at) => self.answers.put_when_durable(at, self.turn, Some(call), Some(&answer), None),

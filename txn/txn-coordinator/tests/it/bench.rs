@@ -196,6 +196,7 @@ fn store_options() -> Options {
 
 fn open<B: Backend + Clone + 'static>(backend: &B, options: &TransactionOptions, clock: &Arc<ManualClock>) -> Running {
     let (store, recovered) = Store::open(Arc::new(backend.clone()), store_options(), clock.clone()).unwrap();
-    let coordinator = Coordinator::open(store.clone(), backend, options.clone(), clock.clone()).unwrap();
+    let coordinator =
+        Coordinator::open(store.clone(), Arc::new(backend.clone()), options.clone(), clock.clone()).unwrap();
     Running { recovered, store, coordinator }
 }

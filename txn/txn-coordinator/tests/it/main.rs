@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used)] // A helper that cannot go on fails its test.
 
 mod bench;
+mod operators;
 mod simulation;
 mod stories;

@@ -1,0 +1,106 @@
+//! What happened to transactions that did not end at once: questions, answers, who gave them and when. The last ones of
+//! the whole broker, in memory: a transaction that its producer ends unasked leaves no trace here, and needs none.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+
+use mq_protocol::ids::UnixMillis;
+
+use crate::types::{ClientId, HalfOffset, ParkReason, Refusal, Verdict};
+
+/// Events that are kept: some 6 MiB, and the whole story of 3,000 transactions that are asked about 15 times.
+const MAX_EVENTS: usize = 100_000;
+
+/// Something that an operator may want to know of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub at: UnixMillis,
+    pub half: HalfOffset,
+    pub what: EventKind,
+    pub by: Who,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    Asked {
+        attempt: u32,
+    },
+    NobodyToAsk,
+    /// It ended the transaction, or is "unknown".
+    Said(Verdict),
+    /// The same verdict once more.
+    Repeated(Verdict),
+    Refused(Verdict, Refusal),
+    Parked(ParkReason),
+    Resumed,
+    CheckOrdered,
+}
+
+/// Who was asked, or has answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Who {
+    #[default]
+    Broker,
+    Client(ClientId),
+    Peer(SocketAddr),
+    Operator(ClientId),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broker => f.write_str("the broker"),
+            Self::Client(id) => f.write_str(id),
+            Self::Peer(address) => address.fmt(f),
+            Self::Operator(name) => write!(f, "operator {name}"),
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked { attempt } => write!(f, "asked (check {attempt})"),
+            Self::NobodyToAsk => f.write_str("nobody of the producer group is connected"),
+            Self::Said(verdict) => write!(f, "said {verdict}"),
+            Self::Repeated(verdict) => write!(f, "said {verdict} again"),
+            Self::Refused(verdict, refusal) => write!(f, "said {verdict}, refused: {refusal}"),
+            Self::Parked(reason) => write!(f, "parked: {reason}"),
+            Self::Resumed => f.write_str("resumed"),
+            Self::CheckOrdered => f.write_str("a check was ordered"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct History(VecDeque<Event>);
+
+impl History {
+    pub(crate) fn note(&mut self, at: UnixMillis, half: HalfOffset, what: EventKind, by: Who) {
+        if self.0.len() == MAX_EVENTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(Event { at, half, what, by });
+    }
+
+    /// Of these halves, oldest first.
+    pub(crate) fn of(&self, halves: &[HalfOffset]) -> Vec<Event> {
+        self.0.iter().filter(|event| halves.contains(&event.half)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_events_are_kept_and_no_more() {
+        let mut history = History::default();
+        for half in 0..MAX_EVENTS as u64 + 5 {
+            history.note(UnixMillis(0), HalfOffset(half), EventKind::NobodyToAsk, Who::Broker);
+        }
+        assert_eq!(history.0.len(), MAX_EVENTS);
+        assert_eq!((history.of(&[HalfOffset(4)]).len(), history.of(&[HalfOffset(5)]).len()), (0, 1));
+    }
+}

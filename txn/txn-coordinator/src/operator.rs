@@ -1,0 +1,328 @@
+//! What an operator sees of transactions and may do about them. Everything here may read the disk.
+
+use mq_protocol::codes::response;
+use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
+use mq_protocol::properties::name;
+use mq_protocol::record::{Message, StoredMessage};
+use mq_protocol::{ByteString, topic};
+use mq_store::ReadError;
+
+use crate::coordinator::Coordinator;
+use crate::driver::{Inner, State};
+use crate::end::{EndError, EndRequest, Ended};
+use crate::engine::{Input, Pending};
+use crate::half::{self, QUEUE};
+use crate::history::{Event, EventKind, Who};
+use crate::quarantine::QuarantinedHalf;
+use crate::recovery::half_at;
+use crate::types::{ClientId, HalfOffset, Halves, Outcome, Part, Refusal, TransactionKey, Verdict};
+
+/// Rows of a page at most.
+const MAX_PAGE: usize = 1_000;
+/// Halves that a page looks at, at most, for those that its filter wants.
+const MAX_LOOKS: usize = 20_000;
+
+/// Which pending halves to list.
+#[derive(Clone, Debug, Default)]
+pub struct PendingQuery {
+    pub from: HalfOffset,
+    /// 1,000 at most.
+    pub limit: usize,
+    pub group: Option<String>,
+    pub topic: Option<String>,
+}
+
+/// Some rows. Even a page without any may have a next one: filters look at 20,000 halves a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    pub rows: Vec<T>,
+    /// Where the next page begins.
+    pub next: Option<u64>,
+}
+
+/// A half message without an outcome (or, in [`Shown`], with one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingHalf {
+    pub half: HalfOffset,
+    pub log_offset: LogOffset,
+    pub group: String,
+    /// The unique key of its message.
+    pub transaction_id: String,
+    /// Of a transaction of several messages.
+    pub shared_id: Option<String>,
+    pub part: Part,
+    pub topic: String,
+    pub queue_id: QueueId,
+    pub keys: String,
+    pub stored_at: UnixMillis,
+    pub born_at: UnixMillis,
+    /// Who sent it, as far as that is known: a restart forgets it.
+    pub client: Option<ClientId>,
+    pub checks: u32,
+    pub max_checks: u32,
+    /// Attempts since the last delivered check that found nobody to ask.
+    pub unasked: u32,
+    pub next_check_at: Option<UnixMillis>,
+    /// All open halves of the transaction.
+    pub halves: Vec<HalfOffset>,
+    /// The outcome is in the log, its OP record is still to come.
+    pub decided: Option<Outcome>,
+}
+
+/// A copy in the topic of given-up halves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedHalf {
+    pub offset: QueueOffset,
+    /// Where the copy lies: its message id is what RESUME_CHECK_HALF_MESSAGE takes.
+    pub log_offset: LogOffset,
+    /// Where the half lay; `None` when another broker parked it.
+    pub half_log_offset: Option<LogOffset>,
+    pub group: String,
+    pub transaction_id: String,
+    pub shared_id: Option<String>,
+    pub part: Part,
+    pub topic: String,
+    pub queue_id: QueueId,
+    pub keys: String,
+    pub checks: u32,
+    /// See [`ParkReason::name`](crate::ParkReason::name).
+    pub reason: Option<String>,
+    pub parked_at: UnixMillis,
+    pub born_at: UnixMillis,
+    pub now: ParkedNow,
+}
+
+/// What became of a parked transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedNow {
+    Parked,
+    /// It was resumed: this is its oldest half.
+    OpenAgain(HalfOffset),
+    /// As far as that is remembered.
+    Ended(Outcome),
+}
+
+/// One transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub half: PendingHalf,
+    pub outcome: Option<Outcome>,
+    /// Its open halves, with their parts.
+    pub members: Vec<(HalfOffset, Part)>,
+    /// Questions and answers, oldest first; the broker keeps the last 100,000 of all transactions, since its start.
+    pub history: Vec<Event>,
+}
+
+/// Why an operator's wish is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperatorError {
+    #[error("there is no pending half message {0}; list the pending ones")]
+    NotPending(HalfOffset),
+    #[error(
+        "half message {half} was checked {checks} times, which is its limit: resolve it, or resume it once it is parked"
+    )]
+    ChecksUsedUp { half: HalfOffset, checks: u32 },
+    #[error("half message {half} is {outcome} already; only its OP record is to come")]
+    Decided { half: HalfOffset, outcome: Outcome },
+}
+
+impl OperatorError {
+    /// The response code.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::NotPending(_) => response::QUERY_NOT_FOUND,
+            Self::ChecksUsedUp { .. } | Self::Decided { .. } => response::ILLEGAL_OPERATION,
+        }
+    }
+}
+
+impl Coordinator {
+    /// Pending halves, oldest first.
+    #[must_use]
+    pub fn pending(&self, query: &PendingQuery) -> Page<PendingHalf> {
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let (mut rows, mut from, mut looks) = (Vec::new(), Some(query.from), MAX_LOOKS);
+        while let Some(at) = from.filter(|_| rows.len() < limit && looks > 0) {
+            let batch = (limit - rows.len()).min(looks);
+            // A group is known by name and costs nothing; a topic is read from the disk.
+            let look = if query.topic.is_some() { batch } else { looks };
+            let (halves, next) = self.0.state.lock().engine.pending_from(at, query.group.as_deref(), batch, look);
+            looks = looks.saturating_sub(if query.group.is_some() { look } else { halves.len().max(1) });
+            from = next;
+            let found = halves.into_iter().filter_map(|half| self.0.row(half).ok().flatten());
+            rows.extend(found.filter(|row| query.topic.as_ref().is_none_or(|topic| *topic == row.topic)));
+        }
+        Page { rows, next: from.map(|next| next.0) }
+    }
+
+    /// Copies of given-up halves, oldest first.
+    pub fn parked(&self, from: QueueOffset, limit: usize) -> Result<Page<ParkedHalf>, ReadError> {
+        let bounds = self.0.store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE);
+        let mut rows = Vec::new();
+        let (mut next, mut looks) = (from.max(bounds.min), MAX_LOOKS);
+        while next < bounds.max && rows.len() < limit.clamp(1, MAX_PAGE) && looks > 0 {
+            if let Some(entry) = self.0.store.entry(topic::CHECK_MAX_TIME, QUEUE, next)? {
+                match self.0.store.read(entry.log_offset) {
+                    Ok(Some(copy)) => rows.push(self.0.parked_row(&copy)),
+                    Ok(None) => {}
+                    Err(error) if error.damaged_at().is_some() => {
+                        tracing::warn!(offset = next.0, %error, "a parked copy")
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            (next, looks) = (next.plus(1), looks - 1);
+        }
+        Ok(Page { rows, next: (next < bounds.max).then_some(next.0) })
+    }
+
+    /// The transaction of a half, open or ended; `None` when the half is not on disk.
+    pub fn show(&self, half: HalfOffset) -> Result<Option<Shown>, ReadError> {
+        let Some(row) = self.0.row(half)? else { return Ok(None) };
+        let state = self.0.state.lock();
+        let members = row.halves.iter().map(|half| (*half, state.engine.part_of(*half))).collect();
+        let mut halves = row.halves.clone();
+        halves.push(half);
+        let (outcome, history) = (state.engine.outcome(half), state.history.of(&halves));
+        Ok(Some(Shown { half: row, outcome, members, history }))
+    }
+
+    /// The open halves of a transaction, by its unique key or shared id.
+    #[must_use]
+    pub fn find(&self, group: &str, id: &str) -> Halves {
+        let state = self.0.state.lock();
+        let plain = state.engine.halves_of(&TransactionKey::new(group, id));
+        let shared = state.engine.halves_of(&TransactionKey::shared(group, id));
+        plain.into_iter().chain(shared).collect()
+    }
+
+    /// The next tick asks about it. It counts like any other check.
+    pub fn check_now(&self, half: HalfOffset, by: &str) -> Result<(), OperatorError> {
+        let (now, mut state) = (self.0.clock.now(), self.0.state.lock());
+        let pending = state.engine.pending_of(half).ok_or(OperatorError::NotPending(half))?;
+        if let Some(outcome) = pending.decided {
+            return Err(OperatorError::Decided { half, outcome });
+        }
+        if pending.checks >= pending.check_max {
+            return Err(OperatorError::ChecksUsedUp { half, checks: pending.checks });
+        }
+        state.tell(now, Input::CheckNow(half));
+        state.history.note(now, half, EventKind::CheckOrdered, Who::Operator(by.into()));
+        Ok(())
+    }
+
+    /// Ends the transaction of a half as its producer would, first verdict wins. Answer once the log is durable up to
+    /// [`Ended::durable_at`].
+    pub fn resolve(&self, half: HalfOffset, verdict: Verdict, by: &str) -> Result<Ended, EndError> {
+        let record = half_at(&self.0.store, half)?.ok_or(Refusal::NoSuchHalf)?;
+        let property = |name| record.message.property(name).map(ByteString::from);
+        let request = EndRequest {
+            half,
+            log_offset: record.log_offset,
+            producer_group: property(name::PRODUCER_GROUP).ok_or(Refusal::NoSuchHalf)?,
+            transaction_id: property(name::UNIQ_KEY),
+            verdict,
+        };
+        let ended = self.0.end(std::slice::from_ref(&request), &Who::Operator(by.into())).remove(0);
+        let EndRequest { producer_group, transaction_id, .. } = request;
+        let answer = ended.as_ref().map_or_else(ToString::to_string, |ended| format!("{:?}", ended.answer));
+        tracing::warn!(
+            target: "audit", operator = by, half = half.0, %verdict, %answer, group = %producer_group,
+            transaction = transaction_id.as_deref(), "an operator resolved a transaction"
+        );
+        ended
+    }
+
+    /// A given-up half that was appended again is what an operator wanted: noted, for who looks at it later.
+    pub fn note_resumed(&self, half: HalfOffset, by: &str) {
+        let now = self.0.clock.now();
+        self.0.state.lock().history.note(now, half, EventKind::Resumed, Who::Operator(by.into()));
+        tracing::warn!(target: "audit", operator = by, half = half.0, "an operator resumed a transaction");
+    }
+
+    /// Records of the half topic that cannot be asked about or ended: a thousand of them at most.
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<QuarantinedHalf> {
+        self.0.state.lock().quarantine.named()
+    }
+}
+
+impl Inner {
+    fn row(&self, half: HalfOffset) -> Result<Option<PendingHalf>, ReadError> {
+        let Some(record) = half_at(&self.store, half)? else { return Ok(None) };
+        let pending = self.state.lock().engine.pending_of(half);
+        Ok(Some(row(half, &record, pending)))
+    }
+
+    fn parked_row(&self, copy: &StoredMessage) -> ParkedHalf {
+        let message = &copy.message;
+        let at = copy.message.prepared_transaction_offset;
+        let number = message.property(name::TRANSACTION_CHECK_TIMES).and_then(|checks| checks.parse().ok());
+        ParkedHalf {
+            offset: copy.queue_offset,
+            log_offset: copy.log_offset,
+            half_log_offset: (at != LogOffset::ZERO).then_some(at),
+            group: text(message, name::PRODUCER_GROUP),
+            transaction_id: text(message, name::UNIQ_KEY),
+            shared_id: message.property(name::SHARED_ID).map(str::to_owned),
+            part: part(message),
+            topic: text(message, name::REAL_TOPIC),
+            queue_id: queue(message),
+            keys: text(message, name::KEYS),
+            checks: number.unwrap_or(0),
+            reason: message.property(name::PARKED_REASON).map(str::to_owned),
+            parked_at: copy.store_timestamp,
+            born_at: message.born_timestamp,
+            now: self.state.lock().parked_now(message),
+        }
+    }
+}
+
+impl State {
+    fn parked_now(&self, copy: &Message) -> ParkedNow {
+        let Some(transaction) = half::transaction_in(copy) else { return ParkedNow::Parked };
+        if let Some(half) = self.engine.halves_of(&transaction).first() {
+            return ParkedNow::OpenAgain(*half);
+        }
+        let ended = self.engine.settled(&transaction).filter(|outcome| *outcome != Outcome::Parked);
+        ended.map_or(ParkedNow::Parked, ParkedNow::Ended)
+    }
+}
+
+fn row(half: HalfOffset, record: &StoredMessage, pending: Option<Pending>) -> PendingHalf {
+    let message = &record.message;
+    let known = pending.as_ref();
+    PendingHalf {
+        half,
+        log_offset: record.log_offset,
+        group: text(message, name::PRODUCER_GROUP),
+        transaction_id: text(message, name::UNIQ_KEY),
+        shared_id: message.property(name::SHARED_ID).map(str::to_owned),
+        part: part(message),
+        topic: text(message, name::REAL_TOPIC),
+        queue_id: queue(message),
+        keys: text(message, name::KEYS),
+        stored_at: record.store_timestamp,
+        born_at: message.born_timestamp,
+        checks: known.map_or(0, |pending| pending.checks),
+        max_checks: known.map_or(0, |pending| pending.check_max),
+        unasked: known.map_or(0, |pending| pending.unasked),
+        next_check_at: known.map(|pending| pending.due),
+        decided: known.and_then(|pending| pending.decided),
+        halves: known.map_or_else(Vec::new, |pending| pending.halves.to_vec()),
+        client: pending.and_then(|pending| pending.client),
+    }
+}
+
+fn text(message: &Message, name: &str) -> String {
+    message.property(name).unwrap_or_default().to_owned()
+}
+
+fn part(message: &Message) -> Part {
+    message.property(name::PART).and_then(Part::parse).unwrap_or(Part::WHOLE)
+}
+
+fn queue(message: &Message) -> QueueId {
+    message.property(name::REAL_QUEUE_ID).and_then(|queue| queue.parse().ok()).unwrap_or(QueueId(0))
+}
