@@ -25,6 +25,7 @@ use txn_coordinator::{Coordinator, StoredHalf};
 
 use crate::announcing::{self, Announcements};
 use crate::assignment::RequestModes;
+use crate::audit::Audit;
 use crate::bell::Bell;
 use crate::checkback;
 use crate::clients::Clients;
@@ -84,6 +85,7 @@ pub struct Broker {
     pub(crate) instruments: Arc<Instruments>,
     pub(crate) started_at: UnixMillis,
     pub(crate) transactions: Coordinator,
+    pub(crate) audit: Audit,
     /// Rung when the coordinator learned a half: the next check may be earlier now.
     pub(crate) half_learned: Notify,
     pub(crate) held: Arc<HeldPulls>,
@@ -244,6 +246,7 @@ impl Broker {
             request_modes,
             routes: Routes::new(&config.name_servers),
             half_learned: Notify::new(),
+            audit: Audit::new(&config.store_root),
             clients: Clients::default(),
             announcements: Announcements::default(),
             filters: Filters::default(),

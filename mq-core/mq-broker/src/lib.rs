@@ -5,6 +5,7 @@
 
 mod announcing;
 mod assignment;
+mod audit;
 mod bell;
 mod broker;
 mod checkback;
@@ -28,6 +29,7 @@ pub mod limits;
 mod locks;
 mod metrics;
 mod offsets;
+mod operators;
 mod output;
 mod pop;
 mod pulling;
@@ -56,4 +58,5 @@ pub use broker::{Broker, RunError, StartError};
 pub use config::{BrokerConfig, ConfigError, ConfigWarning, FlushDiskType};
 pub use config_file::SaveError;
 pub use connection::{Closed, Connection, ConnectionId};
+pub use operators::Refused;
 pub use scrub::{ScrubError, rebuild_store, verify_store};

@@ -7,6 +7,7 @@ mod bench;
 mod doctor;
 mod listen;
 mod metrics;
+mod operators;
 mod output;
 mod parts;
 mod settings;

@@ -1,13 +1,13 @@
-//! The broker's figures over HTTP, for Prometheus: `GET /metrics`.
+//! The broker's HTTP port: its figures for Prometheus (`GET /metrics`), and what `operators` serves beside them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -23,7 +23,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const MAX_SCRAPES: usize = 2;
 /// Connections at once; beyond it a new one is closed at once. One request each: a scraper makes a new one every time.
 const MAX_CONNECTIONS: usize = 16;
-/// Bytes of a request's head. A body is not read.
+/// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long the head may take to arrive, and all of the request with its answer.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
@@ -40,7 +40,8 @@ struct Scraped {
 /// Serves until `shutdown`. A scrape that is on its way is not worth waiting for then.
 pub(crate) async fn serve(broker: Arc<Broker>, listener: TcpListener, shutdown: CancellationToken) {
     let state = Scraped { broker, scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)) };
-    let router = Router::new().route("/metrics", get(scrape)).with_state(state);
+    let operators = crate::operators::routes(Arc::clone(&state.broker));
+    let router = Router::new().route("/metrics", get(scrape)).with_state(state).merge(operators);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -59,7 +60,7 @@ pub(crate) async fn serve(broker: Arc<Broker>, listener: TcpListener, shutdown: 
             debug!(%peer, limit = MAX_CONNECTIONS, "too many connections to the metrics port; this one is closed");
             continue;
         };
-        let (router, stop) = (router.clone(), shutdown.clone());
+        let (router, stop) = (router.clone().layer(Extension(peer)), shutdown.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = answer(socket, router) => {}

@@ -20,12 +20,13 @@ mod refused;
 mod relay;
 mod reply;
 mod reset;
-mod resume;
+pub(crate) mod resume;
 mod runtime;
 pub(crate) mod send;
 mod send_back;
 mod timer;
 pub(crate) mod transaction;
+mod txn;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -165,6 +166,9 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_ASSIGNMENT => assignment::query(broker, command),
         request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode(command),
         request::GET_ALL_MESSAGE_REQUEST_MODE => assignment::all_modes(broker, command),
+        request::TXN_LIST | request::TXN_SHOW | request::TXN_CHECK | request::TXN_RESOLVE | request::TXN_RESUME => {
+            txn::operate(from, command)
+        }
         code => Err(refused::refusal(code)),
     }
 }

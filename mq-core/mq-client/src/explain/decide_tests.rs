@@ -74,7 +74,8 @@ fn retried(facts: &mut Facts, fate: RetryFate) -> &mut GroupFacts {
 #[test]
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
-    let table: [(&str, Change, Option<(Stage, &str, &str)>); 24] = [
+    type Named = (Stage, &'static str, &'static str);
+    let table: [(&str, Change, Option<Named>); 24] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (

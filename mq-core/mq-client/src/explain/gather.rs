@@ -76,35 +76,48 @@ impl Gatherer<'_> {
         self.wanted.is_none_or(|wanted| wanted == topic)
     }
 
-    /// The first half of each transaction.
+    /// A client that sent its half again, and an operator who resumed one, made another half of the same transaction.
     async fn transactions(&self) -> Result<Vec<TransactionFacts>, ClientError> {
         let parked = self.admin.messages_by_key(topic::CHECK_MAX_TIME, self.key, false).await?;
-        let mut seen = BTreeSet::new();
-        let mut transactions = Vec::new();
+        let mut halves: BTreeMap<_, Vec<ReceivedMessage>> = BTreeMap::new();
         for half in self.admin.messages_by_key(topic::HALF, self.key, false).await? {
-            let property = |name| half.property(name).unwrap_or_default().to_owned();
-            let (group, topic) = (property(name::PRODUCER_GROUP), property(name::REAL_TOPIC));
-            if !self.is_wanted(&topic) || !seen.insert((group.clone(), half.message_id.clone())) {
-                continue;
+            if half.property(name::REAL_TOPIC).is_some_and(|topic| self.is_wanted(topic)) {
+                let group = half.property(name::PRODUCER_GROUP).unwrap_or_default().to_owned();
+                halves.entry((group, half.message_id.to_string())).or_default().push(half);
             }
-            let is_it = |copy: &&ReceivedMessage| copy.message_id == half.message_id;
+        }
+        let mut transactions = Vec::new();
+        for ((group, id), halves) in halves {
+            let (Some(first), Some(last)) = (halves.first(), halves.last()) else { continue };
+            let is_it = |copy: &&ReceivedMessage| *copy.message_id == *id;
             transactions.push(TransactionFacts {
                 producers: self.producers(&group).await?,
-                id: half.message_id.to_string(),
-                group,
-                topic,
-                broker: half.queue.broker_name.clone(),
-                half: half.queue_offset.0,
-                stored_at: half.store_timestamp,
+                topic: last.property(name::REAL_TOPIC).unwrap_or_default().to_owned(),
+                broker: last.queue.broker_name.clone(),
+                half: last.queue_offset.0,
+                stored_at: first.store_timestamp,
                 parked: parked.iter().rev().find(is_it).map(|copy| (copy.store_timestamp, copy.queue_offset.0)),
-                shown: self.shown(&half).await?,
+                shown: self.shown(first, last).await?,
+                id,
+                group,
             });
         }
         Ok(transactions)
     }
 
-    /// Nothing of brokers that have no such request.
-    async fn shown(&self, half: &ReceivedMessage) -> Result<Option<TxnShown>, ClientError> {
+    /// What the broker tells of the last half, with the history of the first. Nothing of brokers that have no such
+    /// request.
+    async fn shown(&self, first: &ReceivedMessage, last: &ReceivedMessage) -> Result<Option<TxnShown>, ClientError> {
+        let Some(mut shown) = self.shown_half(last).await? else { return Ok(None) };
+        if first.queue_offset != last.queue_offset {
+            let before = self.shown_half(first).await?.unwrap_or_default().history;
+            let new = before.into_iter().filter(|event| !shown.history.contains(event)).collect::<Vec<_>>();
+            shown.history.splice(0..0, new);
+        }
+        Ok(Some(shown))
+    }
+
+    async fn shown_half(&self, half: &ReceivedMessage) -> Result<Option<TxnShown>, ClientError> {
         let Some(master) = self.master_of(half) else { return Ok(None) };
         let name = TxnName { half: Some(half.queue_offset.0), ..TxnName::default() };
         answered(self.admin.transaction(master, &name).await).map(Option::flatten)

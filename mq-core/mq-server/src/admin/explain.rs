@@ -6,8 +6,6 @@ use mq_client::explain::{Explanation, Source, Stage};
 use mq_client::{Admin, ClientOptions};
 
 use super::{Reach, Sheet, moment};
-use crate::banner::say;
-use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainOptions {
@@ -25,11 +23,7 @@ pub(crate) struct ExplainOptions {
 pub(crate) async fn explain(options: &ExplainOptions) -> Result<()> {
     let admin = Admin::new(ClientOptions::new(&options.reach.namesrv))?;
     let explanation = admin.explain(&options.key, options.topic.as_deref()).await?;
-    match options.reach.output {
-        Output::Json => say(serde_json::to_string_pretty(&explanation)?),
-        Output::Table => timeline(&explanation).print(Output::Table)?,
-    }
-    Ok(())
+    timeline(&explanation).document(serde_json::to_value(&explanation)?).print(options.reach.output)
 }
 
 fn timeline(explanation: &Explanation) -> Sheet {

@@ -18,6 +18,7 @@ mod sending;
 mod sheet;
 mod status;
 mod topics;
+mod transactions;
 
 use std::fs;
 use std::io::{BufRead, Write};
@@ -87,6 +88,9 @@ enum Noun {
     /// Key-value configuration of the name servers.
     #[command(subcommand)]
     Kv(kv::KvVerb),
+    /// Transactions: halves without a verdict, and those that were given up.
+    #[command(subcommand)]
+    Txn(transactions::TxnVerb),
     /// The name servers' own settings.
     #[command(subcommand)]
     Namesrv(name_servers::NamesrvVerb),
@@ -111,6 +115,7 @@ async fn answer(admin: &Admin, noun: &Noun) -> Result<Sheet> {
         Noun::Producer(verb) => groups::producer(admin, verb).await,
         Noun::Message(verb) => messages::message(admin, verb).await,
         Noun::Kv(verb) => kv::kv(admin, verb).await,
+        Noun::Txn(verb) => transactions::txn(admin, verb).await,
         Noun::Namesrv(verb) => name_servers::namesrv(admin, verb).await,
     }
 }
@@ -137,15 +142,16 @@ struct Confirmation {
 impl Confirmation {
     /// Wants the name typed once more.
     fn wait_for(&self, deed: &str, name: &str) -> Result<()> {
-        if self.yes {
-            return Ok(());
-        }
-        let mut prompt = std::io::stderr().lock();
-        let _ = write!(prompt, "{deed}. Type {name} to go on: ");
-        let _ = prompt.flush();
-        let mut typed = String::new();
-        std::io::stdin().lock().read_line(&mut typed)?;
-        ensure!(typed.trim() == name, "nothing was done: {name} was not typed (--yes does not ask)");
-        Ok(())
+        if self.yes { Ok(()) } else { type_again(deed, name, "--yes does not ask") }
     }
+}
+
+fn type_again(deed: &str, name: &str, unasked: &str) -> Result<()> {
+    let mut prompt = std::io::stderr().lock();
+    let _ = write!(prompt, "{deed}. Type {name} to go on: ");
+    let _ = prompt.flush();
+    let mut typed = String::new();
+    std::io::stdin().lock().read_line(&mut typed)?;
+    ensure!(typed.trim() == name, "nothing was done: {name} was not typed ({unasked})");
+    Ok(())
 }

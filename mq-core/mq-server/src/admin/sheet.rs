@@ -12,11 +12,13 @@ pub(super) struct Sheet {
     rows: Vec<Vec<Value>>,
     /// Said after a table; a program finds it out from the rows.
     remark: String,
+    /// What a program gets instead of the rows.
+    document: Option<Value>,
 }
 
 impl Sheet {
     pub(super) fn new(columns: &[&'static str]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new(), remark: String::new() }
+        Self { columns: columns.to_vec(), rows: Vec::new(), remark: String::new(), document: None }
     }
 
     /// Nothing but a sentence: what was done.
@@ -35,6 +37,11 @@ impl Sheet {
         self
     }
 
+    pub(super) fn document(mut self, document: Value) -> Self {
+        self.document = Some(document);
+        self
+    }
+
     pub(super) fn print(&self, output: Output) -> Result<()> {
         match output {
             Output::Json => say(serde_json::to_string_pretty(&self.json())?),
@@ -50,8 +57,11 @@ impl Sheet {
         Ok(())
     }
 
-    /// A list of objects, or what was done.
+    /// A list of objects, or what was done, or the document.
     fn json(&self) -> Value {
+        if let Some(document) = &self.document {
+            return document.clone();
+        }
         if self.columns.is_empty() {
             return serde_json::json!({ "done": self.remark });
         }

@@ -52,7 +52,7 @@ fn a_business_key_is_followed_from_its_half_message_to_its_acknowledgement() {
         let half = producer.send_half(message).await.expect("stored");
         (producer, half)
     });
-    let open = until_missing(&mq, "order-7", "verdict", "its broker does not tell");
+    let open = until_missing(&mq, "order-7", "verdict", "not checked, no verdict: the producer has not said");
     assert_eq!(stages(&open, "timeline"), ["half"]);
 
     runtime.block_on(producer.end(&half, Verdict::Commit)).expect("committed");

@@ -13,5 +13,6 @@ mod refusals;
 mod slow_peers;
 mod split;
 mod store;
+mod transactions;
 mod up;
 mod wire;

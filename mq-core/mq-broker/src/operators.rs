@@ -1,0 +1,312 @@
+//! What operators ask and do about transactions: 7001 to 7005, JSON in and out. The wire and the HTTP port translate to
+//! this; what a verdict leads to is the coordinator's. No deed is tried before its audit line is on disk.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mq_protocol::body::{
+    self, QuarantinedRecord, TxnDeed, TxnDone, TxnEvent, TxnHalf, TxnName, TxnPage, TxnQuery, TxnShown, TxnState,
+    TxnVerdict,
+};
+use mq_protocol::codes::{request, response};
+use mq_protocol::ids::{LogOffset, QueueOffset};
+use mq_protocol::message_id::offset_id;
+use mq_store::WaitError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use txn_coordinator::{
+    Answer, HalfOffset, Outcome, ParkedHalf, ParkedNow, PendingHalf, PendingQuery, QuarantinedHalf, Shown, Verdict,
+};
+
+use crate::broker::Broker;
+use crate::handlers::error::Refusal;
+use crate::handlers::resume;
+
+/// A disk that takes longer is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of an operator's name that are kept.
+const MAX_NAME_CHARS: usize = 64;
+
+/// Why a request is not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// Of [`mq_protocol::codes::response`].
+    pub code: i32,
+    pub reason: String,
+}
+
+impl Broker {
+    /// Does one of the requests 7001 to 7005. Reads the disk, and may wait for it.
+    pub fn operate(&self, code: i32, body: &[u8], from: SocketAddr) -> Result<Bytes, Refused> {
+        operate(self, code, body, from)
+            .map_err(|refusal| Refused { code: refusal.code, reason: refusal.remark.into_owned() })
+    }
+}
+
+fn operate(broker: &Broker, code: i32, body: &[u8], from: SocketAddr) -> Result<Bytes, Refusal> {
+    match code {
+        request::TXN_LIST => Ok(body::to_json(&list(broker, read(body)?)?)),
+        request::TXN_SHOW => Ok(body::to_json(&show(broker, &read(body)?)?)),
+        request::TXN_CHECK => Ok(body::to_json(&check(broker, &Operator::of(&read(body)?, from))?)),
+        request::TXN_RESOLVE => Ok(body::to_json(&resolve(broker, &Operator::of(&read(body)?, from))?)),
+        request::TXN_RESUME => Ok(body::to_json(&resume(broker, &Operator::of(&read(body)?, from))?)),
+        code => Err(Refusal::unsupported(code)),
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    Ok(body::from_json("question about transactions", body)?)
+}
+
+fn list(broker: &Broker, query: TxnQuery) -> Result<TxnPage, Refusal> {
+    let limit = query.limit.min(TxnQuery::MOST);
+    if query.parked {
+        let page = broker.transactions.parked(QueueOffset(query.from), limit)?;
+        let wanted = |half: &ParkedHalf| {
+            query.group.as_ref().is_none_or(|group| *group == half.group)
+                && query.topic.as_ref().is_none_or(|topic| *topic == half.topic)
+        };
+        let rows = page.rows.into_iter().filter(wanted).map(|half| parked_row(broker, half)).collect();
+        return Ok(TxnPage { rows, next: page.next, quarantined: Vec::new() });
+    }
+    let quarantined = if query.from == 0 { broker.transactions.quarantined() } else { Vec::new() };
+    let TxnQuery { from, group, topic, .. } = query;
+    let page = broker.transactions.pending(&PendingQuery { from: HalfOffset(from), limit, group, topic });
+    let rows = page.rows.into_iter().map(|half| row(broker, half, None)).collect();
+    Ok(TxnPage { rows, next: page.next, quarantined: quarantined.into_iter().map(put_aside).collect() })
+}
+
+fn show(broker: &Broker, name: &TxnName) -> Result<TxnShown, Refusal> {
+    let half = match (name.half, &name.group, &name.transaction_id) {
+        (Some(half), ..) => HalfOffset(half),
+        (None, Some(group), Some(id)) => {
+            let halves = broker.transactions.find(group, id);
+            *halves.first().ok_or_else(|| {
+                Refusal::new(response::QUERY_NOT_FOUND, format!("group {group} has no open transaction {id}"))
+            })?
+        }
+        _ => return Err(Refusal::new(response::INVALID_PARAMETER, "name a half, or a group and a transactionId")),
+    };
+    let Shown { half: shown, outcome, members, history } = shown(broker, half)?;
+    let event = |event: txn_coordinator::Event| TxnEvent {
+        at: event.at.0,
+        half: event.half.0,
+        what: event.what.to_string(),
+        by: Some(event.by.to_string()),
+    };
+    Ok(TxnShown {
+        half: row(broker, shown, outcome),
+        members: members.into_iter().map(|(half, _)| half.0).collect(),
+        history: history.into_iter().map(event).collect(),
+    })
+}
+
+fn shown(broker: &Broker, half: HalfOffset) -> Result<Shown, Refusal> {
+    let none = || Refusal::new(response::QUERY_NOT_FOUND, format!("there is no half message {half} on disk"));
+    broker.transactions.show(half)?.ok_or_else(none)
+}
+
+/// Who does what.
+struct Operator<'d> {
+    deed: &'d TxnDeed,
+    /// `name (address)`.
+    by: String,
+}
+
+/// A line of the audit file.
+#[derive(Serialize)]
+struct Line<'l> {
+    at: i64,
+    by: &'l str,
+    deed: &'l str,
+    half: u64,
+    group: &'l str,
+    transaction: &'l str,
+    outcome: &'l str,
+}
+
+impl<'d> Operator<'d> {
+    fn of(deed: &'d TxnDeed, from: SocketAddr) -> Self {
+        let name: String = deed.by.chars().filter(|letter| !letter.is_control()).take(MAX_NAME_CHARS).collect();
+        let name = if name.trim().is_empty() { "somebody" } else { name.trim() };
+        Self { deed, by: format!("{name} ({from})") }
+    }
+
+    /// The id once more, so that nobody settles another transaction by a slip.
+    fn confirmed(&self, id: &str, shared: Option<&str>) -> Result<(), Refusal> {
+        let confirm = self.deed.confirm.as_str();
+        if confirm == id || shared.is_some_and(|shared| shared == confirm) {
+            return Ok(());
+        }
+        let reason =
+            format!("half {} belongs to transaction {id}, not to {confirm:?}: nothing was done", self.deed.half);
+        Err(Refusal::new(response::INVALID_PARAMETER, reason))
+    }
+
+    /// Audits, does it, and audits what came of it.
+    fn does<T>(
+        &self,
+        broker: &Broker,
+        (deed, group, transaction): (&str, &str, &str),
+        act: impl FnOnce() -> Result<T, Refusal>,
+        said: impl FnOnce(&T) -> String,
+    ) -> Result<TxnDone, Refusal> {
+        let audit = |outcome: &str| {
+            let (at, half) = (broker.clock.now().0, self.deed.half);
+            broker.audit.write(&Line { at, by: &self.by, deed, half, group, transaction, outcome })
+        };
+        audit("asked for").map_err(|error| {
+            let reason =
+                format!("nothing was done: the audit line cannot be written to checkback/audit.jsonl: {error}");
+            Refusal::new(response::SERVICE_NOT_AVAILABLE, reason)
+        })?;
+        let done = act();
+        let outcome = match &done {
+            Ok(done) => said(done),
+            Err(refusal) => format!("refused: {}", refusal.remark),
+        };
+        if let Err(error) = audit(&outcome) {
+            tracing::error!(%error, by = self.by, deed, half = self.deed.half, outcome, "what came of a deed is not audited");
+        }
+        done.map(|_| TxnDone { done: outcome })
+    }
+}
+
+fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
+    let half = HalfOffset(operator.deed.half);
+    let found = shown(broker, half)?.half;
+    let act = || {
+        broker
+            .transactions
+            .check_now(half, &operator.by)
+            .map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        broker.half_learned.notify_one();
+        Ok(())
+    };
+    let said = |(): &()| format!("half {half} is asked about now; `show` tells what comes of it");
+    operator.does(broker, ("check", &found.group, &found.transaction_id), act, said)
+}
+
+fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
+    let half = HalfOffset(operator.deed.half);
+    let found = shown(broker, half)?.half;
+    operator.confirmed(&found.transaction_id, found.shared_id.as_deref())?;
+    let (verdict, deed) = match operator.deed.verdict {
+        Some(TxnVerdict::Commit) => (Verdict::Commit, "resolve commit"),
+        Some(TxnVerdict::Rollback) => (Verdict::Rollback, "resolve rollback"),
+        None => return Err(Refusal::new(response::INVALID_PARAMETER, "the verdict is missing: commit or rollback")),
+    };
+    let act = || {
+        let ended = broker.transactions.resolve(half, verdict, &operator.by)?;
+        wait_durable(broker, ended.durable_at)?;
+        Ok(ended.answer)
+    };
+    let id = &found.transaction_id;
+    let said = |answer: &Answer| match answer {
+        Answer::Now(outcome) => format!("transaction {id} is {outcome}"),
+        Answer::Before(outcome) => format!("transaction {id} was {outcome} before; nothing changed"),
+        Answer::Unknown => format!("transaction {id} is as it was"),
+    };
+    operator.does(broker, (deed, &found.group, id), act, said)
+}
+
+fn resume(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
+    let at = QueueOffset(operator.deed.half);
+    let found = broker.transactions.parked(at, 1)?.rows.into_iter().find(|half| half.offset == at);
+    let none = || Refusal::new(response::QUERY_NOT_FOUND, format!("there is no given-up half message {at}"));
+    let found = found.ok_or_else(none)?;
+    operator.confirmed(&found.transaction_id, found.shared_id.as_deref())?;
+    match found.now {
+        ParkedNow::Parked => {}
+        ParkedNow::OpenAgain(half) => {
+            let reason = format!("transaction {} is open already, as half {half}", found.transaction_id);
+            return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
+        }
+        ParkedNow::Ended(outcome) => {
+            let reason = format!("transaction {} is {outcome} by now", found.transaction_id);
+            return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
+        }
+    }
+    let act = || resume::again(broker, found.log_offset, &operator.by);
+    let said = |half: &HalfOffset| format!("transaction {} is asked about again, as half {half}", found.transaction_id);
+    operator.does(broker, ("resume", &found.group, &found.transaction_id), act, said)
+}
+
+/// Also with ASYNC_FLUSH: an operator's word is not given again by a producer.
+pub(crate) fn wait_durable(broker: &Broker, until: LogOffset) -> Result<(), Refusal> {
+    broker.hurry();
+    broker.store.wait_durable(until, PATIENCE).map_err(|error| match error {
+        WaitError::Poisoned(_) => Refusal::new(response::SERVICE_NOT_AVAILABLE, error.to_string()),
+        WaitError::TimedOut(_) => Refusal::new(response::FLUSH_DISK_TIMEOUT, error.to_string()),
+    })
+}
+
+fn state(outcome: Outcome) -> TxnState {
+    match outcome {
+        Outcome::Committed => TxnState::Committed,
+        Outcome::RolledBack => TxnState::RolledBack,
+        Outcome::Parked => TxnState::Parked,
+    }
+}
+
+fn row(broker: &Broker, half: PendingHalf, outcome: Option<Outcome>) -> TxnHalf {
+    TxnHalf {
+        half: half.half.0,
+        state: outcome.or(half.decided).map_or(TxnState::Open, state),
+        transaction_id: half.transaction_id,
+        shared_id: half.shared_id,
+        part: half.part.number.into(),
+        parts: half.part.of.into(),
+        group: half.group,
+        topic: half.topic,
+        queue_id: half.queue_id.0,
+        keys: half.keys,
+        client: half.client.map(|client| client.to_string()),
+        born_at: half.born_at.0,
+        stored_at: half.stored_at.0,
+        checks: half.checks,
+        max_checks: (half.max_checks > 0).then_some(half.max_checks),
+        unasked: half.unasked,
+        next_check_at: half.next_check_at.map(|at| at.0),
+        reason: None,
+        resumed_as: None,
+        offset_id: Some(offset_id(broker.store_host, half.log_offset)),
+    }
+}
+
+fn parked_row(broker: &Broker, half: ParkedHalf) -> TxnHalf {
+    let (state, resumed_as) = match half.now {
+        ParkedNow::Parked => (TxnState::Parked, None),
+        ParkedNow::OpenAgain(half) => (TxnState::Resumed, Some(half.0)),
+        ParkedNow::Ended(outcome) => (state(outcome), None),
+    };
+    TxnHalf {
+        half: half.offset.0,
+        state,
+        transaction_id: half.transaction_id,
+        shared_id: half.shared_id,
+        part: half.part.number.into(),
+        parts: half.part.of.into(),
+        group: half.group,
+        topic: half.topic,
+        queue_id: half.queue_id.0,
+        keys: half.keys,
+        client: None,
+        born_at: half.born_at.0,
+        stored_at: half.parked_at.0,
+        checks: half.checks,
+        max_checks: None,
+        unasked: 0,
+        next_check_at: None,
+        reason: half.reason,
+        resumed_as,
+        offset_id: Some(offset_id(broker.store_host, half.log_offset)),
+    }
+}
+
+fn put_aside(bad: QuarantinedHalf) -> QuarantinedRecord {
+    let QuarantinedHalf { half, log_offset, reason, at } = bad;
+    QuarantinedRecord { half: half.0, log_offset: log_offset.map(|at| at.0), reason, at: at.0 }
+}

@@ -1,0 +1,233 @@
+//! `mq admin txn` and its JSON API, against a broker that runs: who looks, who settles, and what the audit says of it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mq_client::{CheckedHalf, HalfReceipt, Message, Producer, Verdict};
+use serde_json::{Value, json};
+
+use crate::process::{Mq, PATIENCE, printed};
+
+const GROUP: &str = "order-service";
+
+struct Scene {
+    mq: Mq,
+    names: String,
+    http: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+    producer: Option<Producer>,
+}
+
+impl Scene {
+    /// A broker that gives up after two checks, and a producer that never knows.
+    fn set(directory: &Path) -> Self {
+        let conf = directory.join("broker.conf");
+        let settings = "metricsExporterType=PROM\nmetricsPromExporterPort=0\ntransactionTimeOut=100\n\
+                        transactionCheckInterval=200\ntransactionCheckMax=2\n";
+        std::fs::write(&conf, settings).expect("written");
+        let mq = Mq::up(&directory.join("store"), &["-c", conf.to_str().expect("plain")]);
+        let names = mq.address("name server").to_string();
+        let told = mq.said.iter().find_map(|line| line.strip_prefix("metrics      http://")).expect("it says where");
+        let http = told.trim_end_matches("/metrics").parse().expect("an address");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let producer = runtime.block_on(async {
+            let producer = Producer::builder(&names).group(GROUP).checker(async |_: CheckedHalf| Verdict::Unknown);
+            producer.build().await.expect("valid")
+        });
+        Self { mq, names, http, runtime, producer: Some(producer) }
+    }
+
+    /// One that is not asked about before an operator wants it, or one that is at once.
+    fn half(&self, key: &str, patient: bool) -> HalfReceipt {
+        let message = Message::new("ORDER_PAID", "{}").key(key);
+        let message = if patient { message.check_after(Duration::from_secs(3600)) } else { message };
+        self.runtime.block_on(self.producer.as_ref().expect("there").send_half(message)).expect("stored")
+    }
+
+    fn run(&self, words: &str) -> (bool, String, String) {
+        let mut arguments = vec!["admin", "--namesrv", &self.names, "--output", "json", "txn"];
+        arguments.extend(words.split(' '));
+        printed(&arguments)
+    }
+
+    fn json(&self, words: &str) -> Value {
+        let (success, said, error) = self.run(words);
+        assert!(success, "mq admin txn {words}: {error}");
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("mq admin txn {words}: {error}: {said}"))
+    }
+
+    fn refused(&self, words: &str) -> String {
+        let (success, said, error) = self.run(words);
+        assert!(!success, "mq admin txn {words}: {said}");
+        error
+    }
+
+    fn until(&self, words: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let answer = self.json(words);
+            if good(&answer) {
+                return answer;
+            }
+            assert!(started.elapsed() < PATIENCE, "mq admin txn {words}: {answer}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Status and body.
+    fn http(&self, request: &str, headers: &str, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(self.http).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let length = body.len();
+        // At once: a server that does not want the body may answer and close before a later part comes.
+        let text = format!("{request} HTTP/1.1\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        stream.write_all(text.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+}
+
+const LOCAL: &str = "Host: localhost:1\r\n";
+const LOCAL_JSON: &str = "Host: 127.0.0.1\r\nContent-Type: application/json\r\n";
+const FOREIGN_JSON: &str = "Host: elsewhere.example\r\nContent-Type: application/json\r\n";
+
+fn sentences(shown: &Value) -> String {
+    let events = shown["history"].as_array().expect("a list").iter();
+    events
+        .map(|event| {
+            format!("{}: {}\n", event["by"].as_str().unwrap_or_default(), event["what"].as_str().unwrap_or_default())
+        })
+        .collect()
+}
+
+fn audit(directory: &Path) -> Vec<(String, String, String)> {
+    let text = std::fs::read_to_string(directory.join("store/checkback/audit.jsonl")).expect("it is there");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let text = |line: &Value, field: &str| line[field].as_str().expect("text").to_owned();
+    lines.map(|line| (text(&line, "deed"), text(&line, "transaction"), text(&line, "outcome"))).collect()
+}
+
+#[test]
+fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut scene = Scene::set(directory.path());
+    let half = scene.half("order-1", true);
+    let id = half.message_id.to_string();
+    let number = half.half_offset.0;
+    let list = scene.json("list");
+    let row = &list[0];
+    assert_eq!((&row["half"], &row["state"], &row["transaction"]), (&json!(number), &json!("open"), &json!(id)));
+    assert_eq!((&row["group"], &row["topic"], &row["keys"]), (&json!(GROUP), &json!("ORDER_PAID"), &json!("order-1")));
+    assert_eq!((&row["checks"], &row["of"]), (&json!(0), &json!(2)));
+    assert!(row["client"].is_string() && row["next_check"].is_string() && row["age_s"].is_number(), "{row}");
+    assert_eq!(scene.json("list --group others"), json!([]));
+    assert_eq!(scene.json("list --topic ORDER_PAID --group order-service --limit 1")[0]["half"], json!(number));
+
+    let said = scene.json(&format!("check {number}"));
+    assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about now")), "{said}");
+    let shown = scene.until(&format!("show {number}"), |shown| sentences(shown).contains("said unknown"));
+    assert_eq!((&shown["half"]["checks"], &shown["members"]), (&json!(1), &json!([number])));
+    let told = sentences(&shown);
+    assert!(told.contains("a check was ordered") && told.contains("asked (check 1)"), "{told}");
+
+    assert!(scene.refused(&format!("resolve {number} commit")).contains("was not typed (--confirm does not ask)"));
+    let slip = scene.refused(&format!("resolve {number} commit --confirm another"));
+    assert!(slip.contains(&id) && slip.contains("nothing was done"), "{slip}");
+    let done = scene.json(&format!("resolve {number} commit --confirm {id}"));
+    assert_eq!(done, json!({"done": format!("transaction {id} is committed")}));
+    let again = scene.json(&format!("resolve {number} commit --confirm {id}"));
+    assert!(again["done"].as_str().is_some_and(|said| said.contains("before; nothing changed")), "{again}");
+    assert!(scene.refused(&format!("resolve {number} rollback --confirm {id}")).contains("already committed"));
+    let shown = scene.json(&format!("show {number}"));
+    assert_eq!(shown["half"]["state"], "committed");
+    assert!(sentences(&shown).contains("operator "), "{shown}");
+    assert!(scene.refused("show 99").contains("no half message 99"));
+    assert_eq!(scene.json("list"), json!([]));
+
+    let lines = audit(directory.path());
+    let deeds: Vec<&str> = lines.iter().map(|(deed, ..)| deed.as_str()).collect();
+    assert_eq!(
+        deeds,
+        [
+            "check",
+            "check",
+            "resolve commit",
+            "resolve commit",
+            "resolve commit",
+            "resolve commit",
+            "resolve rollback",
+            "resolve rollback"
+        ]
+    );
+    assert!(lines.iter().all(|(_, transaction, _)| *transaction == id), "{lines:?}");
+    assert!(lines[2].2 == "asked for" && lines[3].2.ends_with("is committed"), "{lines:?}");
+    assert!(lines[7].2.starts_with("refused: "), "{lines:?}");
+    let producer = scene.producer.take().expect("there");
+    scene.runtime.block_on(producer.close());
+    assert!(scene.mq.stop().success());
+}
+
+#[test]
+fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let scene = Scene::set(directory.path());
+    let id = scene.half("order-2", false).message_id.to_string();
+    let parked = scene.until("list --parked", |list| !list[0].is_null());
+    assert_eq!((&parked[0]["transaction"], &parked[0]["state"]), (&json!(id), &json!("parked")));
+    assert_eq!((&parked[0]["checks"], &parked[0]["group"]), (&json!(2), &json!(GROUP)));
+    let number = parked[0]["half"].as_u64().expect("a number");
+    assert!(scene.refused(&format!("resume {number} --confirm another")).contains("nothing was done"));
+    assert!(scene.refused("resume 7 --confirm x").contains("no given-up half 7"));
+    let said = scene.json(&format!("resume {number} --confirm {id}"));
+    assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about again, as half")), "{said}");
+    // It is given up once more, as another copy, for the producer still does not know.
+    scene.until("list --parked", |list| list.as_array().is_some_and(|rows| rows.len() == 2));
+    let lines = audit(directory.path());
+    assert_eq!((lines.len(), lines[1].0.as_str(), lines[1].1.as_str()), (2, "resume", id.as_str()));
+    assert!(scene.mq.stop().success());
+}
+
+#[test]
+fn the_json_api_shows_the_same_and_settles_for_this_machine_only() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let scene = Scene::set(directory.path());
+    let half = scene.half("order-3", true);
+    let (id, number) = (half.message_id.to_string(), half.half_offset.0);
+    let (status, page) = scene.http("GET /api/txn?limit=5&group=order-service", LOCAL, "");
+    assert_eq!(
+        (status, &page["rows"][0]["transactionId"], &page["rows"][0]["state"]),
+        (200, &json!(id), &json!("open"))
+    );
+    let (status, page) = scene.http("GET /api/txn?parked=true", LOCAL, "");
+    assert_eq!((status, &page["rows"]), (200, &json!([])));
+    let (status, shown) = scene.http(&format!("GET /api/txn/{number}"), LOCAL, "");
+    assert_eq!((status, &shown["half"]["keys"]), (200, &json!("order-3")));
+    assert_eq!(scene.http("GET /api/txn/99", LOCAL, "").0, 404);
+    assert_eq!(scene.http("GET /api/txn?limit=many", LOCAL, "").0, 400);
+
+    let deed = |confirm: &str, verdict: &str| {
+        json!({"half": number, "confirm": confirm, "verdict": verdict, "by": "alice"}).to_string()
+    };
+    let good = deed(&id, "rollback");
+    let resolve = "POST /api/txn/resolve";
+    assert_eq!(scene.http(resolve, LOCAL, &good).0, 415, "a web page can send text, and no JSON");
+    let (status, said) = scene.http(resolve, FOREIGN_JSON, &good);
+    assert_eq!(status, 403, "{said}");
+    assert_eq!(scene.http(resolve, LOCAL_JSON, &deed("another", "rollback")).0, 400);
+    assert_eq!(scene.http("POST /api/txn/check", LOCAL_JSON, &deed("", "commit")).0, 200);
+    let (status, done) = scene.http(resolve, LOCAL_JSON, &good);
+    assert_eq!((status, done), (200, json!({"done": format!("transaction {id} is rolled back")})));
+    let (status, said) = scene.http(resolve, LOCAL_JSON, &deed(&id, "commit"));
+    assert_eq!(status, 409, "{said}");
+    let lines = audit(directory.path());
+    assert_eq!(
+        lines.last().map(|(deed, _, outcome)| (deed.as_str(), outcome.starts_with("refused: "))),
+        Some(("resolve commit", true))
+    );
+    assert!(scene.mq.stop().success());
+}
