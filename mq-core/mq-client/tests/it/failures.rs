@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage, Verdict};
+use mq_client::{
+    Action, Admin, CheckedHalf, ClientError, ClientOptions, ConsumeFrom, Filter, Message, Producer, PushConsumer,
+    ReceivedMessage, ResetTo, Verdict,
+};
 use mq_protocol::body::{self, ConsumerIds, HeartbeatData, LockBatch, LockedQueues};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -269,4 +272,38 @@ async fn a_restarted_broker_hears_of_its_checkers_at_once() {
     // The producer sends nothing any more: only its heartbeat on the new connection can tell the broker whom to ask.
     eventually("the half", || async { (cluster.bodies(&topic).await == ["first", "half"]).then_some(()) }).await;
     assert!(!answerer.all().is_empty());
+}
+
+#[tokio::test]
+async fn a_reset_that_some_brokers_refuse_says_which_and_is_in_doubt() {
+    let reset = request::INVOKE_BROKER_TO_RESET_OFFSET;
+    let broker = |refuses: bool| {
+        Fake::start(move |command| {
+            Some(match command.code {
+                code if code == reset && refuses => command.error(response::SYSTEM_ERROR, "the disk is ill"),
+                _ => command.response(response::SUCCESS),
+            })
+        })
+    };
+    for (refusing, expected) in [
+        ([false, false], None),
+        ([true, true], Some((true, "the disk is ill"))),
+        ([true, false], Some((false, "not done at a: "))),
+        ([false, true], Some((false, "not done at b: "))),
+    ] {
+        let (a, b) = (broker(refusing[0]).await, broker(refusing[1]).await);
+        let names = Fake::name_server(&[("a", &a), ("b", &b)]).await;
+        let admin = Admin::new(ClientOptions::new(&names.address)).expect("valid");
+        let outcome = admin.reset("readers", "T", ResetTo::End).await;
+        assert_eq!((a.asked(reset), b.asked(reset)), (1, 1), "{refusing:?}: those behind a failure are told too");
+        match (outcome, expected) {
+            (Ok(()), None) => {}
+            (Err(error), Some((is_plain, text))) => {
+                assert_eq!(matches!(error, ClientError::Partly { .. }), !is_plain, "{refusing:?}: {error}");
+                assert!(error.to_string().contains(text), "{refusing:?}: {error}");
+                assert!(error.may_have_happened(), "{refusing:?}: {error}");
+            }
+            (outcome, _) => panic!("{refusing:?}: {outcome:?}"),
+        }
+    }
 }

@@ -1,5 +1,9 @@
 //! What is given out: for how long, to be acknowledged or changed, one by one and in batches.
 
+use std::sync::Arc;
+
+use mq_store::backend::CrashBackend;
+
 use super::*;
 
 #[tokio::test]
@@ -127,4 +131,29 @@ async fn a_batch_acknowledges_messages_of_several_queues() {
     done(&mut client, Command::request(request::BATCH_ACK_MESSAGE).with_body(body::to_json(&retried))).await;
     world.clock.advance(INVISIBLE);
     assert!(popped(&mut client, &PopMessage { poll_time: 500, ..pop("g", "T") }).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_finds_the_disk_full_is_refused_and_can_be_given_again() {
+    let disk = CrashBackend::new();
+    let world = World::on(Arc::new(disk.clone()));
+    let broker = world.start_with(|config| config.commit_log_segment_bytes = 1 << 20).await;
+    let mut client = member(&broker).await;
+    send(&mut client, &["a"]).await;
+    let first = popped(&mut client, &pop("g", "T")).await.remove(0);
+    disk.set_capacity(1 << 20);
+    // To the last byte that a record of the broker's own would fit into.
+    for bytes in [100 << 10, 1 << 10, 1] {
+        while client.call(Send::to("filler").body(vec![7; bytes]).command()).await.code == response::SUCCESS {}
+    }
+    for request in [first.ack(), first.change(INVISIBLE)] {
+        let refused = client.call(request).await;
+        let remark = refused.remark.unwrap();
+        assert_eq!(refused.code, response::SERVICE_NOT_AVAILABLE, "{remark}");
+        assert!(remark.contains("full") && remark.contains("1048576"), "{remark}");
+    }
+    disk.set_capacity(u64::MAX);
+    done(&mut client, first.ack()).await;
+    world.clock.advance(INVISIBLE * 2);
+    assert!(popped(&mut client, &PopMessage { poll_time: 500, ..pop("g", "T") }).await.is_empty(), "it is done");
 }
