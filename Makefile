@@ -59,6 +59,11 @@ bench: build ## Throughput and latency of `mq up`, SYNC_FLUSH and ASYNC_FLUSH
 bench-apache: apache build ## The table of goals: Apache RocketMQ 5.5 and ours, driven in turn by `mq bench`
 	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin bench-apache -- $(ARGS)
 
+.PHONY: replay-apache
+replay-apache: apache ## Public tickets about transactions, played against Apache RocketMQ 5.5 and ours side by side
+	@cargo build --quiet --release --bin mq
+	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin replay-apache -- $(ARGS)
+
 .PHONY: clients
 clients: $(java_jars) $(mqadmin_jar) $(go_program) ## The programs that run official clients and mqadmin against our broker
 

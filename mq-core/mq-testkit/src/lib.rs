@@ -7,6 +7,8 @@ mod child;
 pub mod cluster;
 pub mod crash;
 pub mod database;
+pub mod page;
 pub mod process;
 pub mod redis;
+pub mod replay;
 pub mod wire;

@@ -13,6 +13,7 @@ mod kill;
 mod mqadmin;
 mod own_client;
 mod power;
+mod replay;
 mod request_codes;
 
 /// What the scenarios of clients count on: short delays, and transactions that are asked about after a second.

@@ -1,0 +1,44 @@
+//! The scenarios of `make replay-apache`, our column: public tickets about Apache's transactional messages, done right.
+
+use std::thread;
+
+use mq_testkit::process::MqProcess;
+use mq_testkit::replay::{Scenario, Setting, Stage, scenarios};
+use tempfile::TempDir;
+
+/// Side by side on one broker: each has a producer group and topics of its own.
+fn all_are_right(setting: Setting) {
+    let directory = TempDir::new().unwrap();
+    let mut mq = MqProcess::new(directory.path(), &setting.configuration()).unwrap();
+    mq.start().unwrap();
+    let stage = Stage { broker: mq.broker, setting };
+    let played: Vec<Scenario> = scenarios().into_iter().filter(|scenario| scenario.setting == setting).collect();
+    let outcomes = thread::scope(|scope| {
+        let running: Vec<_> = played.iter().map(|scenario| scope.spawn(|| (scenario.run)(&stage))).collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut wrong = Vec::new();
+    for (scenario, outcome) in played.iter().zip(outcomes) {
+        let outcome = outcome.unwrap_or_else(|error| panic!("{}: {error:#}\n{}", scenario.tickets, mq.log()));
+        println!("{}: {}: {}", scenario.tickets, scenario.done, outcome.did);
+        if !outcome.is_right {
+            wrong.push(format!("{}: {}, right is: {}", scenario.tickets, outcome.did, scenario.right));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}\n{}", mq.log());
+}
+
+#[test]
+fn tickets_about_verdicts_checks_and_delays_do_not_hold_here() {
+    all_are_right(Setting::Short);
+}
+
+#[test]
+fn a_half_that_is_checked_is_not_written_again() {
+    all_are_right(Setting::FifteenChecks);
+}
+
+#[test]
+fn one_strange_half_does_not_hold_up_the_others() {
+    all_are_right(Setting::Alone);
+}
