@@ -12,10 +12,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use mq_testkit::page::replace_between;
 
 use measuring::{measure, measure_growth, measure_idle, measure_start};
 use subject::{Apache, Ours};
-use table::{replace, table};
+use table::table;
 
 /// Of the disk, what nothing here may take.
 const SPARE_GIB: u64 = 20;
@@ -86,7 +87,7 @@ fn main() -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     ensure!(failures.is_empty(), "no page is written, for these failed:\n{}", failures.join("\n"));
-    options.page.as_deref().map_or(Ok(()), |page| replace(page, &text))
+    options.page.as_deref().map_or(Ok(()), |page| replace_between(page, "make bench-apache", &text))
 }
 
 /// Named after this process, so that the next run knows whose it was.

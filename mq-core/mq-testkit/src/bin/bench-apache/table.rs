@@ -1,26 +1,10 @@
-//! The table of goals: both columns, their ratio, and whether it is met; and its place in a page.
+//! The table of goals: both columns, their ratio, and whether it is met.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
-
-use anyhow::{Context, Result};
 
 use crate::measuring::OVERLOAD;
 use crate::{Figures, Options};
-
-/// Between these lines of a page the table is replaced.
-const BEGIN: &str = "<!-- make bench-apache -->";
-const END: &str = "<!-- end of make bench-apache -->";
-
-/// Puts the table where the page has one.
-pub(crate) fn replace(page: &Path, table: &str) -> Result<()> {
-    let old = std::fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
-    let (before, rest) = old.split_once(BEGIN).with_context(|| format!("{} lacks {BEGIN}", page.display()))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{} lacks {END}", page.display()))?;
-    std::fs::write(page, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    Ok(())
-}
 
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
