@@ -28,6 +28,9 @@ pub(crate) struct Wishes<'t> {
     /// What it waited by, if it came from the timers: it does not wait again.
     pub(crate) waited: bool,
     pub(crate) priority: Option<u32>,
+    /// Of ours, on halves: the key of a FIFO order, and a delay that begins at the commit.
+    pub(crate) order_key: Option<&'t str>,
+    pub(crate) delay_from_commit: Option<&'t str>,
     /// A delay level, of whatever value, or an order key: a priority does not count beside them.
     pub(crate) has_level: bool,
     pub(crate) has_order_key: bool,
@@ -52,6 +55,8 @@ impl<'t> Wishes<'t> {
                 name::TIMER_OUT_MS => wishes.waited = true,
                 name::TIMER_DELETE_KEY => wishes.takes_back = true,
                 name::TRANSACTION_PREPARED => wishes.half = value.eq_ignore_ascii_case("true"),
+                name::ORDER_KEY => wishes.order_key = Some(value),
+                name::DELAY_FROM_COMMIT_MS => wishes.delay_from_commit = Some(value),
                 name::WAIT => wishes.no_wait = value.eq_ignore_ascii_case("false"),
                 key => {
                     if let Some(wish) = TimerWish::of(key, value) {

@@ -11,7 +11,7 @@ use txn_coordinator::{Schedule, TransactionOptions};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::delay_levels::DelayLevels;
 use crate::store_link::Rules;
-use crate::timers::TimerSettings;
+use crate::timers::{FromCommit, TimerSettings};
 
 /// Slots between the last that is used and the one that comes round to its place.
 const TIMER_BLANK_SLOTS: u64 = 60;
@@ -68,6 +68,7 @@ pub(crate) fn transaction_options(config: &BrokerConfig, store_host: SocketAddr)
     let Schedule { timeout, check_interval, check_max } = transaction_schedule(config);
     options.rules = txn_coordinator::Rules { timeout, check_interval, check_max, ..options.rules };
     options.rules.reserved = config.file_reserved_time;
+    options.placing = Arc::new(FromCommit { precision_ms: config.timer_precision.as_millis() as i64 });
     options
 }
 

@@ -40,18 +40,19 @@ pub struct TransactionOptions {
     pub placing: Arc<dyn Placing>,
 }
 
-/// Says where a committed message goes: to its topic, or to wait for its time first. Must not fail; what cannot be done
-/// is refused when the half is sent.
+/// Knows how a committed message waits whose half asked for a delay. Must not fail: what cannot be done is refused when
+/// the half is sent.
 pub trait Placing: fmt::Debug + Send + Sync {
-    fn place(&self, message: Message, committed_at: UnixMillis) -> Message;
+    /// The record that becomes `message` when it is due. It keeps the transaction's bits and the half's offset.
+    fn delayed(&self, message: Message, due: UnixMillis) -> Message;
 }
 
-/// Every message goes to its topic.
+/// Where nothing can wait, every message goes to its topic at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AtOnce;
 
 impl Placing for AtOnce {
-    fn place(&self, message: Message, _: UnixMillis) -> Message {
+    fn delayed(&self, message: Message, _: UnixMillis) -> Message {
         message
     }
 }

@@ -122,6 +122,9 @@ impl State {
         if self.engine.is_open(offset) {
             return true;
         }
+        if self.engine.outcome(offset).is_none() {
+            self.is_read(offset);
+        }
         match half::read_half(record) {
             Ok(half) => {
                 self.tell(now, Input::Stored(half));

@@ -5,15 +5,15 @@ use std::collections::HashSet;
 use mq_protocol::ByteString;
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::properties::name;
-use mq_protocol::record::StoredMessage;
+use mq_protocol::record::{Message, StoredMessage};
 use mq_store::{AppendError, ReadError};
 
 use crate::driver::{Inner, State, is_durable};
 use crate::end::{Answer, EndError, EndRequest, Ended};
 use crate::engine::{Action, End, Input};
-use crate::half;
+use crate::half::{self, Real};
 use crate::history::{EventKind, Who};
-use crate::plan::{Messages, Plan};
+use crate::plan::{Messages, Plan, Topics};
 use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
 use crate::types::{HalfOffset, Outcome, Refusal, Verdict};
@@ -100,25 +100,25 @@ impl Inner {
                 let named = found.as_ref().expect("what was not found is refused");
                 let part = state.engine.part_of(request.half);
                 let copies = copies.iter().map(|half| (*half, state.engine.part_of(*half) == part));
-                let first = self.published(copies, request.half, named, now)?;
-                let topics = first.iter().map(|message| message.topic.clone()).collect();
+                let (first, topics) = self.published(copies, request.half, named, now)?;
                 Decided::Append(Plan { first, ends, outcome: Outcome::Committed, topics })
             }
             Some(other) => unreachable!("a verdict leads to no {other:?}"),
         })
     }
 
-    /// The real messages of these halves. `named` stands in for one that cannot be read and is the same message.
+    /// The real messages of these halves, and their topics. `named` stands in for one that cannot be read and is the same message.
     fn published(
         &self,
         copies: impl ExactSizeIterator<Item = (HalfOffset, bool)>,
         named: HalfOffset,
         record: &StoredMessage,
         now: UnixMillis,
-    ) -> Result<Messages, EndError> {
-        let mut followers = copies.len();
-        let mut real = |(half, is_same): (HalfOffset, bool)| {
-            followers -= 1;
+    ) -> Result<(Messages, Topics), EndError> {
+        let (mut messages, mut topics) = (Messages::new(), Topics::new());
+        let count = copies.len();
+        for (half, is_same) in copies {
+            let followers = count - messages.len() - 1;
             let other = if half == named { None } else { half_at(&self.store, half).transpose() };
             let copy = match &other {
                 Some(Ok(other)) => other,
@@ -126,10 +126,19 @@ impl Inner {
                 None if !is_same => return Err(Refusal::NoSuchHalf.into()),
                 _ => record,
             };
-            let message = half::real_message(copy, followers).ok_or(EndError::NoRealTopic)?;
-            Ok(self.options.placing.place(message, now))
-        };
-        copies.map(&mut real).collect()
+            let real = half::real_message(copy, followers).ok_or(EndError::NoRealTopic)?;
+            topics.push(real.message.topic.clone());
+            messages.push(self.placed(real, now));
+        }
+        Ok((messages, topics))
+    }
+
+    /// The message as it is appended: for its topic, or to wait first.
+    pub(crate) fn placed(&self, real: Real, now: UnixMillis) -> Message {
+        match real.delay_ms.filter(|delay_ms| *delay_ms > 0) {
+            Some(delay_ms) => self.options.placing.delayed(real.message, UnixMillis(now.0.saturating_add(delay_ms))),
+            None => real.message,
+        }
     }
 
     /// All at once; one by one when that fails, so that one bad verdict fails alone.

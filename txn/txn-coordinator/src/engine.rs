@@ -460,6 +460,12 @@ impl Engine {
         self.table.halves()
     }
 
+    /// Of these, the ones below `end`.
+    #[must_use]
+    pub fn pending_below(&self, end: HalfOffset) -> usize {
+        self.table.halves_from(HalfOffset(0)).take_while(|half| *half < end).count()
+    }
+
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters

@@ -269,30 +269,43 @@ pub(crate) fn read_half(stored: &StoredMessage) -> Result<Half, NotAHalf> {
     })
 }
 
+/// What a commit publishes.
+pub(crate) struct Real {
+    pub(crate) message: Message,
+    /// Counted from the commit.
+    pub(crate) delay_ms: Option<i64>,
+}
+
 /// The message that consumers see; so many records of its append follow it. `None` when the half does not say where it
 /// belongs.
 #[must_use]
-pub(crate) fn real_message(half: &StoredMessage, followers: usize) -> Option<Message> {
-    let (mut real_topic, mut queue_id) = (None, None);
+pub(crate) fn real_message(half: &StoredMessage, followers: usize) -> Option<Real> {
+    let (mut real_topic, mut queue_id, mut delay_ms) = (None, None, None);
     let mut text = String::with_capacity(half.message.properties.len());
     for (name, value) in properties::pairs(&half.message.properties) {
         match name {
             name::REAL_TOPIC => real_topic = real_topic.or(Some(value)),
             name::REAL_QUEUE_ID => queue_id = queue_id.or(Some(value)),
-            _ => properties::push(&mut text, name, value),
+            name => {
+                if name == name::DELAY_FROM_COMMIT_MS {
+                    delay_ms = delay_ms.or(value.parse().ok());
+                }
+                properties::push(&mut text, name, value);
+            }
         }
     }
     if followers > 0 {
         properties::push(&mut text, name::FOLLOWERS, &followers.to_string());
     }
-    Some(Message {
+    let message = Message {
         topic: half.message.properties.slice_ref(real_topic?),
         queue_id: queue_id?.parse().ok()?,
         sys_flag: sys_flag::with_transaction_bits(half.message.sys_flag, sys_flag::TRANSACTION_COMMIT),
         prepared_transaction_offset: half.log_offset,
         properties: text.into(),
         ..half.message.clone()
-    })
+    };
+    Some(Real { message, delay_ms })
 }
 
 /// How many records directly behind this one belong to the same commit: the store cuts a commit that is torn back to its

@@ -106,7 +106,7 @@ fn the_engine_learns_immunity_and_apaches_count() {
 
 #[test]
 fn the_real_message_is_what_the_client_sent_marked_as_committed() {
-    let real = real_message(&stored(half_of(with(&[])).unwrap().0), 0).unwrap();
+    let real = real_message(&stored(half_of(with(&[])).unwrap().0), 0).unwrap().message;
     let sent = with(&[]);
     assert_eq!((&real.topic, real.queue_id), (&sent.topic, sent.queue_id));
     assert_eq!(real.sys_flag, sys_flag::COMPRESSED | sys_flag::TRANSACTION_COMMIT);

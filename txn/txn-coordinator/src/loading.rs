@@ -20,7 +20,7 @@ pub(crate) struct Loading {
     /// All below are read.
     pub(crate) next: HalfOffset,
     pub(crate) end: HalfOffset,
-    /// Halves that are not read yet, about: some may have been asked for meanwhile.
+    /// Halves that are not read yet.
     pub(crate) left: usize,
     /// How often they were asked about.
     pub(crate) counts: HashMap<HalfOffset, u16>,
@@ -50,8 +50,7 @@ impl Inner {
         }) else {
             return Ok(false);
         };
-        let passed = halves.len();
-        let mut read = Vec::with_capacity(passed);
+        let mut read = Vec::with_capacity(halves.len());
         for half in halves {
             match half_at(&self.store, half) {
                 Err(error @ ReadError::Disk(_)) => return Err(error),
@@ -64,7 +63,6 @@ impl Inner {
         }
         let Some(loading) = &mut state.loading else { return Ok(false) };
         loading.next = loading.next.max(next);
-        loading.left = loading.left.saturating_sub(passed);
         if loading.next < loading.end {
             return Ok(true);
         }
@@ -75,13 +73,23 @@ impl Inner {
 
 impl State {
     fn load(&mut self, half: HalfOffset, found: Result<Option<StoredMessage>, ReadError>, now: UnixMillis) {
-        if self.engine.outcome(half).is_some() {
+        if self.engine.is_open(half) || self.engine.outcome(half).is_some() {
             return;
         }
         match found {
             Ok(Some(record)) => _ = self.learn(&record, now),
-            Ok(None) => {}
-            Err(error) => self.put_aside(half, error.damaged_at(), error.to_string(), now),
+            Ok(None) => self.is_read(half),
+            Err(error) => {
+                self.is_read(half);
+                self.put_aside(half, error.damaged_at(), error.to_string(), now);
+            }
+        }
+    }
+
+    /// One half less to read, if it is one of those.
+    pub(crate) fn is_read(&mut self, half: HalfOffset) {
+        if let Some(loading) = self.loading.as_mut().filter(|loading| (loading.next..loading.end).contains(&half)) {
+            loading.left = loading.left.saturating_sub(1);
         }
     }
 

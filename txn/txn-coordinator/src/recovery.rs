@@ -132,7 +132,7 @@ impl Rebuilt {
     fn leave_the_rest(&mut self, end: HalfOffset, counts: HashMap<HalfOffset, u16>) {
         self.engine.reset_counters();
         let next = self.engine.verdicts().next_without(self.finished, end);
-        let left = self.engine.verdicts().count_without(next, end);
+        let left = self.engine.verdicts().count_without(next, end).saturating_sub(self.engine.pending_below(end));
         let counts = counts.into_iter().filter(|(half, _)| !self.engine.is_open(*half)).collect();
         self.loading = Some(Loading { next, end, left, counts });
     }

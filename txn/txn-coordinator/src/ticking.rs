@@ -61,7 +61,7 @@ impl Inner {
             let record = self.read(*half).unwrap_or_else(|lost| state.give_up(*half, &lost, now))?;
             first.push(match outcome {
                 Outcome::Parked => half::parked_copy(&record, 0, None),
-                _ => self.options.placing.place(half::real_message(&record, 0)?, now),
+                _ => self.placed(half::real_message(&record, 0)?, now),
             });
         }
         Some(Plan { first, ends, outcome, topics: Topics::new() })

@@ -18,7 +18,8 @@ use crate::groups::GroupError;
 use crate::selection;
 
 /// What this broker can do beyond Apache's, for the SDK that asks.
-const CAPABILITIES: &str = "end-transaction-answer,checkback-topics,first-verdict";
+const CAPABILITIES: &str = "end-transaction-answer,checkback-topics,first-verdict,shared-verdict,delay-from-commit,\
+                            commit-order,max-checks";
 
 /// Code 34. Groups and retry topics that are new are written to disk first, on the blocking lane.
 pub(crate) fn heartbeat(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {

@@ -24,7 +24,7 @@ use crate::delay_levels::queue_of;
 use crate::incoming::{Changes, RealPlace, Wishes};
 use crate::limits::MAX_BATCH_MESSAGES;
 use crate::sending::{Group, Kind, Prepared};
-use crate::timers;
+use crate::timers::{self, TimerWish};
 
 /// Where a send goes after the topic rules.
 struct Target {
@@ -160,6 +160,9 @@ fn prepare_one(
             "transactional messages are switched off here (rejectTransactionMessage=true); send an ordinary message",
         ));
     }
+    if half {
+        order(broker, &wishes, &mut target)?;
+    }
     let wish = wishes.timer.filter(|_| !half && delay.is_none() && !wishes.waited && !target.dead_letter);
     let slot = match wish {
         Some(wish) => broker.timer_slot(wish, wishes.takes_back)?,
@@ -210,6 +213,17 @@ fn prepare_one(
     };
     let prepared = Prepared::new(request, target.queue_id, Some(unique_key), kind, Group::One(message));
     Ok(prepared.with_recall_handle(handle))
+}
+
+/// What a half asks for its commit: whether that can be promised is said now.
+fn order(broker: &Broker, wishes: &Wishes<'_>, target: &mut Target) -> Result<(), Refusal> {
+    if let Some(key) = wishes.order_key {
+        target.queue_id = QueueId(crc32fast::hash(key.as_bytes()) % (target.last_queue + 1));
+    }
+    if let Some(delay_ms) = wishes.delay_from_commit {
+        broker.timer_rules().slot(TimerWish::InMillis(delay_ms), false, broker.clock.now())?;
+    }
+    Ok(())
 }
 
 fn prepare_batch(

@@ -6,6 +6,7 @@ mod congestion;
 mod copies;
 mod counts;
 mod driver;
+mod from_commit;
 mod message;
 mod plan;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::stats::Stats;
 
 pub(crate) use congestion::UNLIMITED;
 pub(crate) use driver::Driver;
+pub(crate) use from_commit::FromCommit;
 pub(crate) use message::{QUEUE, fits, recall, waiting};
 pub(crate) use plan::{TimerRefusal, TimerRules, TimerWish};
 

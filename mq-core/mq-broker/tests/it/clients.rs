@@ -82,7 +82,10 @@ async fn a_heartbeat_is_answered_with_what_the_broker_can_do() {
         assert_eq!((answer.code, answer.version), (response::SUCCESS, OUR_VERSION));
         assert_eq!(header.supports_v2, Some(true));
         assert_eq!(header.subscription_changed, Some(changed), "{what}");
-        assert!(header.capabilities.is_some_and(|list| list.contains("first-verdict")));
+        let capabilities = header.capabilities.unwrap_or_default();
+        for capability in ["first-verdict", "shared-verdict", "delay-from-commit", "commit-order", "max-checks"] {
+            assert!(capabilities.split(',').any(|known| known == capability), "{capability}: {capabilities}");
+        }
     }
     let retry = GetTopicConfig { topic: "%RETRY%g".into(), lo: None };
     let answer = client.call(Command::request_with(request::GET_TOPIC_CONFIG, &retry)).await;

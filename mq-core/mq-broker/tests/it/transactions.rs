@@ -201,3 +201,97 @@ async fn open_halves_and_verdicts_survive_a_restart() {
     assert_eq!(client.call(verdict).await.code, response::SUCCESS);
     assert_eq!(visible(&mut client).await, ["done", "open"]);
 }
+
+#[tokio::test]
+async fn several_messages_of_several_topics_have_one_verdict() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    let part = |topic: &'static str, number: u8| {
+        let key = format!("order-1-{number}");
+        Send::to(topic)
+            .half(&key)
+            .property("CHECKBACK_SHARED_ID", "order-1")
+            .property("CHECKBACK_PART", format!("{number}/2"))
+    };
+    let paid = client.send(part("PAID", 1).body("paid")).await;
+    let early = client.call(end(&paid, GROUP, TRANSACTION_COMMIT)).await;
+    assert_eq!(early.code, response::SYSTEM_BUSY, "{:?}", early.remark);
+    let packet = client.send(part("PACKET", 2).body("packet")).await;
+    assert_eq!(client.call(end(&packet, GROUP, TRANSACTION_COMMIT)).await.code, response::SUCCESS);
+    for (topic, queue, body) in [("PAID", paid.queue_id, "paid"), ("PACKET", packet.queue_id, "packet")] {
+        let stored = client.pull(Pull::of(topic, queue.0, 0)).await;
+        assert_eq!(Vec::from_iter(stored.iter().map(|stored| stored.message.body.clone())), [body]);
+    }
+    assert_eq!(client.call(end(&paid, GROUP, TRANSACTION_COMMIT)).await.code, response::SUCCESS);
+    assert_eq!(client.call(end(&paid, GROUP, TRANSACTION_ROLLBACK)).await.code, response::ILLEGAL_OPERATION);
+    broker.stop().await.unwrap();
+}
+
+/// apache/rocketmq #546, #9923: there a delay is stripped, or takes the half away.
+#[tokio::test]
+async fn a_delay_begins_at_the_commit() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    let refused = client.call(Send::to("T").half("K0").property("TIMER_DELAY_MS", "5000").command()).await;
+    assert_eq!(refused.code, response::MESSAGE_ILLEGAL, "a delay that would begin now is refused by name");
+    let too_far = client.call(Send::to("T").half("K1").property("CHECKBACK_DELAY_MS", "99999999999").command()).await;
+    assert_eq!(too_far.code, response::MESSAGE_ILLEGAL, "{:?}", too_far.remark);
+    let sent = client.send(Send::to("T").half("K2").property("CHECKBACK_DELAY_MS", "20000").body("late")).await;
+    world.clock.advance(Duration::from_secs(4));
+    assert_eq!(client.call(end(&sent, GROUP, TRANSACTION_COMMIT)).await.code, response::SUCCESS);
+    world.clock.advance(Duration::from_secs(18));
+    assert!(visible(&mut client).await.is_empty(), "counted from the send it would be there");
+    world.clock.advance(Duration::from_secs(4));
+    let waited = client.call(Pull::of("T", 0, 0).waiting(Duration::from_secs(60)).command()).await;
+    assert_eq!(pulled(&waited).4, ["late"]);
+    assert_eq!(client.call(end(&sent, GROUP, TRANSACTION_ROLLBACK)).await.code, response::ILLEGAL_OPERATION);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn messages_of_an_order_key_stand_in_one_queue_in_the_order_of_their_commits() {
+    let broker = World::new().start().await;
+    let mut client = broker.connect().await;
+    let mut sent = Vec::new();
+    for n in 0..12 {
+        let key = format!("K{n}");
+        let order = if n % 2 == 0 { "customer-1" } else { "customer-2" };
+        sent.push(
+            client.send(Send::to("FIFO").half(&key).property("CHECKBACK_ORDER_KEY", order).body(key.clone())).await,
+        );
+    }
+    let queues: Vec<_> = sent.iter().map(|sent| sent.queue_id.0).collect();
+    assert!((0..12).all(|n| queues[n] == queues[n % 2]), "{queues:?}");
+    let commits = [4, 0, 10, 2, 8, 6];
+    for n in commits {
+        assert_eq!(client.call(end(&sent[n], GROUP, TRANSACTION_COMMIT)).await.code, response::SUCCESS);
+    }
+    let stored = client.pull(Pull::of("FIFO", queues[0], 0)).await;
+    let bodies: Vec<_> =
+        stored.iter().map(|stored| String::from_utf8_lossy(&stored.message.body).into_owned()).collect();
+    assert_eq!(bodies, commits.map(|n| format!("K{n}")));
+    let both = Send::to("FIFO").half("K99").property("CHECKBACK_ORDER_KEY", "k").property("CHECKBACK_DELAY_MS", "5");
+    assert_eq!(client.call(both.command()).await.code, response::MESSAGE_ILLEGAL);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_half_may_ask_for_fewer_checks() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    client.heartbeat("a@1", &[GROUP], &[]).await;
+    client.send(Send::to("T").half("K").property("CHECKBACK_MAX_CHECKS", "1").body("undecided")).await;
+    world.clock.advance(TIMEOUT);
+    client.request(request::CHECK_TRANSACTION_STATE).await;
+    world.clock.advance(Duration::from_secs(31));
+    let parked = Pull::of("TRANS_CHECK_MAX_TIME_TOPIC", 0, 0).waiting(Duration::from_secs(60));
+    let parked = client.pull(parked).await;
+    let copy = &parked[0].message;
+    assert_eq!(
+        (copy.property("TRANSACTION_CHECK_TIMES"), copy.property("CHECKBACK_PARKED")),
+        (Some("1"), Some("unanswered"))
+    );
+    broker.stop().await.unwrap();
+}

@@ -9,18 +9,24 @@ use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::properties::Properties;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::topic;
-use mq_store::{Backend, Clock, FlushMode, ManualClock, Options, RecoveryReport, Store};
+use mq_store::{Backend, Clock, FlushMode, ManualClock, Options, RecordRules, RecoveryReport, Store};
 use txn_coordinator::{
-    Coordinator, EndError, EndRequest, Ended, HalfOffset, Outcome, Progress, Rules, StoredHalf, TransactionOptions,
-    Verdict, half_of,
+    Coordinator, EndError, EndRequest, Ended, HalfOffset, Outcome, Progress, Rules as TransactionRules, StoredHalf,
+    TransactionOptions, Verdict, followers, half_of,
 };
 
 pub(crate) const GROUP: &str = "producers";
 pub(crate) const TOPIC: &str = "ORDER_PAID";
 const QUEUE: QueueId = QueueId(0);
 
-pub(crate) fn rules() -> Rules {
-    Rules { check_max: 3, reserved: Duration::from_secs(120), settled_max: 50, due_batch: 16, ..Rules::default() }
+pub(crate) fn rules() -> TransactionRules {
+    TransactionRules {
+        check_max: 3,
+        reserved: Duration::from_secs(120),
+        settled_max: 50,
+        due_batch: 16,
+        ..TransactionRules::default()
+    }
 }
 
 pub(crate) struct Bench<B> {
@@ -111,7 +117,11 @@ impl<B: Backend + Clone + 'static> Bench<B> {
     }
 
     pub(crate) fn try_append_half(&self, id: &str) -> Result<(Place, StoredHalf), Box<dyn std::error::Error>> {
-        let (half, new) = half_of(self.message(id, &[]))?;
+        self.try_append(self.message(id, &[]))
+    }
+
+    pub(crate) fn try_append(&self, message: Message) -> Result<(Place, StoredHalf), Box<dyn std::error::Error>> {
+        let (half, new) = half_of(message)?;
         self.coordinator.admit([&new]).remove(0)?;
         let appended = self.store.append(&[[half]])?.remove(0);
         let (log, offset) = appended.records[0];
@@ -121,7 +131,11 @@ impl<B: Backend + Clone + 'static> Bench<B> {
 
     /// A half as a producer gets it acknowledged: durable and told.
     pub(crate) fn half(&self, id: &str) -> Place {
-        let (place, stored) = self.append_half(id);
+        self.half_with(id, &[])
+    }
+
+    pub(crate) fn half_with(&self, id: &str, extra: &[(&str, &str)]) -> Place {
+        let (place, stored) = self.try_append(self.message(id, extra)).unwrap();
         self.store.flush().unwrap();
         self.coordinator.stored([stored]);
         place
@@ -190,8 +204,18 @@ pub(crate) fn end_request(place: Place, id: &str, verdict: Verdict) -> EndReques
     }
 }
 
+/// What the broker's rules say of records.
+struct Rules;
+
+impl RecordRules for Rules {
+    fn followers(&self, record: &StoredMessage) -> usize {
+        followers(record)
+    }
+}
+
 fn store_options() -> Options {
-    Options { segment_bytes: 64 << 10, queue_file_entries: 100, flush: FlushMode::Manual, ..Options::default() }
+    let rules = Arc::new(Rules);
+    Options { segment_bytes: 64 << 10, queue_file_entries: 100, flush: FlushMode::Manual, rules, ..Options::default() }
 }
 
 fn open<B: Backend + Clone + 'static>(backend: &B, options: &TransactionOptions, clock: &Arc<ManualClock>) -> Running {

@@ -3,5 +3,7 @@
 
 mod bench;
 mod operators;
+mod restarts;
+mod shared;
 mod simulation;
 mod stories;
