@@ -1,10 +1,13 @@
 //! Reading: single records, and queues as slices of the log, up to the visible mark.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::record::{RecordError, StoredMessage};
 use smallvec::SmallVec;
 
+use crate::checksums::RANGE_BYTES;
 use crate::core::Core;
 use crate::error::ReadError;
 use crate::queue::{ConsumeQueue, QueueEntry, partition_point};
@@ -12,6 +15,8 @@ use crate::record_reader::{Step, step};
 
 /// Entries that one pull looks at, at most, when the filter accepts few: Apache's 16,000 bytes.
 const SCAN_ENTRIES: u64 = 800;
+/// Parts of the log that are looked at without leaving the thread. Each takes two calls of the kernel.
+const PARTS_AT_HAND: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub struct PullLimits {
@@ -194,12 +199,17 @@ impl Core {
     }
 
     pub(crate) fn check(&self, pulled: &Pulled) -> Result<(), ReadError> {
-        for (at, slice) in pulled.starts.iter().zip(&pulled.slices) {
-            if let Some(mismatch) = self.checksums.check(at.0..at.0 + slice.len() as u64)? {
+        for part in pulled.parts() {
+            if let Some(mismatch) = self.checksums.check(part)? {
                 return Err(mismatch.into());
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn is_at_hand(&self, pulled: &Pulled) -> bool {
+        let parts = pulled.parts();
+        parts.len() <= PARTS_AT_HAND && parts.into_iter().all(|part| self.checksums.is_at_hand(part).unwrap_or(false))
     }
 
     pub(crate) fn bounds(&self, topic: &str, queue_id: QueueId) -> Bounds {
@@ -264,6 +274,20 @@ impl Pulled {
     fn empty(status: PullStatus, next: QueueOffset, bounds: Bounds) -> Self {
         let (Bounds { min, max }, slices, starts) = (bounds, Vec::new(), SmallVec::new());
         Self { status, next, min, max, slices, starts, messages: 0, bytes: 0 }
+    }
+
+    /// The parts of the log that hold the records. Those that are so near that no range of the checksums lies between
+    /// them are one.
+    fn parts(&self) -> SmallVec<[Range<u64>; 2]> {
+        let mut parts: SmallVec<[Range<u64>; 2]> = SmallVec::new();
+        for (at, slice) in self.starts.iter().zip(&self.slices) {
+            let end = at.0 + slice.len() as u64;
+            match parts.last_mut() {
+                Some(last) if (last.end..last.end + RANGE_BYTES).contains(&at.0) => last.end = end,
+                _ => parts.push(at.0..end),
+            }
+        }
+        parts
     }
 }
 

@@ -162,6 +162,13 @@ impl Store {
         self.0.core.check(pulled)
     }
 
+    /// Whether what was pulled is in memory and compares well: then [`Store::check`] would have nothing to wait for, and
+    /// nothing to say. Itself it waits for no disk.
+    #[must_use]
+    pub fn is_at_hand(&self, pulled: &Pulled) -> bool {
+        self.0.core.is_at_hand(pulled)
+    }
+
     /// The visible record at `at`; `None` outside of the visible log. An error if no record starts there.
     pub fn read(&self, at: LogOffset) -> Result<Option<StoredMessage>, ReadError> {
         self.0.core.read(at)

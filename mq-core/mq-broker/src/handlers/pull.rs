@@ -238,7 +238,9 @@ fn code_of(status: PullStatus, from: QueueOffset) -> i32 {
 }
 
 fn reply(broker: &Broker, pull: Pull, pulled: Pulled) -> Reply {
-    if pulled.starts.first().is_some_and(|first| is_cold(broker, *first)) {
+    let cold = pulled.starts.first().is_some_and(|first| is_cold(broker, *first));
+    // What was read ahead, or lately by another reader, needs no other thread.
+    if cold && !broker.store.is_at_hand(&pulled) {
         Reply::Blocking(Box::new(move |broker| Ok(from_disk(broker, pull, pulled))))
     } else {
         sent(broker, pull, pulled)

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Result;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mq_protocol::codes::request;
 use mq_protocol::command::Command;
 use mq_protocol::header::{EndTransaction, SendMessage};
@@ -14,9 +14,9 @@ use mq_protocol::message_id::parse_offset_id;
 use mq_protocol::sys_flag;
 
 use super::connection::Connection;
-use super::frames::{Answer, BORN, KEY, Template, batch_body};
+use super::frames::{Answer, BORN, FIRST_OPAQUE, KEY, Template, batch_body};
 use super::tally::Tally;
-use super::target::{Destination, request_of};
+use super::target::Destination;
 use super::unix_ms;
 
 const GROUP: &str = "mq-bench";
@@ -51,6 +51,8 @@ struct Producer {
     flying: usize,
     born_ms: i64,
     out: Vec<u8>,
+    /// The verdict that goes there next.
+    ending: BytesMut,
 }
 
 /// Keeps its slots filled until the tally is over.
@@ -85,6 +87,7 @@ impl Producer {
             flying: 0,
             born_ms: unix_ms(),
             out: Vec::with_capacity(1 << 18),
+            ending: BytesMut::new(),
             work,
             tally,
         }
@@ -142,7 +145,10 @@ impl Producer {
             transaction_id,
             bname: None,
         };
-        request_of(request::END_TRANSACTION, &header).put(&mut self.out, slot as u32, 0, 0);
+        let request = Command { opaque: FIRST_OPAQUE + slot as i32, ..Command::request(request::END_TRANSACTION) };
+        self.ending.clear();
+        request.encode_with(&header, &mut self.ending);
+        self.out.extend_from_slice(&self.ending);
         Ok(())
     }
 }

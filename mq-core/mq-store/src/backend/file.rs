@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::ReadWriteFlags;
 
 use super::transfer::{read_exact, uninterrupted, write_all};
 use super::{Backend, Entry, File, LockGuard, Space, Usage, mmap};
@@ -121,6 +122,13 @@ impl File for RealFile {
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         read_exact(at, into, |at, into| self.0.read_at(into, at))
+    }
+
+    fn read_now(&self, at: u64, into: &mut [u8]) -> io::Result<bool> {
+        let wanted = into.len();
+        // Any error means that it was not read now: `read_at` knows the reason better.
+        let read = rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(into)], at, ReadWriteFlags::NOWAIT);
+        Ok(read == Ok(wanted))
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 pub use crash::{CrashBackend, CrashMode, Fault};
 pub use file::FileBackend;
 pub use memory::MemoryBackend;
+pub(crate) use mmap::is_resident;
 
 /// Whether a file owns the blocks of its whole length from the start, or only those that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,10 @@ pub trait File: Send + Sync {
     fn resize(&self, bytes: u64, space: Space) -> io::Result<()>;
     /// Fills `into` or fails.
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()>;
+    /// The same if no disk has to be waited for; false: it has, and what is in `into` says nothing.
+    fn read_now(&self, at: u64, into: &mut [u8]) -> io::Result<bool> {
+        self.read_at(at, into).map(|()| true)
+    }
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Overwrites with zeros: reserved space stays reserved, sparse space is given back.
     fn zero(&self, at: u64, bytes: u64, space: Space) -> io::Result<()>;

@@ -19,7 +19,7 @@ use crate::backend::{self, Backend, File, Space};
 
 pub(super) const DIRECTORY: &str = "checkback/checksums";
 /// Small enough that a read checks little more than what it wants, and that damage is told to a page.
-pub(super) const RANGE_BYTES: u64 = 4096;
+pub(crate) const RANGE_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"CBSUMS01";
 const HEADER_BYTES: usize = 36;
 const ENTRIES_AT: u64 = 512;
@@ -153,13 +153,27 @@ impl SumFile {
 
     /// What is known of each range that has bytes in the part `log` of this segment: the range's start, and its sum.
     pub(crate) fn read(&self, log: Range<u64>) -> io::Result<Vec<(u64, Known)>> {
-        let first = range_of(self.base, log.start);
-        let count = (log.end - first).div_ceil(RANGE_BYTES);
-        let mut entries = vec![[0; ENTRY_BYTES]; count as usize];
+        let (first, mut entries) = self.room_for(log);
         self.file.read_at(self.place_of(first), entries.as_flattened_mut())?;
-        let starts = (0..count).map(|index| first + index * RANGE_BYTES);
-        Ok(starts.zip(entries).map(|(at, entry)| (at, Known::decode(&entry, at))).collect())
+        Ok(decoded(first, &entries))
     }
+
+    /// The same; `None`: the disk would have to be waited for.
+    pub(crate) fn read_now(&self, log: Range<u64>) -> io::Result<Option<Vec<(u64, Known)>>> {
+        let (first, mut entries) = self.room_for(log);
+        let read = self.file.read_now(self.place_of(first), entries.as_flattened_mut())?;
+        Ok(read.then(|| decoded(first, &entries)))
+    }
+
+    fn room_for(&self, log: Range<u64>) -> (u64, Vec<[u8; ENTRY_BYTES]>) {
+        let first = range_of(self.base, log.start);
+        (first, vec![[0; ENTRY_BYTES]; (log.end - first).div_ceil(RANGE_BYTES) as usize])
+    }
+}
+
+fn decoded(first: u64, entries: &[[u8; ENTRY_BYTES]]) -> Vec<(u64, Known)> {
+    let starts = (first..).step_by(RANGE_BYTES as usize);
+    starts.zip(entries).map(|(at, entry)| (at, Known::decode(entry, at))).collect()
 }
 
 /// The start of the range that byte `at` of the segment at `base` lies in.

@@ -21,8 +21,8 @@ use crc32fast::Hasher;
 use mq_protocol::ids::LogOffset;
 use parking_lot::Mutex;
 
-use self::file::{DIRECTORY, RANGE_BYTES, range_of};
-pub(crate) use self::file::{Known, SumFile};
+use self::file::{DIRECTORY, range_of};
+pub(crate) use self::file::{Known, RANGE_BYTES, SumFile};
 use crate::backend::{self, Backend};
 use crate::error::{AtPath, DiskError, Mismatch};
 use crate::segments::{self, Segments};
@@ -151,24 +151,55 @@ impl Checksums {
 
     /// The first range with bytes in this part of the log whose bytes are not what they were. Ranges without a sum pass.
     pub(crate) fn check(&self, log: Range<u64>) -> Result<Option<Mismatch>, DiskError> {
-        let mut at = log.start.max(self.segments.min().0);
-        while at < log.end.min(self.segments.limit()) {
-            let base = self.segments.base_of(at);
-            let end = log.end.min(base + self.segments.segment_bytes);
-            if let Some(file) = self.file(base)? {
-                let known = file.read(at..end).at_path(&*self.backend, &SumFile::path(base))?;
-                for (start, known) in known {
-                    if let Known::Sum { covered, crc } = known
-                        && let Some(bytes) = self.segments.bytes(start, covered as usize)?
-                        && crc32fast::hash(&bytes) != crc
-                    {
-                        let path = self.backend.locate(&segments::path_of(base));
-                        let (from, to) = (start - base, start - base + u64::from(covered));
-                        return Ok(Some(Mismatch { path, at: LogOffset(start), from, to }));
-                    }
-                }
+        for (base, piece) in self.by_segment(log) {
+            let Some(file) = self.file(base)? else { continue };
+            let known = file.read(piece).at_path(&*self.backend, &SumFile::path(base))?;
+            if let Some(mismatch) = self.first_wrong(base, known)? {
+                return Ok(Some(mismatch));
             }
-            at = end;
+        }
+        Ok(None)
+    }
+
+    /// Whether this part of the log is in memory, and as it was written. Waits for no disk.
+    pub(crate) fn is_at_hand(&self, log: Range<u64>) -> Result<bool, DiskError> {
+        for (base, piece) in self.by_segment(log) {
+            let bytes = self.segments.bytes(piece.start, (piece.end - piece.start) as usize)?;
+            if !bytes.is_some_and(|bytes| backend::is_resident(&bytes)) {
+                return Ok(false);
+            }
+            let Some(file) = self.file(base)? else { continue };
+            let known = file.read_now(piece).at_path(&*self.backend, &SumFile::path(base))?;
+            let Some(known) = known else { return Ok(false) };
+            if self.first_wrong(base, known)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The parts of a part of the log, each with the base of its segment.
+    fn by_segment(&self, log: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> + '_ {
+        let end = log.end.min(self.segments.limit());
+        let mut at = log.start.max(self.segments.min().0);
+        std::iter::from_fn(move || {
+            let base = self.segments.base_of(at);
+            let piece = at..end.min(base + self.segments.segment_bytes);
+            at = piece.end;
+            (piece.start < piece.end).then_some((base, piece))
+        })
+    }
+
+    fn first_wrong(&self, base: u64, known: Vec<(u64, Known)>) -> Result<Option<Mismatch>, DiskError> {
+        for (start, known) in known {
+            if let Known::Sum { covered, crc } = known
+                && let Some(bytes) = self.segments.bytes(start, covered as usize)?
+                && crc32fast::hash(&bytes) != crc
+            {
+                let path = self.backend.locate(&segments::path_of(base));
+                let (from, to) = (start - base, start - base + u64::from(covered));
+                return Ok(Some(Mismatch { path, at: LogOffset(start), from, to }));
+            }
         }
         Ok(None)
     }

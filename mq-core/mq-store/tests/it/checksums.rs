@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_store::backend::{Backend, CrashBackend, CrashMode};
-use mq_store::{MemoryBackend, OpenError, Options, PullLimits, ReadError, Store, SystemClock};
+use mq_store::{FileBackend, MemoryBackend, OpenError, Options, PullLimits, ReadError, Store, SystemClock};
 
 use crate::support::*;
 
@@ -169,26 +169,35 @@ fn the_stores_own_thread_keeps_up_and_damaged_or_lost_sums_are_written_again() {
 
 #[test]
 fn what_is_read_from_the_disk_is_compared_with_its_sum() {
-    let backend = MemoryBackend::new();
-    let (store, _) = open(&backend, wide());
+    let directory = tempfile::tempdir().unwrap();
+    compares_what_it_reads(&MemoryBackend::new());
+    compares_what_it_reads(&FileBackend::new(directory.path()).unwrap());
+}
+
+fn compares_what_it_reads<B: Backend + Clone + 'static>(backend: &B) {
+    let (store, _) = open(backend, wide());
     fill(&store, 60);
     store.settle().unwrap();
     let pull = |from: u64| {
         store.pull("T", QueueId(0), QueueOffset(from), PullLimits { messages: 4, ..ALL }, &|_| true).unwrap()
     };
     let damaged = pull(30);
+    assert!(store.is_at_hand(&damaged), "it was written just now");
     // A byte of a record's topic: no checksum of Apache's covers it.
     let topic = damaged.starts[0].0 + 89 + 400;
-    flip(&backend, LOG, topic);
+    flip(backend, LOG, topic);
     let before = damaged.starts[0].0 / 4096 * 4096;
     let refused = store.check(&damaged).unwrap_err();
     assert!(matches!(&refused, ReadError::Mismatch(mismatch) if mismatch.at.0 == before), "{refused}");
     let expected = format!(
-        "bytes {before}..{} of memory:{LOG}, at log offset {before}, do not match their checksum",
-        before + 4096
+        "bytes {before}..{} of {}, at log offset {before}, do not match their checksum",
+        before + 4096,
+        backend.locate(LOG)
     );
     assert_eq!(refused.to_string(), expected);
+    assert!(!store.is_at_hand(&damaged), "it has to be told");
     for from in [0, 10, 50] {
         store.check(&pull(from)).unwrap();
+        assert!(store.is_at_hand(&pull(from)));
     }
 }
