@@ -13,7 +13,7 @@ use crate::end::{Answer, EndError, EndRequest, Ended};
 use crate::engine::{Action, End, Input};
 use crate::half::{self, Real};
 use crate::history::{EventKind, Who};
-use crate::plan::{Messages, Plan, Topics};
+use crate::plan::{self, Messages, Plan, Topics};
 use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
 use crate::types::{HalfOffset, Outcome, Refusal, Verdict};
@@ -155,14 +155,18 @@ impl Inner {
             (Err(error), answer) => *answer = Err(error.into()),
             (Ok(_), Err(_)) => unreachable!("a refused verdict is not written"),
         };
-        match self.write(state, &plans, now) {
-            Err(error) if requests.len() == 1 => answer(requests[0], Err(error)),
-            Err(_) => {
-                for (plan, index) in plans.iter().zip(requests) {
-                    answer(index, self.write(state, std::slice::from_ref(plan), now));
-                }
+        let mut requests = requests.into_iter();
+        for portion in plan::portions(&plans) {
+            let written = self.write(state, portion, now);
+            for (plan, index) in portion.iter().zip(requests.by_ref()) {
+                answer(
+                    index,
+                    match &written {
+                        Ok(durable_at) => Ok(*durable_at),
+                        Err(_) => self.write(state, std::slice::from_ref(plan), now),
+                    },
+                );
             }
-            Ok(durable_at) => requests.into_iter().for_each(|index| answer(index, Ok(durable_at))),
         }
     }
 

@@ -18,6 +18,8 @@ use crate::types::{HalfOffset, Halves, Outcome};
 const MAX_ENDS: usize = 256;
 /// Bytes of a group: it has to fit into a segment, whole.
 const MAX_GROUP_BYTES: usize = 1 << 20;
+/// Bytes of messages that one append copies, but for those of one transaction.
+const MAX_APPEND_BYTES: usize = 4 << 20;
 
 /// One decision to append: what stands before the OP record, if anything, and what the OP record ends.
 #[derive(Clone, Debug)]
@@ -45,12 +47,34 @@ impl AsRef<[Message]> for Group {
     }
 }
 
+impl Plan {
+    fn message_bytes(&self) -> usize {
+        self.first.iter().map(Message::record_bytes).sum()
+    }
+}
+
+/// The plans in runs that one append each may take: a thousand verdicts can stand for gigabytes.
+pub(crate) fn portions(plans: &[Plan]) -> impl Iterator<Item = &[Plan]> {
+    let mut rest = plans;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let too_much = |plan: &Plan| {
+            bytes += plan.message_bytes();
+            bytes > MAX_APPEND_BYTES
+        };
+        let end = rest.iter().position(too_much).map_or(rest.len(), |at| at.max(1));
+        let (portion, behind) = rest.split_at(end);
+        rest = behind;
+        (!portion.is_empty()).then_some(portion)
+    })
+}
+
 /// The groups for these plans, in their order.
 pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::with_capacity(1);
     let mut bytes = 0;
     for plan in plans {
-        let more = plan.first.iter().map(Message::record_bytes).sum::<usize>();
+        let more = plan.message_bytes();
         let fits = |group: &Group| group.ends.len() + plan.ends.len() <= MAX_ENDS && bytes + more <= MAX_GROUP_BYTES;
         if !groups.last().is_some_and(fits) {
             bytes = 0;
@@ -98,6 +122,21 @@ mod tests {
             for group in &groups {
                 assert_eq!(ended_by(group.messages.last().expect("an OP record")), group.ends);
             }
+        }
+    }
+
+    #[test]
+    fn one_append_copies_four_mib_or_the_messages_of_one_transaction() {
+        const MIB: usize = 1 << 20;
+        for (bodies, expected) in [
+            (vec![], vec![]),
+            (vec![0; 1000], vec![1000]),
+            (vec![MIB; 7], vec![3, 3, 1]),
+            (vec![5 * MIB, 1, 5 * MIB, 5 * MIB], vec![1, 1, 1, 1]),
+            (vec![1, 2 * MIB, 3 * MIB], vec![2, 1]),
+        ] {
+            let plans: Vec<_> = bodies.iter().map(|body| plan(0..1, *body)).collect();
+            assert_eq!(portions(&plans).map(<[Plan]>::len).collect::<Vec<_>>(), expected);
         }
     }
 }

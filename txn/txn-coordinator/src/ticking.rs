@@ -12,7 +12,7 @@ use crate::driver::{Inner, State, is_durable};
 use crate::engine::{Action, Input};
 use crate::half;
 use crate::history::{EventKind, Who};
-use crate::plan::{Messages, Plan, Topics};
+use crate::plan::{self, Messages, Plan, Topics};
 use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
 use crate::types::{CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason};
@@ -121,8 +121,11 @@ impl Inner {
 
     /// All at once; one by one when that fails, so that one bad plan holds up nobody else.
     fn write_due(&self, state: &mut State, plans: &[Plan], now: UnixMillis) {
-        if self.write(state, plans, now).is_err() {
-            for plan in plans {
+        for portion in plan::portions(plans) {
+            if self.write(state, portion, now).is_ok() {
+                continue;
+            }
+            for plan in portion {
                 if let Err(error) = self.write(state, std::slice::from_ref(plan), now) {
                     tracing::error!(ends = ?plan.ends, %error, "due halves could not be closed; they are tried again");
                 }
