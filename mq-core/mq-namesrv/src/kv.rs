@@ -53,7 +53,7 @@ pub(crate) struct KvTable {
 }
 
 impl KvTable {
-    /// An absent file is an empty table; an unreadable one is set aside and said so.
+    /// An absent file is an empty table; with an unreadable one there is no start, for the next change would replace it.
     pub(crate) fn open(path: Option<PathBuf>) -> io::Result<Self> {
         let stored = path.as_deref().map(read).transpose()?.unwrap_or_default();
         Ok(Self { path, stored: Mutex::new(Arc::new(stored)), changing: Mutex::default() })
@@ -117,11 +117,9 @@ fn read(path: &Path) -> io::Result<Stored> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::default()),
         Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     };
-    body::from_json("key-value configuration", &bytes).or_else(|error| {
-        let aside = path.with_extension("json.unreadable");
-        tracing::error!(path = %path.display(), aside = %aside.display(), %error, "set aside; starting without it");
-        fs::rename(path, aside)?;
-        Ok(Stored::default())
+    body::from_json("key-value configuration", &bytes).map_err(|error| {
+        let advice = "repair it, or move it away to start without its entries";
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}; {advice}", path.display()))
     })
 }
 
