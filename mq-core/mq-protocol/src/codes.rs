@@ -172,6 +172,7 @@ codes! {
         TXN_CHECK = 7003,
         TXN_RESOLVE = 7004,
         TXN_RESUME = 7005,
+        IS_POPPED = 7006,
         POP_MESSAGE = 200050,
         ACK_MESSAGE = 200051,
         PEEK_MESSAGE = 200052,

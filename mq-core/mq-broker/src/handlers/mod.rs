@@ -169,6 +169,7 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::TXN_LIST | request::TXN_SHOW | request::TXN_CHECK | request::TXN_RESOLVE | request::TXN_RESUME => {
             txn::operate(from, command)
         }
+        request::IS_POPPED => pop::is_popped(command),
         code => Err(refused::refusal(code)),
     }
 }

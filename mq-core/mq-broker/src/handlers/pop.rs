@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::{Subscription, perm};
+use mq_protocol::body::{self, Subscription, perm};
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::{
     Notification, NotificationResponse, PeekMessage, PollingInfo, PollingInfoResponse, PopMessage, PopMessageResponse,
 };
-use mq_protocol::ids::{QueueId, UnixMillis};
+use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
 use mq_protocol::pop::{MAX_MESSAGES, ORDERLY, msg_offset_info, start_offset_info};
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_POLL};
-use crate::pop::{self, Ask, HeldPoll, Lane, Poll, PopTerms, Taken};
+use crate::pop::{self, Ask, HeldPoll, Lane, Place, Poll, PopTerms, Taken};
 use crate::selection::Selection;
 
 /// A request that comes so much later than its client waits for it is not worked on.
@@ -87,6 +87,22 @@ pub(crate) fn peek(request: &Command) -> Handled {
             order_count_info: None,
         });
         Ok(Reply::Slices { head, slices, bytes })
+    })))
+}
+
+/// Code 7006, ours: whether a group has a message in its hands. The records are read up to now, so it touches the disk.
+pub(crate) fn is_popped(request: &Command) -> Handled {
+    let body::IsPopped { group, topic, queue_id, offset } = body::from_json("place of a message", &request.body)?;
+    let request = request.clone();
+    Ok(Reply::Blocking(Box::new(move |broker| {
+        broker.pops.catch_up(&broker.offsets)?;
+        let place = Place { topic: topic.into(), group: group.into(), queue_id: QueueId(queue_id) };
+        let held = broker.pops.held(&place, QueueOffset(offset));
+        let answer = body::Popped {
+            popped_at: held.map(|(popped_at, _)| popped_at.0),
+            until: held.and_then(|(_, until)| until).map(|until| until.0),
+        };
+        Reply::body(&request, body::to_json(&answer))
     })))
 }
 

@@ -153,6 +153,16 @@ impl Engine {
         self.places.get(place).copied().unwrap_or(0)
     }
 
+    /// When a message was given out that is not acknowledged, and when its time is over. Looks at every checkpoint, where
+    /// the place has some.
+    pub(crate) fn held(&self, place: &Place, offset: QueueOffset) -> Option<(UnixMillis, Option<UnixMillis>)> {
+        let (known, _) = self.places.get_key_value(place)?;
+        let holds = |(id, checkpoint): &(&CheckpointId, &Checkpoint)| {
+            Arc::ptr_eq(&id.place, known) && checkpoint.open.contains(&offset)
+        };
+        self.checkpoints.iter().find(holds).map(|(id, checkpoint)| (id.pop_time, checkpoint.due))
+    }
+
     pub(crate) fn in_flight_of_group(&self, group: &str) -> usize {
         self.groups.get(group).copied().unwrap_or(0)
     }

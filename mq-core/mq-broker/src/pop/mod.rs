@@ -354,6 +354,12 @@ impl Pops {
         popped + self.orders.lock().in_flight(place)
     }
 
+    /// When a message was popped that is not acknowledged, and when it is given out again.
+    pub(crate) fn held(&self, place: &Place, offset: QueueOffset) -> Option<(UnixMillis, Option<UnixMillis>)> {
+        let popped = self.journal.lock().engine.held(place, offset);
+        popped.or_else(|| self.orders.lock().held(place, offset))
+    }
+
     /// The same of all groups.
     pub(crate) fn in_flight_in_total(&self) -> usize {
         self.journal.lock().engine.in_flight_in_total()

@@ -64,6 +64,12 @@ impl OrderInfo {
         self.open().map(|offset| self.visible_at.get(&offset.0).copied().unwrap_or(all)).max()
     }
 
+    fn held(&self, offset: QueueOffset) -> Option<(UnixMillis, Option<UnixMillis>)> {
+        let all = UnixMillis(self.pop_time.0.saturating_add(self.invisible_time.unwrap_or(0)));
+        let until = self.visible_at.get(&offset.0).copied().unwrap_or(all);
+        self.open().any(|open| open == offset).then_some((self.pop_time, Some(until)))
+    }
+
     fn next_offset(&self) -> Option<QueueOffset> {
         self.open().next().or_else(|| self.offsets().last().map(|last| last.plus(1)))
     }
@@ -224,6 +230,11 @@ impl Orders {
     /// What is given out and not acknowledged.
     pub(crate) fn in_flight(&self, place: &Place) -> usize {
         self.table.get(place).map_or(0, |info| info.open().count())
+    }
+
+    /// When a message was given out that is not acknowledged, and when its time is over.
+    pub(crate) fn held(&self, place: &Place, offset: QueueOffset) -> Option<(UnixMillis, Option<UnixMillis>)> {
+        self.table.get(place)?.held(offset)
     }
 
     fn take(&mut self, place: &Place) -> Option<OrderInfo> {

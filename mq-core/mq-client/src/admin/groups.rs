@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    BrokerConsumeStats, ConsumeStats, ConsumerConnections, MessageQueue, MessageRequestMode, ProducerConnections,
-    ProducerTable, RunningInfo, SubscriptionGroup, SubscriptionGroupTable, SubscriptionGroups,
+    BrokerConsumeStats, ConsumeStats, ConsumerConnections, IsPopped, MessageQueue, MessageRequestMode, Popped,
+    ProducerConnections, ProducerTable, RunningInfo, SubscriptionGroup, SubscriptionGroupTable, SubscriptionGroups,
 };
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -140,6 +140,11 @@ impl Admin {
         let header =
             ConsumerRunningInfo { consumer_group: group.into(), client_id: client.into(), jstack_enable: Some(false) };
         self.read(broker, Command::request_with(request::GET_CONSUMER_RUNNING_INFO, &header)).await
+    }
+
+    /// Whether a group has a message in its hands by a pop. Brokers of Checkback only.
+    pub async fn popped(&self, broker: &Master, message: &IsPopped) -> Result<Popped, ClientError> {
+        self.read(broker, Command::request(request::IS_POPPED).with_body(mq_protocol::body::to_json(message))).await
     }
 
     /// Every producer that is connected to a broker now, by group.

@@ -194,7 +194,18 @@ impl Found {
             let what = format!("{group} broadcasts: each of its {} keeps its own position", clients(facts.consumers));
             return self.step(id, message.stored_at, Stage::Delivery, Source::Broker, what);
         }
+        if let Some((at, until)) = facts.popped {
+            self.step(id, at, Stage::Delivery, Source::Broker, format!("popped by {group}"));
+            let until = until.filter(|until| *until > self.now).map(|until| lasting(until.since(self.now)));
+            let until = until.map_or_else(|| "soon".to_owned(), |left| format!("in {left}"));
+            let why = format!("{group} popped it and has not acknowledged it; unless it does, it comes again {until}");
+            return self.lacks(id, Stage::Delivery, why, format!("`mq admin group clients {group}` shows who pops"));
+        }
         match facts.committed {
+            Some(committed) if committed > message.offset && facts.pops_untold => {
+                let what = format!("given to {group} by a pop; its broker does not tell whether it was acknowledged");
+                self.step(id, message.stored_at, Stage::Delivery, Source::Broker, what);
+            }
             Some(committed) if committed > message.offset => self.handled(message, facts, traces, "at the first try"),
             committed => self.waits(message, facts, committed),
         }
@@ -219,8 +230,10 @@ impl Found {
             let why = format!("{group} has no consumer online");
             (why, format!("start one; `mq admin group clients {group}` shows them"))
         } else if let Some(committed) = committed {
-            let before = message.offset - committed;
-            let why = format!("{group} is {before} messages away from it in its queue");
+            let why = match message.offset - committed {
+                0 => format!("{group} is online and reads it next"),
+                before => format!("{group} is {before} messages away from it in its queue"),
+            };
             (why, format!("more consumers, or faster ones: `mq admin group status {group}`"))
         } else {
             let why = format!("{group} is online and has not committed anything in its queue yet");

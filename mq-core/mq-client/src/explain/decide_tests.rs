@@ -75,7 +75,7 @@ fn retried(facts: &mut Facts, fate: RetryFate) -> &mut GroupFacts {
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
     type Named = (Stage, &'static str, &'static str);
-    let table: [(&str, Change, Option<Named>); 24] = [
+    let table: [(&str, Change, Option<Named>); 27] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (
@@ -186,6 +186,33 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
                 "packets was handed it and has not acknowledged it",
                 "mq admin group status packets",
             )),
+        ),
+        (
+            "popped",
+            |facts| {
+                let group = unread(facts);
+                group.committed = Some(5);
+                group.popped = Some((UnixMillis(13_000), Some(UnixMillis(NOW + 20_000))));
+            },
+            Some((
+                Stage::Delivery,
+                "packets popped it and has not acknowledged it; unless it does, it comes again in 20 s",
+                "",
+            )),
+        ),
+        (
+            "popped, where nobody tells more",
+            |facts| {
+                let group = unread(facts);
+                group.committed = Some(5);
+                group.pops_untold = true;
+            },
+            None,
+        ),
+        (
+            "next",
+            |facts| unread(facts).committed = Some(4),
+            Some((Stage::Delivery, "packets is online and reads it next", "")),
         ),
         (
             "never committed",

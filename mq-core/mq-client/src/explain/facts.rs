@@ -72,6 +72,10 @@ pub(super) struct GroupFacts {
     pub(super) committed: Option<u64>,
     /// What it was handed ends here.
     pub(super) handed_out_to: u64,
+    /// When it was popped and is not acknowledged, and when it comes again.
+    pub(super) popped: Option<(UnixMillis, Option<UnixMillis>)>,
+    /// Its members pop, and the broker does not tell what they acknowledged.
+    pub(super) pops_untold: bool,
     /// Copies of the message for another try, in order.
     pub(super) retries: Vec<RetryFacts>,
     pub(super) dead_at: Option<UnixMillis>,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mq_protocol::body::{ConsumerConnections, MessageModel, MessageQueue, Subscription, TxnName, TxnShown};
+use mq_protocol::body::{
+    ConsumeType, ConsumerConnections, IsPopped, MessageModel, MessageQueue, Subscription, TxnName, TxnShown,
+};
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::pop::Mark;
 use mq_protocol::properties::name;
@@ -48,6 +50,9 @@ struct Gatherer<'a> {
     wanted: Option<&'a str>,
     masters: Vec<Master>,
 }
+
+/// When a message was popped that is not acknowledged, and when it comes again.
+type Held = Option<(UnixMillis, Option<UnixMillis>)>;
 
 /// What is asked once a group and topic.
 struct GroupState {
@@ -175,7 +180,8 @@ impl Gatherer<'_> {
         for topic in retry_topics(group, &message.topic) {
             let copies = self.copies(&topic, message).await?;
             for copy in &copies {
-                let done = self.committed(group, &copy.queue).await?.is_some_and(|next| next > copy.queue_offset.0);
+                let passed = self.committed(group, &copy.queue).await?.is_some_and(|next| next > copy.queue_offset.0);
+                let done = passed && self.popped(group, copy).await?.flatten().is_none();
                 let fate = if done { RetryFate::Done } else { RetryFate::Ready };
                 retries.push(RetryFacts { at: copy.store_timestamp, number: copy.reconsume_times + 1, fate });
             }
@@ -186,11 +192,15 @@ impl Gatherer<'_> {
             }
         }
         retries.sort_by_key(|retry| retry.at);
+        let popped = self.popped(group, message).await?;
         let dead = self.copies(&topic::dead_letter_topic(group), message).await?;
         Ok(GroupFacts {
             group: group.to_owned(),
             consumers: clients.map(|client| &client.client_id).collect::<BTreeSet<_>>().len(),
             broadcast: state.members.iter().any(|members| members.message_model == MessageModel::Broadcasting),
+            popped: popped.flatten(),
+            pops_untold: popped.is_none()
+                && state.members.iter().any(|members| members.consume_type == ConsumeType::ConsumePop),
             passes_over: subscription.filter(|it| passes_over(it, message)).map(|it| it.sub_string.clone()),
             committed: self.committed(group, &message.queue).await?,
             handed_out_to: state.handed_out_to(&message.queue),
@@ -201,6 +211,19 @@ impl Gatherer<'_> {
 
     async fn copies(&self, topic: &str, message: &ReceivedMessage) -> Result<Vec<ReceivedMessage>, ClientError> {
         self.admin.messages_by_key(topic, &message.message_id, true).await
+    }
+
+    /// `None`: the broker does not tell.
+    async fn popped(&self, group: &str, message: &ReceivedMessage) -> Result<Option<Held>, ClientError> {
+        let Some(master) = self.master_of(message) else { return Ok(None) };
+        let place = IsPopped {
+            group: group.to_owned(),
+            topic: message.queue.topic.clone(),
+            queue_id: message.queue.queue_id,
+            offset: message.queue_offset.0,
+        };
+        let popped = answered(self.admin.popped(master, &place).await)?;
+        Ok(popped.map(|popped| popped.popped_at.map(|at| (UnixMillis(at), popped.until.map(UnixMillis)))))
     }
 
     /// Nothing of a topic that no route names.

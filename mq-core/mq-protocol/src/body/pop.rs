@@ -219,6 +219,28 @@ pub enum RequestMode {
     Pop,
 }
 
+/// IS_POPPED (7006), ours: whether a group has this message in its hands by a pop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IsPopped {
+    pub group: String,
+    pub topic: String,
+    pub queue_id: u32,
+    pub offset: u64,
+}
+
+/// The answer to 7006.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Popped {
+    /// `None`: nobody holds it. Milliseconds, as the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub popped_at: Option<i64>,
+    /// When it is given out again, unless it is acknowledged before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+}
+
 /// SET_MESSAGE_REQUEST_MODE (401).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

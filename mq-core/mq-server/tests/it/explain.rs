@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, Producer, PushConsumer, Verdict};
+use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, PopConsumer, Producer, PushConsumer, Verdict};
 use serde_json::Value;
 
 use crate::process::{Mq, PATIENCE, printed};
@@ -89,5 +89,36 @@ fn a_business_key_is_followed_from_its_half_message_to_its_acknowledgement() {
     let (success, said, error) =
         printed(&["explain", "--namesrv", &names, "--key", "order-7", "--topic", "ORDER_PAID"]);
     assert!(success && said.contains("half message") && said.contains("nothing is missing"), "{said}{error}");
+    assert!(mq.stop().success());
+}
+
+#[test]
+fn a_message_in_the_hands_of_a_group_that_pops_is_not_taken_for_acknowledged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mq = Mq::up(directory.path(), &[]);
+    let names = mq.address("name server").to_string();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (consumer, popped) = runtime.block_on(async {
+        let producer = Producer::builder(&names).build().await.expect("valid");
+        producer.send(Message::new("PARCELS", "{}").key("parcel-1")).await.expect("stored");
+        let builder = PopConsumer::builder(&names).group("drivers").consume_from(ConsumeFrom::First);
+        let consumer = builder.invisible(Duration::from_secs(3600)).build().await.expect("valid");
+        let started = Instant::now();
+        loop {
+            let popped = consumer.receive("PARCELS", 1, Duration::from_secs(1)).await.expect("answered");
+            if let Some(popped) = popped.into_iter().next() {
+                return (consumer, popped);
+            }
+            assert!(started.elapsed() < PATIENCE, "nothing to pop");
+        }
+    });
+    let held = until_missing(&mq, "parcel-1", "delivery", "drivers popped it and has not acknowledged it");
+    assert_eq!(stages(&held, "timeline"), ["visible", "delivery"]);
+    runtime.block_on(consumer.ack(&popped)).expect("acknowledged");
+    let started = Instant::now();
+    while explained(&mq, "parcel-1")["missing"] != serde_json::json!([]) {
+        assert!(started.elapsed() < PATIENCE, "{}", explained(&mq, "parcel-1"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert!(mq.stop().success());
 }
