@@ -7,6 +7,7 @@ mod connection;
 mod flooding;
 mod floor;
 mod frames;
+mod halves;
 mod idle;
 mod latency;
 mod options;
@@ -59,6 +60,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
             Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
             Scenario::Timers(options) => timers::timers(options).await?.finish(options.output),
+            Scenario::Halves(options) => halves::halves(options).await?.finish(options.output),
             Scenario::Suite(options) => suite::run(options).await,
             Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
         }

@@ -31,6 +31,8 @@ pub(crate) enum Scenario {
     Idle(IdleOptions),
     /// Starts `mq up` and sends messages for a later time: memory and CPU while they wait, and a restart with them.
     Timers(TimersOptions),
+    /// Starts `mq up` and leaves half messages without a verdict: memory and CPU with them, and a start after `kill -9`.
+    Halves(HalvesOptions),
     /// Starts `mq up` with SYNC_FLUSH and with ASYNC_FLUSH, and the floor, and runs every scenario against them.
     Suite(SuiteOptions),
     /// A server that answers sends without storing anything: what no broker on this machine can beat.
@@ -126,6 +128,26 @@ pub(crate) struct TimersOptions {
     #[arg(long, default_value_t = 256)]
     pub(crate) size: usize,
     /// Seconds of idleness that are measured.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) rest: f64,
+    /// Where the broker keeps its files while it runs.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HalvesOptions {
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) count: u64,
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+    /// Seconds before the first check (CHECK_IMMUNITY_TIME_IN_SECONDS).
+    #[arg(long, default_value_t = 0)]
+    pub(crate) immunity: u32,
+    /// Seconds that are measured before and after the start.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) rest: f64,
     /// Where the broker keeps its files while it runs.

@@ -150,6 +150,11 @@ impl Server {
         self.child.id().into_iter().collect()
     }
 
+    /// As a crash ends it: nothing is saved.
+    pub(super) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("the server cannot be killed")
+    }
+
     /// Its files go with it, unless somebody else keeps them.
     pub(super) async fn stop(mut self) -> Result<()> {
         let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));

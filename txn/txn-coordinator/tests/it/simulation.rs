@@ -1,10 +1,11 @@
 //! Random histories from a seed: halves, verdicts (late, repeated, contrary, for the wrong half), checks and their
-//! answers, full disks, clock jumps, kills and power cuts at any write or sync. Two runs of a seed are equal.
+//! answers, full disks, clock jumps, kills and power cuts at any write or sync; transactions of one message and of several;
+//! answers that wait for the disk and, in every other seed, verdicts that do not. Two runs of a seed are equal.
 //!
 //! `TXN_SEED=7 cargo test -p txn-coordinator --test it simulation` replays one seed and prints its history;
 //! `TXN_RUNS=5000` runs more of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -33,10 +34,23 @@ enum Producer {
 
 struct Transaction {
     producer: Producer,
-    /// Halves whose send was acknowledged.
-    halves: Vec<Place>,
-    /// The outcome that was acknowledged, durably. It must never change.
+    /// Messages that it consists of.
+    parts: usize,
+    /// Halves whose send was acknowledged, with the keys of their messages.
+    halves: Vec<(String, Place)>,
+    /// The outcome that was acknowledged. It must never change.
     promised: Option<Outcome>,
+}
+
+impl Transaction {
+    fn keys(&self, id: &str) -> Vec<String> {
+        if self.parts == 1 { vec![id.into()] } else { (1..=self.parts).map(|part| format!("{id}-{part}")).collect() }
+    }
+}
+
+/// The transaction that a message with this key belongs to.
+fn of(key: &str) -> &str {
+    key.split('-').next().unwrap()
 }
 
 struct Simulation {
@@ -45,7 +59,9 @@ struct Simulation {
     transactions: BTreeMap<String, Transaction>,
     /// Sent and not yet acknowledged.
     sent: Vec<(String, Place, StoredHalf)>,
-    /// Verdicts that wait for the disk.
+    /// Verdicts are acknowledged before they are on disk: a power cut may take them.
+    asynchronous: bool,
+    /// Verdicts that wait for the disk, or may still be lost.
     waiting: Vec<(String, Outcome, LogOffset)>,
     /// Checks delivered for each half since the last start.
     delivered: BTreeMap<HalfOffset, u32>,
@@ -103,6 +119,7 @@ impl Simulation {
             dice: StdRng::seed_from_u64(seed),
             transactions: BTreeMap::new(),
             sent: Vec::new(),
+            asynchronous: seed % 2 == 1,
             waiting: Vec::new(),
             delivered: BTreeMap::new(),
             published: Progress::default(),
@@ -163,14 +180,21 @@ impl Simulation {
                 8 => Producer::Silent,
                 _ => Producer::Offline,
             };
-            self.transactions.insert(id.clone(), Transaction { producer, halves: Vec::new(), promised: None });
+            // A commit whose first message names the half at offset 0 of the log is like one that names none.
+            let parts = if number > 0 && self.dice.random_bool(0.3) { self.dice.random_range(2..4) } else { 1 };
+            self.transactions.insert(id.clone(), Transaction { producer, parts, halves: Vec::new(), promised: None });
         }
-        match self.bench.try_append_half(&id) {
+        let keys = self.transactions[&id].keys(&id);
+        let (number, key) = keys.iter().enumerate().collect::<Vec<_>>().choose(&mut self.dice).copied().unwrap();
+        let part = format!("{}/{}", number + 1, keys.len());
+        let shared = [("CHECKBACK_SHARED_ID", &*id), ("CHECKBACK_PART", &*part)];
+        let message = self.bench.message(key, if keys.len() > 1 { &shared } else { &[] });
+        match self.bench.try_append(message) {
             Ok((place, stored)) => {
-                self.note(format!("half {} of {id}", place.half));
-                self.sent.push((id, place, stored));
+                self.note(format!("half {} of {key}", place.half));
+                self.sent.push((key.clone(), place, stored));
             }
-            Err(error) => self.note(format!("half of {id}: {error}")),
+            Err(error) => self.note(format!("half of {key}: {error}")),
         }
     }
 
@@ -182,9 +206,9 @@ impl Simulation {
         let (told, sent) = std::mem::take(&mut self.sent).into_iter().partition(|(_, place, _)| place.log < durable);
         let (answered, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(.., at)| *at <= durable);
         (self.sent, self.waiting) = (sent, waiting);
-        for (id, place, stored) in Vec::from_iter(told) as Vec<(String, Place, StoredHalf)> {
+        for (key, place, stored) in Vec::from_iter(told) as Vec<(String, Place, StoredHalf)> {
             self.bench.coordinator.stored([stored]);
-            self.transactions.get_mut(&id).unwrap().halves.push(place);
+            self.transactions.get_mut(of(&key)).unwrap().halves.push((key, place));
         }
         for (id, outcome, _) in Vec::from_iter(answered) as Vec<(String, Outcome, LogOffset)> {
             self.promise(&id, outcome);
@@ -208,7 +232,7 @@ impl Simulation {
     fn verdict(&mut self) -> Option<(String, Place, Verdict)> {
         let id = self.random_transaction()?;
         let transaction = &self.transactions[&id];
-        let place = transaction.halves.choose(&mut self.dice).copied()?;
+        let (key, place) = transaction.halves.choose(&mut self.dice).cloned()?;
         let verdict = match (transaction.producer, self.dice.random_range(0..10)) {
             (Producer::Says(verdict), 0..7) => verdict,
             (Producer::Silent | Producer::Offline, 0..7) => return None,
@@ -222,7 +246,7 @@ impl Simulation {
             assert!(matches!(error, EndError::Refused(Refusal::WrongTransaction) | EndError::Read(_)), "{error}");
             return None;
         }
-        Some((id, place, verdict))
+        Some((key, place, verdict))
     }
 
     fn end(&mut self, verdicts: &[(String, Place, Verdict)]) {
@@ -232,16 +256,17 @@ impl Simulation {
         }
     }
 
-    fn ended(&mut self, id: &str, place: Place, verdict: Verdict, answer: Result<Ended, EndError>) {
+    fn ended(&mut self, key: &str, place: Place, verdict: Verdict, answer: Result<Ended, EndError>) {
+        let id = of(key);
         match answer {
             Ok(ended) => {
                 self.note(format!("{verdict:?} {} of {id}: {:?}", place.half, ended.answer));
                 match ended.answer {
                     Answer::Now(outcome) => {
                         assert_eq!(self.transactions[id].promised, None, "{id} ended twice");
-                        self.waiting.push((id.to_owned(), outcome, ended.durable_at));
+                        self.acknowledge(id, outcome, ended.durable_at);
                     }
-                    Answer::Before(outcome) => self.waiting.push((id.to_owned(), outcome, ended.durable_at)),
+                    Answer::Before(outcome) => self.acknowledge(id, outcome, ended.durable_at),
                     Answer::Unknown => assert_eq!(verdict, Verdict::Unknown),
                 }
             }
@@ -249,10 +274,23 @@ impl Simulation {
                 self.note(format!("{verdict:?} {} of {id}: already {outcome}", place.half));
                 assert!(self.transactions[id].promised.is_none_or(|promised| promised == outcome), "{id}");
             }
+            Err(EndError::Refused(Refusal::Incomplete { here, of })) => {
+                self.note(format!("{verdict:?} {} of {key}: {here} of {of}", place.half));
+                let transaction = &self.transactions[id];
+                let told: BTreeSet<_> = transaction.halves.iter().map(|(key, _)| key).collect();
+                assert!(usize::from(of) == transaction.parts && told.len() < transaction.parts, "{id}: {told:?}");
+            }
             Err(error @ (EndError::Append(_) | EndError::Read(_))) => {
                 self.note(format!("{verdict:?} {} of {id}: {error}", place.half));
             }
             Err(error) => panic!("{verdict:?} {} of {id}: {error}", place.half),
+        }
+    }
+
+    fn acknowledge(&mut self, id: &str, outcome: Outcome, durable_at: LogOffset) {
+        self.waiting.push((id.to_owned(), outcome, durable_at));
+        if self.asynchronous {
+            self.promise(id, outcome);
         }
     }
 
@@ -269,7 +307,7 @@ impl Simulation {
         let asked = mq_protocol::record::StoredMessage::decode(&check.request.body).unwrap();
         let id = asked.message.property("UNIQ_KEY").unwrap().to_owned();
         assert_eq!(asked.message.body, self.bench.message(&id, &[]).body);
-        let producer = self.transactions[&id].producer;
+        let producer = self.transactions[of(&id)].producer;
         if producer == Producer::Offline {
             return self.bench.coordinator.check_result(check.half, CheckResult::NobodyToAsk);
         }
@@ -319,6 +357,13 @@ impl Simulation {
     fn crash(&mut self) {
         let mode = *CrashMode::ALL.choose(&mut self.dice).unwrap();
         let found = self.bench.backend.crash(mode, self.dice.random());
+        if mode != CrashMode::Keep || self.bench.store.poisoned().is_some() {
+            // Of what was acknowledged early, nothing is sure.
+            let durable = self.bench.store.durable();
+            for (id, ..) in self.waiting.iter().filter(|(.., at)| *at > durable) {
+                self.transactions.get_mut(id).unwrap().promised = None;
+            }
+        }
         self.note(format!(
             "crash: {mode:?}, the log ends at {}, durable to {}",
             self.bench.store.end(),
@@ -362,25 +407,27 @@ impl Simulation {
         self.flush();
         let found = self.bench.found();
         let mut halves: BTreeMap<&str, Vec<Option<Outcome>>> = BTreeMap::new();
-        for (half, id) in &found.halves {
-            halves.entry(id).or_default().push(self.bench.coordinator.outcome(HalfOffset(*half)));
+        for (half, key) in &found.halves {
+            halves.entry(of(key)).or_default().push(self.bench.coordinator.outcome(HalfOffset(*half)));
         }
         for (id, outcomes) in &halves {
             assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]), "{id} has several outcomes: {outcomes:?}");
-            let copies = found.real.get(*id).map_or(0, Vec::len);
-            let parked = found.parked.get(*id).map_or(0, Vec::len);
-            let expected = match outcomes[0] {
-                Some(Outcome::Committed) => (1, 0),
-                Some(Outcome::Parked) => (0, 1),
-                Some(Outcome::RolledBack) | None => (0, 0),
-            };
-            assert_eq!((copies, parked), expected, "copies of {id}, which is {:?}", outcomes[0]);
+            for key in self.transactions[*id].keys(id) {
+                let copies = found.real.get(&key).map_or(0, Vec::len);
+                let parked = found.parked.get(&key).map_or(0, Vec::len);
+                let expected = match outcomes[0] {
+                    Some(Outcome::Committed) => (1, 0),
+                    Some(Outcome::Parked) => (0, usize::from(found.halves.values().any(|known| *known == key))),
+                    Some(Outcome::RolledBack) | None => (0, 0),
+                };
+                assert_eq!((copies, parked), expected, "copies of {key}, which is {:?}", outcomes[0]);
+            }
         }
         for (id, transaction) in &self.transactions {
             let outcome = halves.get(&**id).and_then(|outcomes| outcomes[0]);
             assert!(transaction.promised.is_none_or(|promised| Some(promised) == outcome), "{id}: {outcome:?}");
             assert!(
-                transaction.halves.iter().all(|place| found.halves.get(&place.half.0) == Some(id)),
+                transaction.halves.iter().all(|(key, place)| found.halves.get(&place.half.0) == Some(key)),
                 "{id} lost a half"
             );
         }

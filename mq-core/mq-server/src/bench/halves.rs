@@ -1,0 +1,178 @@
+//! `halves`: half messages that nobody ends: what they cost the server, and how a start after `kill -9` copes with them.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mq_protocol::codes::request;
+use mq_protocol::command::Command;
+use mq_protocol::header::SendMessage;
+use mq_protocol::properties::{Properties, name};
+use serde::Serialize;
+
+use super::connection::Connection;
+use super::frames::{KEY, Template};
+use super::options::HalvesOptions;
+use super::suite::Server;
+use super::unix_ms;
+use super::usage::{anonymous_mib, cpu};
+use crate::output::Output;
+
+/// Requests in flight.
+const WINDOW: u64 = 2048;
+const GROUP: &str = "bench-halves";
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Serialize)]
+pub(super) struct HalvesReport {
+    halves: u64,
+    send_seconds: f64,
+    anonymous_mib_before: f64,
+    anonymous_mib: f64,
+    cpu_percent: f64,
+    after_kill: AfterKill,
+}
+
+#[derive(Debug, Serialize)]
+struct AfterKill {
+    first_acknowledgement_seconds: f64,
+    first_check_seconds: Option<f64>,
+    checks: u64,
+    checks_within_seconds: f64,
+    anonymous_mib: f64,
+}
+
+pub(super) async fn halves(options: &HalvesOptions) -> Result<HalvesReport> {
+    let directory = tempfile::Builder::new().prefix("mq-bench-halves-").tempdir_in(&options.dir);
+    let directory = directory.with_context(|| format!("cannot write in {}", options.dir.display()))?;
+    let server = Server::broker_in("SYNC_FLUSH", directory.path()).await?;
+    let anonymous_mib_before = anonymous_mib(&server.id())?;
+    let mut connection = Connection::open(server.address()).await?;
+    let began = Instant::now();
+    send(&mut connection, options).await?;
+    let send_seconds = began.elapsed().as_secs_f64();
+    // Its verdicts are saved every ten seconds: a start goes by what was saved last.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let (before, began) = (cpu(&server.id())?, Instant::now());
+    tokio::time::sleep(Duration::from_secs_f64(options.rest)).await;
+    let used = cpu(&server.id())?.saturating_sub(before).as_secs_f64();
+    let cpu_percent = used / began.elapsed().as_secs_f64() * 100.0;
+    let with_halves = anonymous_mib(&server.id())?;
+    drop(connection);
+    server.kill().await?;
+    let after_kill = restart(directory.path(), options).await?;
+    let halves = options.count;
+    Ok(HalvesReport { halves, send_seconds, anonymous_mib_before, anonymous_mib: with_halves, cpu_percent, after_kill })
+}
+
+async fn send(connection: &mut Connection, options: &HalvesOptions) -> Result<()> {
+    let template = half(options);
+    let mut sent = 0;
+    while sent < options.count {
+        let window = WINDOW.min(options.count - sent);
+        let mut out = Vec::new();
+        (0..window).for_each(|slot| template.put(&mut out, slot as u32, unix_ms(), sent + slot));
+        connection.write(&out).await?;
+        let mut answered = 0;
+        while answered < window {
+            connection
+                .answers(|answer| {
+                    ensure!(answer.code == 0, "a half message is refused: {}", answer.refusal());
+                    answered += 1;
+                    Ok(())
+                })
+                .await?;
+        }
+        sent += window;
+    }
+    Ok(())
+}
+
+fn half(options: &HalvesOptions) -> Template {
+    let immunity = options.immunity.to_string();
+    let key = format!("7F00000100001F90{KEY}");
+    let properties: Properties = [
+        (name::TRANSACTION_PREPARED, "true"),
+        (name::PRODUCER_GROUP, GROUP),
+        (name::UNIQ_KEY, key.as_str()),
+        (name::CHECK_IMMUNITY_SECONDS, immunity.as_str()),
+    ]
+    .into_iter()
+    .filter(|(name, _)| options.immunity > 0 || *name != name::CHECK_IMMUNITY_SECONDS)
+    .collect();
+    let header = SendMessage {
+        queue_id: 0,
+        properties: Some(properties.encode()),
+        ..SendMessage::new(GROUP.into(), "bench-halves".into())
+    };
+    let mut command = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.size]);
+    header.encode_v2(&mut command.ext);
+    Template::new(command)
+}
+
+/// A producer of the group is there at once, and asks for a send to be acknowledged.
+async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill> {
+    let began = Instant::now();
+    let server = Server::broker_in("SYNC_FLUSH", directory).await?;
+    let mut connection = Connection::open(server.address()).await?;
+    let heartbeat = format!(
+        r#"{{"clientID":"127.0.0.1@bench","consumerDataSet":[],"producerDataSet":[{{"groupName":"{GROUP}"}}]}}"#
+    );
+    let heartbeat = Template::new(Command::request(request::HEART_BEAT).with_body(heartbeat.into_bytes()));
+    let mut plain = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.size]);
+    SendMessage { queue_id: 0, ..SendMessage::new(GROUP.into(), "bench-halves".into()) }.encode_v2(&mut plain.ext);
+    let mut out = Vec::new();
+    heartbeat.put(&mut out, 0, 0, 0);
+    Template::new(plain).put(&mut out, 1, unix_ms(), 0);
+    let (mut acknowledged, mut first_check, mut checks) = (None, None, 0);
+    while began.elapsed().as_secs_f64() < options.rest || acknowledged.is_none() {
+        connection
+            .exchange(&mut out, PAUSE, |answer| {
+                let elapsed = began.elapsed().as_secs_f64();
+                if answer.code == request::CHECK_TRANSACTION_STATE {
+                    checks += 1;
+                    first_check.get_or_insert(elapsed);
+                } else if answer.slot() == Some(1) {
+                    ensure!(answer.code == 0, "the send is refused: {}", answer.refusal());
+                    acknowledged.get_or_insert(elapsed);
+                }
+                Ok(())
+            })
+            .await?;
+    }
+    let checks_within_seconds = began.elapsed().as_secs_f64();
+    let anonymous_mib = anonymous_mib(&server.id())?;
+    drop(connection);
+    server.stop().await?;
+    Ok(AfterKill {
+        first_acknowledgement_seconds: acknowledged.expect("the loop waits for it"),
+        first_check_seconds: first_check,
+        checks,
+        checks_within_seconds,
+        anonymous_mib,
+    })
+}
+
+impl HalvesReport {
+    pub(super) fn finish(&self, output: Output) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if output == Output::Json {
+            writeln!(out, "{}", serde_json::to_string(self)?)?;
+            return Ok(());
+        }
+        let Self { halves, send_seconds, anonymous_mib_before, anonymous_mib, cpu_percent, after_kill } = self;
+        let AfterKill { first_acknowledgement_seconds, first_check_seconds, checks, checks_within_seconds, .. } =
+            after_kill;
+        let first_check = first_check_seconds.map_or("none was due".into(), |seconds| format!("{seconds:.2} s"));
+        writeln!(
+            out,
+            "{halves} pending halves: sent in {send_seconds:.1} s; {anonymous_mib:.1} MiB anonymous \
+             ({anonymous_mib_before:.1} without), {cpu_percent:.1} % of a core; after kill -9 the first send is acknowledged \
+             {first_acknowledgement_seconds:.2} s after the start, the first check comes after {first_check}, {checks} checks \
+             within {checks_within_seconds:.1} s, with {:.1} MiB",
+            after_kill.anonymous_mib
+        )?;
+        Ok(())
+    }
+}
