@@ -6,11 +6,11 @@
 pub use mq_protocol::java_properties;
 pub(crate) mod keys;
 mod pop;
+mod setting;
 mod show;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use mq_protocol::body::perm;
@@ -19,6 +19,7 @@ use mq_store::IndexOptions;
 use crate::retention::Hours;
 use crate::timers::UNLIMITED;
 pub use pop::PopConfig;
+use setting::Setting;
 
 /// When a message counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,93 +337,10 @@ const NO_SLAVES: &str = "this broker is a master without slaves";
 /// More queues than any topic needs; each one costs files and memory.
 pub(crate) const MAX_QUEUES_PER_TOPIC: u32 = 16_384;
 
-/// One line of the file.
-struct Setting<'t> {
-    key: &'t str,
-    value: &'t str,
-}
-
 /// As RocketMQ takes it: the next smaller one of the four.
 fn timer_precision(asked: Duration) -> Duration {
     let known = [1000, 500, 200].map(Duration::from_millis);
     known.into_iter().find(|known| asked >= *known).unwrap_or(Duration::from_millis(100))
-}
-
-impl Setting<'_> {
-    fn wrong(&self, expected: &'static str) -> ConfigError {
-        ConfigError::Value { key: self.key.into(), value: self.value.into(), expected }
-    }
-
-    fn unsupported(&self, reason: &'static str) -> ConfigError {
-        ConfigError::Unsupported { key: self.key.into(), value: self.value.into(), reason }
-    }
-
-    fn parse<T: FromStr>(&self, expected: &'static str) -> Result<T, ConfigError> {
-        self.value.parse().map_err(|_| self.wrong(expected))
-    }
-
-    fn flag(&self) -> Result<bool, ConfigError> {
-        self.value.to_ascii_lowercase().parse().map_err(|_| self.wrong("true or false"))
-    }
-
-    fn millis(&self) -> Result<Duration, ConfigError> {
-        self.parse("a number of milliseconds").map(Duration::from_millis)
-    }
-
-    fn at_least(&self, least: u64) -> Result<u64, ConfigError> {
-        let value = self.parse("a number of bytes")?;
-        if value < least { Err(self.wrong("a larger number of bytes")) } else { Ok(value) }
-    }
-
-    fn parse_at_least(&self, least: u32) -> Result<u32, ConfigError> {
-        let value = self.parse("a number")?;
-        if value < least { Err(self.wrong("a larger number")) } else { Ok(value) }
-    }
-
-    fn in_range(&self, range: std::ops::RangeInclusive<u8>, expected: &'static str) -> Result<u8, ConfigError> {
-        self.parse(expected)
-            .and_then(|value| if range.contains(&value) { Ok(value) } else { Err(self.wrong(expected)) })
-    }
-
-    fn queues(&self) -> Result<u32, ConfigError> {
-        let queues = self.parse("a number of queues")?;
-        if (1..=MAX_QUEUES_PER_TOPIC).contains(&queues) { Ok(queues) } else { Err(self.wrong("1 to 16384 queues")) }
-    }
-
-    fn permission(&self) -> Result<u32, ConfigError> {
-        let bits: u32 = self.parse("2 (write), 4 (read) or 6 (both)")?;
-        if bits & !perm::READ_WRITE == 0 { Ok(bits) } else { Err(self.wrong("2 (write), 4 (read) or 6 (both)")) }
-    }
-
-    fn name(&self) -> Result<String, ConfigError> {
-        mq_protocol::topic::check_topic(self.value).map_err(|_| self.wrong("a name of letters, digits and % | _ -"))?;
-        Ok(self.value.to_owned())
-    }
-
-    fn list(&self) -> Vec<String> {
-        self.value.split(';').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
-    }
-
-    fn flush_disk_type(&self) -> Result<FlushDiskType, ConfigError> {
-        match self.value {
-            "SYNC_FLUSH" => Ok(FlushDiskType::Sync),
-            "ASYNC_FLUSH" => Ok(FlushDiskType::Async),
-            _ => Err(self.wrong("SYNC_FLUSH or ASYNC_FLUSH")),
-        }
-    }
-
-    fn metrics_exporter(&self) -> Result<bool, ConfigError> {
-        match self.value {
-            // Apache's number for it, too.
-            "PROM" | "3" => Ok(true),
-            "DISABLE" | "0" => Ok(false),
-            _ => Err(self.unsupported("figures are told to Prometheus (PROM) or to nobody (DISABLE)")),
-        }
-    }
-
-    fn one_of(&self, supported: &[&str], reason: &'static str) -> Result<(), ConfigError> {
-        if supported.contains(&self.value) { Ok(()) } else { Err(self.unsupported(reason)) }
-    }
 }
 
 #[cfg(test)]

@@ -1,26 +1,14 @@
 //! The only place that chooses response codes for errors.
 
+mod conversions;
+mod pop;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::assignment::ModeError;
-use crate::clients::HeartbeatError;
-use crate::config_update::UpdateError;
-use crate::groups::GroupError;
-use crate::selection::FilterError;
-use crate::timers::TimerRefusal;
-use crate::topics::TopicError;
-use mq_protocol::batch::BatchError;
-use mq_protocol::body::BodyError;
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
-use mq_protocol::header::HeaderError;
-use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
-use mq_protocol::pop::{HandleError, MAX_MESSAGES};
-use mq_protocol::recall::NotAHandle;
-use mq_protocol::topic::NameError;
-use mq_store::{AppendError, Bounds, DiskError, ReadError};
-use txn_coordinator::{EndError, HalfError, ResumeError};
+use mq_protocol::ids::{LogOffset, QueueOffset};
 
 /// Why a request was not done, as the client will read it: what happened, which limit, what to do.
 #[derive(Debug)]
@@ -235,229 +223,11 @@ impl Refusal {
         )
     }
 
-    pub(crate) fn poll_too_late() -> Self {
-        Self::new(response::POLLING_TIMEOUT, "the request came later than its client waits for it; look at the clocks")
-    }
-
-    pub(crate) fn too_many_to_pop(asked: i32) -> Self {
-        Self::new(
-            response::INVALID_PARAMETER,
-            format!("{asked} messages are asked for, one pop gives at most {MAX_MESSAGES}"),
-        )
-    }
-
-    pub(crate) fn negative_time(field: &str, millis: i64) -> Self {
-        Self::new(response::INVALID_PARAMETER, format!("{field}={millis} is negative"))
-    }
-
-    pub(crate) fn too_many_acknowledgements(entries: usize, limit: usize) -> Self {
-        Self::new(
-            response::INVALID_PARAMETER,
-            format!("the batch has {entries} entries of acknowledgements, the limit is {limit}; send it in parts"),
-        )
-    }
-
-    pub(crate) fn too_many_acknowledged(limit: usize) -> Self {
-        let remark = format!("the batch acknowledges more than {limit} messages, its limit; send it in parts");
-        Self::new(response::INVALID_PARAMETER, remark)
-    }
-
-    pub(crate) fn nothing_to_acknowledge() -> Self {
-        Self::new(response::NO_MESSAGE, "the batch acknowledges nothing")
-    }
-
-    pub(crate) fn unknown_mark(mark: &str) -> Self {
-        Self::new(
-            response::INVALID_PARAMETER,
-            format!("r={mark} is not 0, 1 or 2 (the topic, its retry topic, its newer one)"),
-        )
-    }
-
-    pub(crate) fn no_queue_to_acknowledge(topic: &str, queue_id: i32, queues: u32) -> Self {
-        Self::illegal(format!("topic[{topic}] has {queues} queues, there is no queue {queue_id}"))
-    }
-
-    pub(crate) fn no_message_in_queue(topic: &str, queue_id: QueueId, offset: i64, bounds: Bounds) -> Self {
-        let Bounds { min, max } = bounds;
-        Self::new(
-            response::NO_MESSAGE,
-            format!("topic[{topic}] queue {queue_id} holds {min} to {max}, not offset {offset}"),
-        )
-    }
-
-    pub(crate) fn not_of_that_pop(topic: &str, queue_id: QueueId, offset: QueueOffset) -> Self {
-        Self::illegal(format!("offset {offset} of topic[{topic}] queue {queue_id} was not given out by that pop"))
-    }
-
-    pub(crate) fn comes_again(topic: &str, offset: QueueOffset) -> Self {
-        Self::new(
-            response::NO_MESSAGE,
-            format!("the time of offset {offset} of topic[{topic}] is over: it is on its way to come again"),
-        )
-    }
-
-    pub(crate) fn no_revive_queue(queue: u32) -> Self {
-        Self::new(
-            response::INVALID_PARAMETER,
-            format!("the receipt handle names revive queue {queue}, which is not here"),
-        )
-    }
-
-    pub(crate) fn retry_topics_are_pulled(topic: &str) -> Self {
-        Self::new(response::NO_PERMISSION, format!("topic[{topic}] is a retry topic: its request mode cannot be set"))
-    }
-
     pub(crate) fn damaged(error: impl std::fmt::Display) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("a stored message cannot be read: {error}"))
     }
 
     pub(crate) fn no_message_at(offset: LogOffset) -> Self {
         Self::new(response::SYSTEM_ERROR, format!("there is no message at commit-log offset {offset}, or no longer"))
-    }
-}
-
-impl From<HandleError> for Refusal {
-    fn from(error: HandleError) -> Self {
-        Self::new(response::INVALID_PARAMETER, error.to_string())
-    }
-}
-
-impl From<ModeError> for Refusal {
-    fn from(error: ModeError) -> Self {
-        Self::new(response::SERVICE_NOT_AVAILABLE, error.to_string())
-    }
-}
-
-impl From<HeaderError> for Refusal {
-    fn from(error: HeaderError) -> Self {
-        Self::new(response::INVALID_PARAMETER, error.to_string())
-    }
-}
-
-impl From<BodyError> for Refusal {
-    fn from(error: BodyError) -> Self {
-        Self::new(response::INVALID_PARAMETER, error.to_string())
-    }
-}
-
-impl From<NameError> for Refusal {
-    fn from(error: NameError) -> Self {
-        Self::new(response::INVALID_PARAMETER, error.to_string())
-    }
-}
-
-impl From<FilterError> for Refusal {
-    fn from(error: FilterError) -> Self {
-        Self::new(response::SUBSCRIPTION_PARSE_FAILED, error.to_string())
-    }
-}
-
-impl From<BatchError> for Refusal {
-    fn from(error: BatchError) -> Self {
-        Self::illegal(error.to_string())
-    }
-}
-
-impl From<HalfError> for Refusal {
-    fn from(error: HalfError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
-}
-
-impl From<ResumeError> for Refusal {
-    fn from(error: ResumeError) -> Self {
-        Self::new(response::SYSTEM_ERROR, error.to_string())
-    }
-}
-
-impl From<TimerRefusal> for Refusal {
-    fn from(error: TimerRefusal) -> Self {
-        let code = match &error {
-            // As Apache says it.
-            TimerRefusal::Off | TimerRefusal::SlotFull { .. } => response::SYSTEM_ERROR,
-            TimerRefusal::Malformed(_) | TimerRefusal::TooFar { .. } | TimerRefusal::TooLate => {
-                response::MESSAGE_ILLEGAL
-            }
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<NotAHandle> for Refusal {
-    fn from(error: NotAHandle) -> Self {
-        Self::new(response::ILLEGAL_OPERATION, error.to_string())
-    }
-}
-
-impl From<AppendError> for Refusal {
-    fn from(error: AppendError) -> Self {
-        let code = match &error {
-            AppendError::Encode { .. } | AppendError::GroupTooLarge { .. } | AppendError::TopicName { .. } => {
-                response::MESSAGE_ILLEGAL
-            }
-            AppendError::Disk(_) | AppendError::Poisoned(_) | AppendError::Closed => response::SERVICE_NOT_AVAILABLE,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        Self::new(response::SYSTEM_ERROR, error.to_string())
-    }
-}
-
-impl From<EndError> for Refusal {
-    fn from(error: EndError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
-}
-
-impl From<TopicError> for Refusal {
-    fn from(error: TopicError) -> Self {
-        let code = match &error {
-            TopicError::NotExist(_) => response::TOPIC_NOT_EXIST,
-            TopicError::TooMany | TopicError::TableTooLarge { .. } | TopicError::Save(_) => {
-                response::SERVICE_NOT_AVAILABLE
-            }
-            _ => response::INVALID_PARAMETER,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<UpdateError> for Refusal {
-    fn from(error: UpdateError) -> Self {
-        let code = match &error {
-            UpdateError::Forbidden(_) => response::NO_PERMISSION,
-            UpdateError::Value(_) | UpdateError::Unknown(_) | UpdateError::TooLarge(_) => response::INVALID_PARAMETER,
-            UpdateError::Save { .. } | UpdateError::Topics(_) => response::SERVICE_NOT_AVAILABLE,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<GroupError> for Refusal {
-    fn from(error: GroupError) -> Self {
-        let code = match &error {
-            GroupError::NotExist(_) => response::SUBSCRIPTION_GROUP_NOT_EXIST,
-            GroupError::TooMany | GroupError::Save(_) => response::SERVICE_NOT_AVAILABLE,
-            GroupError::Name(_) | GroupError::RetryQueues { .. } | GroupError::Attribute { .. } => {
-                response::INVALID_PARAMETER
-            }
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<HeartbeatError> for Refusal {
-    fn from(error: HeartbeatError) -> Self {
-        Self::new(response::INVALID_PARAMETER, error.to_string())
-    }
-}
-
-impl From<DiskError> for Refusal {
-    fn from(error: DiskError) -> Self {
-        Self::new(response::SYSTEM_ERROR, error.to_string())
     }
 }
