@@ -9,7 +9,15 @@ use mq_protocol::properties::name;
 use super::stage::{PATIENCE, QUIET, ROUND, Verdict, wait_for};
 use super::{Outcome, Scenario, Setting, Stage};
 
-pub(super) const SCENARIOS: [Scenario; 3] = [
+pub(super) const SCENARIOS: [Scenario; 4] = [
+    Scenario {
+        tickets: "#477 #2971",
+        done: "two halves on two topics belong to one transaction; the producer commits the first and is gone before it \
+               could commit the second",
+        right: "both are delivered, or none",
+        setting: Setting::Short,
+        run: several_messages,
+    },
     Scenario {
         tickets: "#1375",
         done: "a half with a compressed body is asked about, and the check is answered COMMIT",
@@ -32,6 +40,28 @@ pub(super) const SCENARIOS: [Scenario; 3] = [
         run: |stage| delayed(stage, "replay-timer", (name::TIMER_DELAY_SEC, "3")),
     },
 ];
+
+/// Apache carries the properties that say so, and does not know them.
+fn several_messages(stage: &Stage) -> Result<Outcome> {
+    let topics = ["replay-several-orders", "replay-several-stock"];
+    let mut producer = stage.producer("replay-several", "p")?;
+    let mut halves = Vec::new();
+    for (topic, part) in topics.into_iter().zip(["1/2", "2/2"]) {
+        let together = [(name::SHARED_ID, "replay-several"), (name::PART, part)];
+        match producer.try_half(topic, "paid", &together)? {
+            Ok(half) => halves.push(half),
+            Err(refused) => return Ok(Outcome { did: format!("the half {refused}"), is_right: false }),
+        }
+    }
+    let answered = producer.end(&halves[0], Verdict::Commit)?;
+    drop(producer);
+    if answered.is_yes() {
+        stage.becomes_visible(topics[0])?;
+    }
+    let [first, second] = [stage.copies(topics[0])?, stage.copies(topics[1])?];
+    let did = format!("the COMMIT {answered}; {first} of the first topic, {second} of the second");
+    Ok(Outcome { did, is_right: (first, second) == (usize::from(answered.is_yes()), first) })
+}
 
 fn compressed(stage: &Stage) -> Result<Outcome> {
     let topic = "replay-compressed";

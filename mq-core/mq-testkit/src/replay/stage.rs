@@ -183,7 +183,19 @@ pub(super) struct Producer {
 }
 
 impl Producer {
+    /// Asks again while the broker says that it is busy, as clients do.
     fn ask(&mut self, command: Command) -> Result<Command> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask_once(command.clone())?;
+            if answer.code != response::SYSTEM_BUSY || Instant::now() > deadline {
+                return Ok(answer);
+            }
+            sleep(POLL);
+        }
+    }
+
+    fn ask_once(&mut self, command: Command) -> Result<Command> {
         let opaque = self.peer.write(command);
         self.peer.flush()?;
         let deadline = Instant::now() + PATIENCE;
