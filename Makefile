@@ -28,12 +28,16 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 	cargo build --release --workspace --bins
 
 .PHONY: test
-test: redis databases clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients
+test: redis databases clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients, the proof
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace $(ARGS)
 	cargo test --workspace --features mq-store/failpoints,txn-sdk/failpoints --test it -- failpoints:: crashes::
+	rm -rf target/proof
+	cargo clippy -p mq-testkit -p txn-sdk -p txn-coordinator --features mq-testkit/proof --all-targets -- -D warnings
+	cargo test -p mq-testkit --features proof --test it -- proof::
+	@cat target/proof/[0-9]*
 
 .PHONY: demo
 demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries all of it and stops

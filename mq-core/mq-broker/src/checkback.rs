@@ -60,6 +60,7 @@ async fn save_now_and_then(broker: &Arc<Broker>, stop: &CancellationToken) {
 /// Verdicts, for our next start; and how far halves and OP records are settled, for an Apache broker that opens this
 /// directory next.
 pub(crate) fn save(broker: &Broker) {
+    mq_store::failpoint("verdicts-before-save");
     if let Err(error) = broker.transactions.checkpoint() {
         warn!(%error, "the verdicts are not saved; a restart reads more of the log");
     }
@@ -69,6 +70,7 @@ pub(crate) fn save(broker: &Broker) {
             broker.offsets.reset(topic::TRANSACTION_GROUP, topic, QueueId(0), offset);
         }
     }
+    mq_store::failpoint("verdicts-saved");
 }
 
 async fn ask_when_due(broker: &Arc<Broker>, stop: &CancellationToken) {
@@ -101,15 +103,18 @@ async fn pause(wait: Duration, stop: &CancellationToken) -> Result<(), ()> {
 
 /// Halves may be long out of memory, so they are read off the runtime's threads.
 async fn round(broker: &Arc<Broker>) {
+    mq_store::failpoint("check-due");
     let on_lane = broker.clone();
     let checks = tokio::task::spawn_blocking(move || on_lane.transactions.tick(on_lane.clock.now())).await;
     match checks {
         Ok(checks) => {
+            mq_store::failpoint("check-scanned");
             let asked = checks.iter().map(|check| {
                 let (result, by) = ask(broker, check);
                 (check.half, result, by)
             });
             let asked: Vec<_> = asked.collect();
+            mq_store::failpoint("check-sent");
             broker.transactions.check_results(asked);
         }
         Err(error) => warn!(%error, "a round of checkbacks failed"),

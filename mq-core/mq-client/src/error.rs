@@ -146,7 +146,8 @@ pub enum SendFailure {
 }
 
 impl SendError {
-    pub(crate) fn new(topic: ByteString, message_id: ByteString, attempts: u32, reason: SendFailure) -> Self {
+    #[must_use]
+    pub fn new(topic: ByteString, message_id: ByteString, attempts: u32, reason: SendFailure) -> Self {
         let may_be_stored = match &reason {
             SendFailure::Invalid(_) | SendFailure::Route(_) => false,
             SendFailure::Call(error) => error.may_have_happened(),

@@ -37,7 +37,7 @@ pub use core::{Arrival, Listener};
 pub use error::{
     AppendError, CloseError, DiskError, DiskFull, Mismatch, OpenError, Poisoned, ReadError, TruncateError, WaitError,
 };
-pub use failpoints::arm_failpoints;
+pub use failpoints::{arm_failpoints, failpoint};
 pub use index::{IndexOptions, TimeWindow};
 pub use options::{FlushMode, Options, PlainRules, QUEUE_ENTRY_BYTES, RecordRules};
 pub use pull::{Boundary, Bounds, PullLimits, PullStatus, Pulled, RecordFilter, Wanted};

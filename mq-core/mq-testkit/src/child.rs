@@ -61,6 +61,15 @@ impl LoggedChild {
         Ok(())
     }
 
+    /// Whether it has ended by itself; then it is gone.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        let ended = self.child.as_mut().context("it does not run")?.try_wait()?.is_some();
+        if ended {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
     /// SIGTERM, and what it ended with.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("it does not run")?;

@@ -77,6 +77,8 @@ pub struct MqProcess {
     pub broker: SocketAddr,
     pub name_server: SocketAddr,
     child: LoggedChild,
+    program: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl MqProcess {
@@ -86,7 +88,25 @@ impl MqProcess {
         let path = directory.join("broker.conf");
         std::fs::write(&path, configuration).with_context(|| format!("cannot write {}", path.display()))?;
         let child = LoggedChild::new("mq", log_path(directory));
-        Ok(Self { directory: directory.into(), configuration: path, broker, name_server, child })
+        let (program, environment) = (None, Vec::new());
+        Ok(Self { directory: directory.into(), configuration: path, broker, name_server, child, program, environment })
+    }
+
+    /// Another build of it.
+    #[must_use]
+    pub fn built_as(mut self, program: &Path) -> Self {
+        self.program = Some(program.into());
+        self
+    }
+
+    /// What its next starts find in their environment, and nothing that was said here before.
+    pub fn with_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// Whether it has ended by itself; it can be started again then.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.child.has_ended()
     }
 
     #[must_use]
@@ -96,7 +116,12 @@ impl MqProcess {
 
     /// Returns when it is ready: its ports answer, and its name server knows it.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(mq_binary()?);
+        let program = match &self.program {
+            Some(program) => program,
+            None => mq_binary()?,
+        };
+        let mut command = Command::new(program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .arg("up")
             .arg("-c")

@@ -14,7 +14,6 @@ use crate::engine::{Action, End, Input};
 use crate::half::{self, Real};
 use crate::history::{EventKind, Who};
 use crate::plan::{self, Messages, Plan, Topics};
-use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
 use crate::types::{HalfOffset, Outcome, Refusal, Verdict};
 
@@ -177,9 +176,7 @@ impl Inner {
             Some(at) if at != request.log_offset => Ok(Err(Refusal::WrongLogOffset)),
             Some(at) => Ok(match self.store.read(at)? {
                 None => Err(Refusal::NoSuchHalf),
-                Some(half) if !is_durable(&self.store, &half) && !planted(Bug::EndUndurable) => {
-                    Err(Refusal::NotDurable)
-                }
+                Some(half) if !is_durable(&self.store, &half) => Err(Refusal::NotDurable),
                 Some(half) => Ok(half),
             }),
         }

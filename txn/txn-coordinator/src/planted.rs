@@ -3,7 +3,7 @@
 
 /// What would be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "planted"), allow(unreachable_pub, dead_code, reason = "public with the feature only"))]
+#[cfg_attr(not(feature = "planted"), allow(unreachable_pub, reason = "public with the feature only"))]
 pub enum Bug {
     /// A verdict is answered before it is on disk.
     AcknowledgeEarly,
@@ -25,8 +25,6 @@ pub enum Bug {
     AnyTransaction,
     /// A verdict ends one half of its transaction only.
     SiblingLeft,
-    /// A half that is not durable yet can be ended.
-    EndUndurable,
     /// A message without an OP record, torn off by a crash, is forgotten.
     TornForgotten,
     /// Another producer group is asked.
@@ -35,6 +33,26 @@ pub enum Bug {
     ParkWithoutCopy,
     /// The verdict file is saved before the log that it covers is durable.
     FileAhead,
+}
+
+#[cfg(feature = "planted")]
+impl Bug {
+    pub const ALL: [Self; 14] = [
+        Self::AcknowledgeEarly,
+        Self::DropOpRecord,
+        Self::DropMessage,
+        Self::ToldUnwritten,
+        Self::CountUnsentCheck,
+        Self::ForgetCheck,
+        Self::ForgetHalf,
+        Self::SecondVerdictWins,
+        Self::AnyTransaction,
+        Self::SiblingLeft,
+        Self::TornForgotten,
+        Self::OtherGroup,
+        Self::ParkWithoutCopy,
+        Self::FileAhead,
+    ];
 }
 
 #[cfg(not(feature = "planted"))]

@@ -122,7 +122,11 @@ impl Inner {
     /// All at once; one by one when that fails, so that one bad plan holds up nobody else.
     fn write_due(&self, state: &mut State, plans: &[Plan], now: UnixMillis) {
         for portion in plan::portions(plans) {
-            if self.write(state, portion, now).is_ok() {
+            let written = self.write(state, portion, now).is_ok();
+            if portion.iter().any(|plan| plan.outcome == Outcome::Parked) {
+                mq_store::failpoint("half-parked");
+            }
+            if written {
                 continue;
             }
             for plan in portion {

@@ -6,16 +6,27 @@
 //! and `off` are as in `fail`.
 
 /// The spots, in the order that a transaction and a delivery pass them.
-pub const POINTS: [&str; 11] = [
+pub const POINTS: [&str; 22] = [
     "txn-before-half",
+    "txn-half-sent",
     "txn-after-half",
+    "txn-begun",
+    "txn-marked",
     "txn-after-rows",
+    "txn-commit-sent",
     "txn-between-commit-and-end",
+    "txn-end-sent",
     "txn-after-end",
+    "check-received",
+    "check-decided",
+    "check-answered",
     "inbox-before-row",
     "inbox-after-row",
+    "inbox-after-effect",
+    "inbox-commit-sent",
     "inbox-between-commit-and-end",
     "inbox-before-ack",
+    "inbox-after-ack",
     "outbox-after-half",
     "outbox-between-commit-and-end",
 ];
@@ -45,8 +56,49 @@ pub fn reach(point: &'static str) {
 #[inline]
 pub fn reach(_point: &'static str) {}
 
+/// How long what was just handed over has, to be on its way.
 #[cfg(feature = "failpoints")]
-fn abort(point: &str) {
+const ON_ITS_WAY: std::time::Duration = std::time::Duration::from_millis(30);
+
+/// Dies here, if this point is armed, while `work` is on its way: asked for, and not answered yet.
+#[cfg(feature = "failpoints")]
+pub(crate) async fn during<T>(point: &'static str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            soon(point);
+        }
+        polled
+    })
+    .await
+}
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn during<F: Future>(_point: &'static str, work: F) -> F {
+    work
+}
+
+/// Dies a moment later, if this point is armed.
+#[cfg(feature = "failpoints")]
+pub(crate) fn soon(point: &'static str) {
+    let visit = || {
+        fail::fail_point!(point, |_| drop(std::thread::spawn(move || {
+            std::thread::sleep(ON_ITS_WAY);
+            abort(point)
+        })))
+    };
+    if std::panic::catch_unwind(visit).is_err() {
+        abort(point);
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn soon(_point: &'static str) {}
+
+#[cfg(feature = "failpoints")]
+fn abort(point: &str) -> ! {
     eprintln!("crash point {point}: aborting");
     std::process::abort();
 }

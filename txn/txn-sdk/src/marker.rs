@@ -116,8 +116,10 @@ impl<D: Database> Markers<D> {
     /// before the marker went in. It also finds a transaction that the database has given up: PostgreSQL would roll that
     /// back at the COMMIT, and call it a success.
     pub async fn seal(tx: &mut D::Tx, id: TransactionId) -> Result<Seal, DatabaseError> {
+        if planted(Bug::SealSkipped) {
+            return Ok(Seal::Sealed);
+        }
         Ok(match look::<D>(tx, id).await? {
-            _ if planted(Bug::SealSkipped) => Seal::Sealed,
             (_, horizon) if id.born() < horizon => Seal::Fenced,
             (Some(_), _) => Seal::Sealed,
             (None, _) => Seal::Ended,

@@ -27,6 +27,22 @@ pub enum Bug {
     DuplicateIsNew,
 }
 
+#[cfg(feature = "simulation")]
+impl Bug {
+    pub const ALL: [Self; 10] = [
+        Self::EndBeforeCommit,
+        Self::YoungIsRollback,
+        Self::SkipFence,
+        Self::TombstoneIgnored,
+        Self::SealSkipped,
+        Self::UnknownIsRefused,
+        Self::ErrorIsRollback,
+        Self::InboxRowOutside,
+        Self::AckBeforeEffect,
+        Self::DuplicateIsNew,
+    ];
+}
+
 #[cfg(not(feature = "simulation"))]
 #[inline]
 pub(crate) const fn planted(_: Bug) -> bool {

@@ -38,6 +38,7 @@ impl Verdicts {
 
     pub(crate) fn push(&mut self, request: &Command) -> Result<(), Refusal> {
         let header: EndTransaction = request.header()?;
+        mq_store::failpoint("end-parsed");
         self.requests.push(EndRequest::from_header(&header)?);
         self.answers.push(Pending { answer: request.response(response::SUCCESS), oneway: request.is_oneway() });
         Ok(())

@@ -13,6 +13,8 @@ mod kill;
 mod mqadmin;
 mod own_client;
 mod power;
+#[cfg(feature = "proof")]
+mod proof;
 mod replay;
 mod request_codes;
 

@@ -199,6 +199,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         reach("inbox-after-row");
         let mut effect = Effect::new(tx, self.inbox.link());
         self.handlers.handle(&mut effect, message).await?;
+        reach("inbox-after-effect");
         match effect.commit(admitted).await {
             Err(_) if planted(Bug::AckBeforeEffect) => {}
             committed => committed?,

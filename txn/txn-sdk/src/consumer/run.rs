@@ -8,7 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Consumer, Delivered, Handlers};
-use crate::database::{Database, DatabaseError};
+use crate::{
+    database::{Database, DatabaseError},
+    failpoints::soon,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
@@ -72,6 +75,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         };
         // Nobody waits any more when the shutdown ran out of patience; the row makes the redelivery a duplicate.
         let _ = delivery.ended.send(action);
+        soon("inbox-after-ack");
     }
 }
 

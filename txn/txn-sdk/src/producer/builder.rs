@@ -15,6 +15,7 @@ use super::{
 use crate::{
     counters::Counters,
     database::{Database, DatabaseError, Side},
+    failpoints::{reach, soon},
     id::TRANSACTION_ID_PROPERTY,
     marker::{MarkerOptions, Markers},
     outbox::{Outbox, OutboxOptions, Relay},
@@ -221,6 +222,7 @@ impl<D: Database> TxnProducer<D> {
 }
 
 async fn answer<V: Verdicts>(verdicts: V, counters: Arc<Counters>, half: CheckedHalf) -> Verdict {
+    reach("check-received");
     let id = half.message.property(TRANSACTION_ID_PROPERTY).unwrap_or_default();
     let Ok(transaction_id) = id.parse() else {
         tracing::warn!(id, message_id = %half.half.message_id, "asked about a message that no transaction of ours sent");
@@ -235,5 +237,7 @@ async fn answer<V: Verdicts>(verdicts: V, counters: Arc<Counters>, half: Checked
     if verdict != Verdict::Unknown {
         counters.settled(transaction_id);
     }
+    reach("check-decided");
+    soon("check-answered");
     verdict
 }

@@ -18,7 +18,7 @@ use crate::{
     clock,
     counters::Counters,
     decision,
-    failpoints::reach,
+    failpoints::{during, reach},
     id::{TRANSACTION_ID_PROPERTY, TransactionId},
     marker::MarkError,
     outbox::{self, Outbox},
@@ -94,7 +94,8 @@ impl Link {
         reach("txn-before-half");
         let span = tracing::info_span!("txn.half", %id, topic = message.topic());
         let message = message.property(TRANSACTION_ID_PROPERTY, id.to_string());
-        let receipt = self.producer.send_half(message).instrument(span).await.map_err(|error| {
+        let sending = self.producer.send_half(message).instrument(span);
+        let receipt = during("txn-half-sent", sending).await.map_err(|error| {
             if error.may_be_stored() {
                 TxnError::HalfUnknown(Box::new(error))
             } else {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     database::Database,
     decision::{Ending, Row},
-    failpoints::reach,
+    failpoints::{during, reach},
     id::TransactionId,
     marker::{self, MarkError, MarkerOwner, Markers},
     outbox,
@@ -56,7 +56,9 @@ impl<D: Database> TxnProducer<D> {
 
     async fn begin_marked(&self, begun: &Begun) -> Result<D::Tx, MarkError> {
         let mut tx = self.verdicts.database().begin().await?;
+        reach("txn-begun");
         enter::<D>(&mut tx, begun).await?;
+        reach("txn-marked");
         Ok(tx)
     }
 }
@@ -121,10 +123,10 @@ async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Resul
         half.end(Verdict::Commit).await;
     }
     let sealed = Markers::<D>::seal(&mut tx, half.id()).await;
-    let ending = marker::close::<D>(tx, sealed).await;
+    let ending = during("txn-commit-sent", marker::close::<D>(tx, sealed)).await;
     if let Some(verdict) = ending.verdict() {
         reach("txn-between-commit-and-end");
-        half.end(verdict).await;
+        during("txn-end-sent", half.end(verdict)).await;
         reach("txn-after-end");
     }
     match ending {

@@ -1,0 +1,207 @@
+//! The invariants T1 to T6 of transactions, and that of the consumer's effect (C), looked at after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mq_protocol::ids::LogOffset;
+use mq_protocol::record::StoredMessage;
+use mq_protocol::topic;
+use txn_coordinator::{HalfOffset, Outcome};
+use txn_sdk::{TRANSACTION_ID_PROPERTY, TransactionId};
+
+use super::broker::CHECK_MAX;
+use super::world::World;
+
+/// The log, as consumers, operators and an Apache broker find it.
+#[derive(Default)]
+struct Found {
+    /// By half offset.
+    halves: BTreeMap<u64, StoredMessage>,
+    visible: BTreeMap<String, Vec<StoredMessage>>,
+    parked: BTreeMap<String, u32>,
+    /// Halves that have an OP record.
+    ended: BTreeSet<u64>,
+}
+
+fn id_of(record: &StoredMessage) -> String {
+    record.message.property("UNIQ_KEY").unwrap_or_default().to_owned()
+}
+
+fn order_of(record: &StoredMessage) -> String {
+    record.message.property("KEYS").unwrap_or_default().to_owned()
+}
+
+impl World {
+    fn found(&self) -> Found {
+        let mut found = Found::default();
+        for record in self.running().store.scan(LogOffset::ZERO) {
+            let record = record.expect("the log can be read");
+            match &*record.message.topic {
+                topic::HALF => drop(found.halves.insert(record.queue_offset.0, record)),
+                topic::OP_HALF => {
+                    let body = std::str::from_utf8(&record.message.body).expect("OP records are text");
+                    for half in body.split_terminator(',').map(|half| half.parse().expect("a number")) {
+                        if found.halves.get(&half).is_none_or(|half| half.log_offset >= record.log_offset) {
+                            self.violation("T6", &format!("the OP record {} precedes its half", record.queue_offset));
+                        }
+                        found.ended.insert(half);
+                    }
+                }
+                topic::CHECK_MAX_TIME => *found.parked.entry(id_of(&record)).or_default() += 1,
+                _ => found.visible.entry(id_of(&record)).or_default().push(record),
+            }
+        }
+        found
+    }
+
+    /// What holds at any time.
+    pub(crate) fn audit(&mut self) {
+        let found = self.found();
+        self.audit_halves(&found);
+        self.audit_visible(&found);
+        self.audit_effects(&found);
+    }
+
+    fn audit_halves(&mut self, found: &Found) {
+        let store = &self.running().store;
+        let (durable, end) = (store.durable(), store.end());
+        let outcomes: Vec<(u64, String, Option<Outcome>)> = found
+            .halves
+            .iter()
+            .map(|(half, record)| (*half, id_of(record), self.running().coordinator.outcome(HalfOffset(*half))))
+            .collect();
+        for (half, id, outcome) in outcomes {
+            let (copies, parked) =
+                (found.visible.get(&id).map_or(0, Vec::len), found.parked.get(&id).copied().unwrap_or(0));
+            let before = self.facts.outcomes.get(&half).copied();
+            if before.is_some() && before != outcome {
+                self.violation("T2", &format!("{id}: {before:?} became {outcome:?}"));
+            }
+            let promised = self.facts.promised.get(&id).copied();
+            if outcome.is_some() && promised.is_some() && promised != outcome {
+                self.violation("T2", &format!("{id} was answered {promised:?} and is {outcome:?}"));
+            }
+            if copies > 1 {
+                self.violation("T2", &format!("{id} is visible {copies} times"));
+            }
+            // What is not on disk yet is neither seen nor promised.
+            let written = durable == end || promised.is_some();
+            match outcome {
+                Some(Outcome::RolledBack) if copies > 0 => {
+                    self.violation("T3", &format!("{id} was rolled back and is visible"));
+                }
+                Some(Outcome::Committed) if copies == 0 && written => {
+                    self.violation("T4", &format!("{id} was committed and is nowhere to be seen"));
+                }
+                Some(Outcome::Parked) if parked != 1 && written => {
+                    self.violation("T5", &format!("{id} was parked; an operator finds {parked} of it"));
+                }
+                _ => {}
+            }
+            if outcome.is_some() && written && !found.ended.contains(&half) {
+                self.violation("T2", &format!("{id} has ended and has no OP record: Apache would ask again"));
+            }
+            if outcome == Some(Outcome::Parked) {
+                let checks = self.facts.ever_delivered.get(&id).copied().unwrap_or(0);
+                if checks < CHECK_MAX || !self.facts.orphans.contains(&id) && promised.is_some() {
+                    self.violation("T5", &format!("{id} was parked after {checks} checks"));
+                }
+            }
+            if let (Some(outcome), true) = (outcome, durable == end) {
+                self.facts.outcomes.insert(half, outcome);
+            }
+        }
+        for (half, outcome) in &self.facts.outcomes {
+            if !found.halves.contains_key(half) {
+                self.violation("T1", &format!("half {half}, {outcome}, is lost"));
+            }
+        }
+    }
+
+    fn audit_visible(&self, found: &Found) {
+        let durable = self.running().store.durable();
+        for record in found.visible.values().flatten().filter(|record| record.log_offset < durable) {
+            let id = id_of(record);
+            let place = record.message.prepared_transaction_offset;
+            let its_half = |half: &&StoredMessage| half.log_offset == place && id_of(half) == id;
+            if place >= record.log_offset || !found.halves.values().any(|half| its_half(&half)) {
+                self.violation("T6", &format!("{id} is visible without its half"));
+            }
+            let transaction = record.message.property(TRANSACTION_ID_PROPERTY).unwrap_or_default();
+            let committed = transaction.parse().ok().and_then(|id: TransactionId| self.orders.marker(id));
+            if committed != Some(true) || !self.orders.keys("orders").contains(&order_of(record)) {
+                self.violation("T4", &format!("{id} is visible, and its transaction did not commit"));
+            }
+        }
+    }
+
+    fn audit_effects(&self, found: &Found) {
+        let mut visible = found.visible.values().flatten();
+        let acknowledged = visible.clone().filter(|record| record.queue_offset < self.facts.consumed);
+        let mut packets: BTreeMap<String, u32> = BTreeMap::new();
+        for packet in self.packets.keys("packets") {
+            *packets.entry(packet.split('/').next().unwrap_or_default().to_owned()).or_default() += 1;
+        }
+        for (order, count) in &packets {
+            if *count > 1 {
+                self.violation("C", &format!("{order} had its effect {count} times"));
+            }
+            if !visible.any(|record| order_of(record) == *order) {
+                self.violation("C", &format!("{order} had an effect, and no message"));
+            }
+            visible = found.visible.values().flatten();
+        }
+        for record in acknowledged {
+            if !packets.contains_key(&order_of(record)) {
+                self.violation("C", &format!("{} was acknowledged without its effect", order_of(record)));
+            }
+        }
+    }
+
+    /// What holds once everything had time to settle.
+    pub(crate) fn audit_settled(&mut self) {
+        self.audit();
+        let found = self.found();
+        let pending = self.running().coordinator.stats().pending_halves;
+        if pending > 0 {
+            self.violation("T1", &format!("{pending} halves are forgotten"));
+        }
+        let (mut messages, mut parked): (BTreeMap<String, u32>, BTreeSet<String>) = Default::default();
+        for record in found.halves.values() {
+            let (id, half) = (id_of(record), record.queue_offset.0);
+            let Some(outcome) = self.running().coordinator.outcome(HalfOffset(half)) else {
+                self.violation("T1", &format!("{id} has no outcome"));
+            };
+            let is_orphan = record.message.property(TRANSACTION_ID_PROPERTY).is_none();
+            let is_parked = outcome == Outcome::Parked;
+            // A transaction that stays open through all checks is parked too; nobody else may be.
+            if is_orphan && !is_parked || is_parked && !is_orphan && !self.facts.outlasted_checks {
+                self.violation("T5", &format!("{id} ended {outcome}, orphan: {is_orphan}"));
+            }
+            if is_parked {
+                parked.insert(order_of(record));
+            }
+        }
+        for record in found.visible.values().flatten() {
+            *messages.entry(order_of(record)).or_default() += 1;
+        }
+        let rows: BTreeSet<String> = self.orders.keys("orders").into_iter().collect();
+        let settled = |order: &String| messages.get(order) == Some(&1) || parked.contains(order);
+        if !rows.iter().all(settled) || !messages.keys().all(|order| rows.contains(order)) {
+            self.violation("T4", &format!("orders {rows:?}, messages {messages:?}, parked {parked:?}"));
+        }
+        let packets: BTreeSet<String> = self
+            .packets
+            .keys("packets")
+            .iter()
+            .map(|packet| packet.split('/').next().unwrap_or_default().into())
+            .collect();
+        if !packets.iter().eq(messages.keys()) {
+            self.violation("C", &format!("messages {messages:?}, effects {packets:?}"));
+        }
+        for (order, said) in &self.facts.said {
+            if matches!(*said, "refused" | "rolled back") && rows.contains(order) {
+                self.violation("T4", &format!("{order} has a row, and the SDK said {said}"));
+            }
+        }
+    }
+}

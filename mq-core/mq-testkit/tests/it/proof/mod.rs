@@ -1,0 +1,23 @@
+//! The proof: every single fault and every pair of crashes at the 29 points of a transaction, on the real coordinator and
+//! store, the real SDK and the real inbox (docs/PROOF.md). Two runs of a plan are equal.
+//!
+//! `PROOF=HalfSent:CrashAfter:0,7 cargo test -p mq-testkit --features proof --test it proof::` replays one plan.
+
+mod audit;
+mod broker;
+mod consumer;
+mod kills;
+mod planted;
+mod points;
+mod process;
+mod service;
+mod simulation;
+mod world;
+
+/// For who runs it: on the screen, and in a file that `make test` prints at its end.
+fn say(name: &str, text: String) {
+    println!("{text}");
+    let directory = mq_testkit::process::workspace().join("target/proof");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(name), text + "\n").unwrap();
+}

@@ -1,0 +1,224 @@
+//! The service of a run: the real SDK, tied to orders in its database; and callers who place them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_client::{CheckedHalf, HalfReceipt, Message, MessageQueue, ReceivedMessage, Verdict};
+use mq_protocol::properties::{Properties, name};
+use mq_protocol::record::StoredMessage;
+use txn_coordinator::Check;
+use txn_sdk::simulation::SimulatedTx;
+use txn_sdk::{MarkerOptions, Outcome, Sent, TxnError, TxnProducer};
+
+use super::broker::{GROUP, TOPIC};
+use super::points::{Actor, Point};
+use super::process::{Steps, Unanswered};
+use super::world::{Dead, Pass, Producer, Service, World};
+
+/// From when on a checkback gives a transaction up: between its first check and its second.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a caller's work does in its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Pays,
+    /// Changes its mind after its row.
+    Declines,
+    /// A statement fails, and the work does not say so.
+    Swallows,
+}
+
+impl World {
+    pub(crate) async fn start_service(&mut self) {
+        let process = self.new_process(Actor::Service);
+        let database = self.orders.used_by(process.number, Steps::of(&process));
+        let options = MarkerOptions { deadline: DEADLINE, ..MarkerOptions::default() };
+        let starts = TxnProducer::played(Arc::new(process.clone()), GROUP, &[TOPIC], database, options);
+        let producer = self.drive(Actor::Broker, starts).await.expect("nothing fails while it starts");
+        self.service = Some(Service { process, producer: producer.expect("it starts") });
+        self.note("the service starts");
+    }
+
+    /// One call of one caller.
+    pub(crate) async fn place_order(&mut self, order: &str, work: Work) {
+        let Some(Service { producer, .. }) = &self.service else { return };
+        let sends = order_in(producer.clone(), order.to_owned(), work);
+        self.note(format!("{order} {work:?}"));
+        let said = match self.drive(Actor::Service, sends).await {
+            None => "nothing",
+            Some(Ok(Sent { outcome: Outcome::Committed, .. })) => "committed",
+            Some(Ok(Sent { outcome: Outcome::RolledBack(_), .. })) => "rolled back",
+            Some(Ok(Sent { outcome: Outcome::InDoubt, .. })) => "in doubt",
+            Some(Err(error)) => {
+                self.note(format!("{order}: {error}"));
+                "refused"
+            }
+        };
+        self.note(format!("{order}: {said}"));
+        if said == "committed" && !self.orders.keys("orders").contains(&order.to_owned()) {
+            self.violation("T4", &format!("{order} was committed, says the SDK, and has no row"));
+        }
+        let twice = self.facts.said.insert(order.to_owned(), said).is_some();
+        if twice {
+            self.facts.said.insert(order.to_owned(), "several things");
+        }
+        self.let_tasks_run().await;
+        self.audit();
+    }
+
+    /// The caller gets impatient, and calls again while the first call is still running.
+    pub(crate) async fn caller_tries_again(&mut self) {
+        let order = self.facts.order.clone();
+        self.place_order(&order, Work::Pays).await;
+    }
+
+    /// A half of this group that no transaction of the SDK's sent: nobody knows what became of it.
+    pub(crate) async fn send_orphan(&mut self) {
+        let unique_key = self.next_unique_key();
+        self.note(format!("orphan {unique_key}"));
+        let sent = Message::new(TOPIC, "orphan");
+        if let Ok(Ok(_)) = self.receive_half(&sent, &unique_key).await {
+            self.facts.orphans.insert(unique_key);
+        }
+        self.audit();
+    }
+
+    fn next_unique_key(&mut self) -> String {
+        self.facts.messages += 1;
+        format!("m{:04}", self.facts.messages)
+    }
+
+    /// A half on its way from the service to the broker, and the answer on its way back.
+    pub(crate) async fn half_from_service(
+        &mut self,
+        message: &Message,
+    ) -> Result<Result<HalfReceipt, Unanswered>, Dead> {
+        let unique_key = self.next_unique_key();
+        let pass = self.arrive(Point::HalfSent).await?;
+        if pass == Pass::Fails {
+            return Ok(Err(Unanswered::No));
+        }
+        if pass == Pass::Twice {
+            let _ = self.receive_half(message, &unique_key).await;
+        }
+        let answered = self.receive_half(message, &unique_key).await.unwrap_or(Err(Unanswered::Lost));
+        self.leave(Point::HalfSent)?;
+        match self.arrive(Point::HalfAcked).await? {
+            Pass::Fails => return Ok(Err(Unanswered::Lost)),
+            Pass::Twice => Box::pin(self.caller_tries_again()).await,
+            Pass::Go => {}
+        }
+        self.leave(Point::HalfAcked)?;
+        Ok(answered)
+    }
+
+    pub(crate) async fn end_from_service(
+        &mut self,
+        half: &HalfReceipt,
+        verdict: Verdict,
+    ) -> Result<Result<(), Unanswered>, Dead> {
+        if std::mem::take(&mut self.facts.loses_end) {
+            self.note(format!("the END of {} is lost", half.message_id));
+            return Ok(Err(Unanswered::Lost));
+        }
+        let pass = self.arrive(Point::EndSent).await?;
+        if pass == Pass::Fails {
+            return Ok(Err(Unanswered::No));
+        }
+        if pass == Pass::Twice {
+            let _ = self.receive_end(half, verdict).await;
+        }
+        let answered = self.receive_end(half, verdict).await.unwrap_or(Err(Unanswered::Lost));
+        self.leave(Point::EndSent)?;
+        match self.arrive(Point::EndAcked).await? {
+            Pass::Fails => return Ok(Err(Unanswered::Lost)),
+            Pass::Twice => Box::pin(self.caller_tries_again()).await,
+            Pass::Go => {}
+        }
+        self.leave(Point::EndAcked)?;
+        Ok(answered)
+    }
+
+    /// A check arrives at the service, is answered from its database, and the answer goes back.
+    pub(crate) async fn service_is_asked(&mut self, check: &Check) {
+        // Whoever died on the way, somebody else is asked later.
+        let _ = self.answer_check(check).await;
+    }
+
+    async fn answer_check(&mut self, check: &Check) -> Result<(), Dead> {
+        let half = checked(check);
+        let pass = self.arrive(Point::CheckReceived).await?;
+        if pass == Pass::Fails {
+            return Ok(());
+        }
+        let mut verdict = Verdict::Unknown;
+        for _ in 0..if pass == Pass::Twice { 2 } else { 1 } {
+            let Some(Service { producer, .. }) = &self.service else { return Err(Dead) };
+            let (producer, half) = (producer.clone(), half.clone());
+            let asks = async move { producer.asked(half).await };
+            verdict = self.drive(Actor::Service, asks).await.ok_or(Dead)?;
+        }
+        self.note(format!("{} is answered {verdict:?}", half.half.message_id));
+        self.leave(Point::CheckReceived)?;
+        let pass = self.arrive(Point::CheckAnswered).await?;
+        if pass == Pass::Fails {
+            return Ok(());
+        }
+        if pass == Pass::Twice {
+            let _ = self.receive_end(&half.half, verdict).await;
+        }
+        let _ = self.receive_end(&half.half, verdict).await;
+        self.leave(Point::CheckAnswered)
+    }
+}
+
+async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<String>, TxnError> {
+    let message = Message::new(TOPIC, format!("{order:?}")).key(order.as_str());
+    let pays = async |tx: &mut SimulatedTx| {
+        if work == Work::Swallows {
+            let _ = tx.refused();
+            return Ok(());
+        }
+        tx.insert("orders", &order).await?;
+        if work == Work::Declines { Err("declined".to_owned()) } else { Ok(()) }
+    };
+    producer.send(message, pays).await
+}
+
+/// As a client reads it.
+pub(crate) fn checked(check: &Check) -> CheckedHalf {
+    let stored = StoredMessage::decode(&check.request.body).expect("a check holds its half");
+    let message = received(&stored);
+    let half = HalfReceipt {
+        group: check.producer_group.clone(),
+        topic: message.topic.clone(),
+        message_id: message.message_id.clone(),
+        transaction_id: message.message_id.clone(),
+        broker_name: "broker-a".into(),
+        half_offset: stored.queue_offset,
+        log_offset: stored.log_offset,
+    };
+    CheckedHalf { half, message, checked_times: check.attempt }
+}
+
+pub(crate) fn received(stored: &StoredMessage) -> ReceivedMessage {
+    let message = &stored.message;
+    let properties = Properties::parse(&message.properties);
+    let queue =
+        MessageQueue { topic: message.topic.to_string(), broker_name: "broker-a".into(), queue_id: message.queue_id.0 };
+    ReceivedMessage {
+        topic: message.topic.clone(),
+        body: message.body.clone(),
+        message_id: properties.get(name::UNIQ_KEY).cloned().unwrap_or_default(),
+        properties,
+        queue: Arc::new(queue),
+        queue_offset: stored.queue_offset,
+        reconsume_times: message.reconsume_times,
+        born_timestamp: message.born_timestamp,
+        store_timestamp: stored.store_timestamp,
+        flag: message.flag,
+        sys_flag: message.sys_flag,
+        log_offset: stored.log_offset,
+        offset_message_id: "".into(),
+    }
+}

@@ -1,0 +1,299 @@
+//! One run: a service, a broker, a consumer and their databases, in one thread and at one time that the run moves.
+//!
+//! The processes' own code runs until it asks; whatever it asks for is done here, in one place and one after the other:
+//! a fault that delays a step lets time pass while its process waits, one that kills it drops what it was doing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_protocol::record::StoredMessage;
+use mq_store::backend::CrashBackend;
+use mq_store::{Clock, ManualClock};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::mpsc;
+use txn_coordinator::{HalfOffset, Outcome};
+use txn_sdk::TxnProducer;
+use txn_sdk::simulation::{SimulatedDatabase, set_time};
+
+use super::broker::Running;
+use super::points::{Actor, Kind, Plan, Point};
+use super::process::{Answer, Ask, Asked, Process};
+
+/// The process was killed while it did this.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead;
+
+/// A point was reached and its process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    Go,
+    Fails,
+    Twice,
+}
+
+pub(crate) type Producer = TxnProducer<SimulatedDatabase>;
+
+pub(crate) struct Service {
+    pub(crate) process: Process,
+    pub(crate) producer: Producer,
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) dice: StdRng,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) disk: CrashBackend,
+    pub(crate) broker: Option<Running>,
+    /// How often the broker was started.
+    pub(crate) broker_starts: u64,
+    pub(crate) orders: SimulatedDatabase,
+    pub(crate) service: Option<Service>,
+    pub(crate) packets: SimulatedDatabase,
+    pub(crate) consumer: Option<Process>,
+    pub(crate) facts: Facts,
+    pub(crate) visits: BTreeMap<Point, u32>,
+    pub(crate) history: Vec<String>,
+    /// The broker's checks are on their way.
+    pub(crate) checking: bool,
+    /// Where a `CrashAfter` is under way.
+    dies_after: Option<Point>,
+    down_until: [UnixMillis; 3],
+    processes: u64,
+    starting: bool,
+    asks: (mpsc::UnboundedSender<Asked>, mpsc::UnboundedReceiver<Asked>),
+}
+
+/// What was seen so far, for the invariants.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) messages: u64,
+    pub(crate) effects: u64,
+    /// What END_TRANSACTION was answered, by transaction.
+    pub(crate) promised: BTreeMap<String, Outcome>,
+    /// Outcomes that were durable once, by half.
+    pub(crate) outcomes: BTreeMap<u64, Outcome>,
+    /// Checks that reached a process since the broker's start.
+    pub(crate) delivered: BTreeMap<HalfOffset, u32>,
+    /// Checks that reached a process ever, by transaction.
+    pub(crate) ever_delivered: BTreeMap<String, u32>,
+    /// Half messages that nobody knows anything about.
+    pub(crate) orphans: BTreeSet<String>,
+    /// Something was delayed for longer than all checks take.
+    pub(crate) outlasted_checks: bool,
+    /// Orders that were placed once, and what the SDK said.
+    pub(crate) said: BTreeMap<String, &'static str>,
+    /// Where the consumer goes on, and what of that would outlive the broker.
+    pub(crate) consumed: QueueOffset,
+    pub(crate) consumed_saved: QueueOffset,
+    /// The order that is being placed.
+    pub(crate) order: String,
+    /// The message that is being delivered.
+    pub(crate) delivering: Option<StoredMessage>,
+    /// The next END is lost on the way: nobody's fault, an ordinary day.
+    pub(crate) loses_end: bool,
+}
+
+const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+impl World {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let seed = plan.seed;
+        let clock = Arc::new(ManualClock::at(START));
+        set_time(None);
+        set_time(Some(START));
+        let mut world = Self {
+            plan,
+            dice: StdRng::seed_from_u64(seed),
+            clock,
+            disk: CrashBackend::new(),
+            broker: None,
+            broker_starts: 0,
+            orders: SimulatedDatabase::new(),
+            service: None,
+            packets: SimulatedDatabase::new(),
+            consumer: None,
+            facts: Facts::default(),
+            visits: BTreeMap::new(),
+            history: Vec::new(),
+            checking: false,
+            dies_after: None,
+            down_until: [START; 3],
+            processes: 0,
+            starting: false,
+            asks: mpsc::unbounded_channel(),
+        };
+        world.start_broker();
+        world
+    }
+
+    pub(crate) fn note(&mut self, line: impl AsRef<str>) {
+        self.history.push(format!("{:>9} {}", self.clock.now().0 - START.0, line.as_ref()));
+    }
+
+    pub(crate) fn violation(&self, claim: &str, what: &str) -> ! {
+        panic!("{claim}: {what}");
+    }
+
+    fn number_of(&self, actor: Actor) -> u64 {
+        match actor {
+            Actor::Service => self.service.as_ref().map_or(0, |service| service.process.number),
+            Actor::Consumer => self.consumer.as_ref().map_or(0, |consumer| consumer.number),
+            Actor::Broker => self.broker_starts,
+        }
+    }
+
+    pub(crate) fn new_process(&mut self, actor: Actor) -> Process {
+        self.processes += 1;
+        Process::new(actor, self.processes, self.asks.0.clone())
+    }
+
+    /// A point is reached: what the plan has for it happens.
+    pub(crate) async fn arrive(&mut self, point: Point) -> Result<Pass, Dead> {
+        *self.visits.entry(point).or_default() += 1;
+        let Some(kind) = self.plan.reach(point) else { return Ok(Pass::Go) };
+        self.note(format!("-- {point:?}: {kind:?}"));
+        match kind {
+            Kind::CrashBefore => {
+                self.kill(point.actor());
+                Err(Dead)
+            }
+            Kind::CrashAfter => {
+                self.dies_after = Some(point);
+                Ok(Pass::Go)
+            }
+            Kind::Error => Ok(Pass::Fails),
+            Kind::Duplicate => Ok(Pass::Twice),
+            Kind::Delay => {
+                let number = self.number_of(point.actor());
+                self.facts.outlasted_checks |= self.plan.seed % 3 == 2;
+                let seconds = [8, 45, 300][(self.plan.seed % 3) as usize];
+                Box::pin(self.pass_time(Duration::from_secs(seconds))).await;
+                if self.number_of(point.actor()) == number { Ok(Pass::Go) } else { Err(Dead) }
+            }
+        }
+    }
+
+    /// The step of this point is done.
+    pub(crate) fn leave(&mut self, point: Point) -> Result<(), Dead> {
+        if self.dies_after.take_if(|dies| *dies == point).is_none() {
+            return Ok(());
+        }
+        self.kill(point.actor());
+        Err(Dead)
+    }
+
+    pub(crate) fn kill(&mut self, actor: Actor) {
+        let seconds = [0, 40, 200][self.dice.random_range(0..3)];
+        self.note(format!("{actor:?} dies, for {seconds} s"));
+        self.down_until[actor as usize] = self.clock.now().plus(Duration::from_secs(seconds));
+        match actor {
+            Actor::Service => {
+                let service = self.service.take().expect("who dies was alive");
+                self.orders.roll_back_all_of(service.process.number);
+            }
+            Actor::Consumer => {
+                let consumer = self.consumer.take().expect("who dies was alive");
+                self.packets.roll_back_all_of(consumer.number);
+            }
+            Actor::Broker => self.cut_power(),
+        }
+    }
+
+    fn may_start(&self, actor: Actor) -> bool {
+        self.clock.now() >= self.down_until[actor as usize]
+    }
+
+    pub(crate) async fn start_what_is_down(&mut self) {
+        if self.service.is_none() && self.may_start(Actor::Service) {
+            self.starting = true;
+            self.start_service().await;
+            self.starting = false;
+        }
+        if self.consumer.is_none() && self.may_start(Actor::Consumer) {
+            let process = self.new_process(Actor::Consumer);
+            self.consumer = Some(process);
+        }
+    }
+
+    /// Runs what a process does to its end; `None` when it dies.
+    pub(crate) async fn drive<T>(&mut self, actor: Actor, work: impl Future<Output = T>) -> Option<T> {
+        let number = self.number_of(actor);
+        let mut work = pin!(work);
+        while self.number_of(actor) == number {
+            let next = poll_fn(|context| match work.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => self.asks.1.poll_recv(context).map(Err),
+            });
+            match next.await {
+                Ok(done) => return Some(done),
+                Err(asked) => Box::pin(self.serve(asked.expect("the world holds a sender itself"))).await,
+            }
+        }
+        None
+    }
+
+    /// Work that a process does beside: a detached END, say.
+    pub(crate) async fn let_tasks_run(&mut self) {
+        let yields = async {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        self.drive(Actor::Broker, yields).await;
+    }
+
+    async fn serve(&mut self, asked: Asked) {
+        if self.number_of(asked.actor) != asked.by && !self.starting {
+            return;
+        }
+        let answer = match asked.ask {
+            // Its schema is looked after before it serves anybody.
+            _ if self.starting => Ok(Answer::Go),
+            Ask::Arrives(point) => self.step_begins(point).await,
+            Ask::Leaves(point) => self.leave(point).map(|()| Answer::Go),
+            Ask::Half(message) => self.half_from_service(&message).await.map(Answer::Half),
+            Ask::End(half, verdict) => self.end_from_service(&half, verdict).await.map(Answer::End),
+        };
+        if let (Ok(answer), true) = (answer, self.number_of(asked.actor) == asked.by || self.starting) {
+            let _ = asked.answer.send(answer);
+        }
+    }
+
+    async fn step_begins(&mut self, point: Point) -> Result<Answer, Dead> {
+        match self.arrive(point).await? {
+            Pass::Go => Ok(Answer::Go),
+            Pass::Fails => Ok(Answer::Fails),
+            Pass::Twice => {
+                let number = self.number_of(point.actor());
+                match point.actor() {
+                    Actor::Service => Box::pin(self.caller_tries_again()).await,
+                    _ => Box::pin(self.delivered_elsewhere()).await,
+                }
+                if self.number_of(point.actor()) == number { Ok(Answer::Go) } else { Err(Dead) }
+            }
+        }
+    }
+
+    /// Time goes on, from one due check to the next; whoever may start again does.
+    pub(crate) async fn pass_time(&mut self, total: Duration) {
+        let until = self.clock.now().plus(total);
+        loop {
+            self.start_what_is_down().await;
+            self.tick().await;
+            let now = self.clock.now();
+            if now >= until {
+                return;
+            }
+            let due = self.running().coordinator.next_due().unwrap_or(until);
+            let next = due.min(until).max(now.plus(Duration::from_secs(1)));
+            self.clock.set(next);
+            set_time(Some(next));
+        }
+    }
+}
