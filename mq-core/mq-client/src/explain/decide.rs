@@ -57,7 +57,9 @@ impl Found {
 
     fn transaction(&mut self, half: &TransactionFacts, visible: Option<&MessageFacts>, delayed: bool) {
         let TransactionFacts { id, group, topic, broker, .. } = half;
-        let what = format!("half {} for {topic} stored on {broker} by producer group {group}", half.half);
+        let told = half.shown.as_ref().map(|shown| &shown.half).filter(|told| told.parts > 1);
+        let part = told.map(|told| format!(", {} of {} under one verdict", told.part, told.parts)).unwrap_or_default();
+        let what = format!("half {} for {topic} stored on {broker} by producer group {group}{part}", half.half);
         self.step(id, half.stored_at, Stage::Half, Source::Log, what);
         let mut last = half.stored_at;
         for event in half.shown.iter().flat_map(|shown| &shown.history) {

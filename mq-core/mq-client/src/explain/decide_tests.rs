@@ -9,7 +9,15 @@ const NOW: i64 = 1_000_000;
 
 /// A transaction that was committed, and consumed by one group.
 fn good() -> Facts {
-    let told = TxnHalf { half: 7, state: TxnState::Committed, checks: 1, max_checks: Some(15), ..TxnHalf::default() };
+    let told = TxnHalf {
+        half: 7,
+        part: 1,
+        parts: 2,
+        state: TxnState::Committed,
+        checks: 1,
+        max_checks: Some(15),
+        ..TxnHalf::default()
+    };
     let asked = TxnEvent { at: 11_000, half: 7, what: "check 1 sent".into(), by: Some("shop-1".into()) };
     let half = TransactionFacts {
         id: "K1".into(),
@@ -281,7 +289,7 @@ fn a_good_story_is_told_in_the_order_of_its_times() {
     assert_eq!(
         steps,
         [
-            "10000 Half Log: half 7 for PAID stored on a by producer group shop",
+            "10000 Half Log: half 7 for PAID stored on a by producer group shop, 1 of 2 under one verdict",
             "11000 Check Broker: check 1 sent, by shop-1",
             "12000 Verdict Broker: committed",
             "12000 Visible Log: visible at offset 4 of queue 3 of PAID on a",

@@ -176,6 +176,10 @@ fn by_hand(operator: &Operator, directory: &std::path::Path) {
     operator.json("namesrv set orderMessageEnable=true");
     assert_eq!(operator.json("namesrv config orderMessageEnable")[0]["value"], "true");
     operator.json("topic delete parcels --yes");
+    let mut watching = Mq::start(&["admin", "--namesrv", &operator.name_server, "--watch", "1", "kv", "list", "none"]);
+    let [first, second] = [watching.line(), watching.line()];
+    assert_eq!(first.split_whitespace().collect::<Vec<_>>(), ["key", "value"]);
+    assert_eq!(first, second);
 }
 
 async fn send(name_server: &str) -> Vec<SendReceipt> {

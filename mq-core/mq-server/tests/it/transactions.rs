@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use crate::process::{Mq, PATIENCE, printed};
 
 const GROUP: &str = "order-service";
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(3600);
 
 struct Scene {
     mq: Mq,
@@ -22,10 +24,13 @@ struct Scene {
 
 impl Scene {
     /// A broker that gives up after two checks, and a producer that never knows.
-    fn set(directory: &Path) -> Self {
+    fn set(directory: &Path, check_interval: Duration) -> Self {
         let conf = directory.join("broker.conf");
-        let settings = "metricsExporterType=PROM\nmetricsPromExporterPort=0\ntransactionTimeOut=100\n\
-                        transactionCheckInterval=200\ntransactionCheckMax=2\n";
+        let settings = format!(
+            "metricsExporterType=PROM\nmetricsPromExporterPort=0\ntransactionTimeOut=100\n\
+             transactionCheckInterval={}\ntransactionCheckMax=2\n",
+            check_interval.as_millis()
+        );
         std::fs::write(&conf, settings).expect("written");
         let mq = Mq::up(&directory.join("store"), &["-c", conf.to_str().expect("plain")]);
         let names = mq.address("name server").to_string();
@@ -42,7 +47,7 @@ impl Scene {
     /// One that is not asked about before an operator wants it, or one that is at once.
     fn half(&self, key: &str, patient: bool) -> HalfReceipt {
         let message = Message::new("ORDER_PAID", "{}").key(key);
-        let message = if patient { message.check_after(Duration::from_secs(3600)) } else { message };
+        let message = if patient { message.check_after(LONG) } else { message };
         self.runtime.block_on(self.producer.as_ref().expect("there").send_half(message)).expect("stored")
     }
 
@@ -115,7 +120,7 @@ fn audit(directory: &Path) -> Vec<(String, String, String)> {
 #[test]
 fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut scene = Scene::set(directory.path());
+    let mut scene = Scene::set(directory.path(), LONG);
     let half = scene.half("order-1", true);
     let id = half.message_id.to_string();
     let number = half.half_offset.0;
@@ -175,7 +180,7 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
 #[test]
 fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    let scene = Scene::set(directory.path());
+    let scene = Scene::set(directory.path(), Duration::from_millis(200));
     let id = scene.half("order-2", false).message_id.to_string();
     let parked = scene.until("list --parked", |list| !list[0].is_null());
     assert_eq!((&parked[0]["transaction"], &parked[0]["state"]), (&json!(id), &json!("parked")));
@@ -195,7 +200,7 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
 #[test]
 fn the_json_api_shows_the_same_and_settles_for_this_machine_only() {
     let directory = tempfile::tempdir().expect("a directory");
-    let scene = Scene::set(directory.path());
+    let scene = Scene::set(directory.path(), LONG);
     let half = scene.half("order-3", true);
     let (id, number) = (half.message_id.to_string(), half.half_offset.0);
     let (status, page) = scene.http("GET /api/txn?limit=5&group=order-service", LOCAL, "");

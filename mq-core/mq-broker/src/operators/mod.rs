@@ -1,27 +1,24 @@
 //! What operators ask and do about transactions: 7001 to 7005, JSON in and out. The wire and the HTTP port translate to
 //! this; what a verdict leads to is the coordinator's. No deed is tried before its audit line is on disk.
 
+mod rows;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mq_protocol::body::{
-    self, QuarantinedRecord, TxnDeed, TxnDone, TxnEvent, TxnHalf, TxnName, TxnPage, TxnQuery, TxnShown, TxnState,
-    TxnVerdict,
-};
+use mq_protocol::body::{self, TxnDeed, TxnDone, TxnEvent, TxnName, TxnPage, TxnQuery, TxnShown, TxnVerdict};
 use mq_protocol::codes::{request, response};
 use mq_protocol::ids::{LogOffset, QueueOffset};
-use mq_protocol::message_id::offset_id;
 use mq_store::WaitError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use txn_coordinator::{
-    Answer, HalfOffset, Outcome, ParkedHalf, ParkedNow, PendingHalf, PendingQuery, QuarantinedHalf, Shown, Verdict,
-};
+use txn_coordinator::{Answer, HalfOffset, ParkedHalf, ParkedNow, PendingQuery, Shown, Verdict};
 
 use crate::broker::Broker;
 use crate::handlers::error::Refusal;
 use crate::handlers::resume;
+use rows::{parked_row, put_aside, row};
 
 /// A disk that takes longer is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -241,72 +238,4 @@ pub(crate) fn wait_durable(broker: &Broker, until: LogOffset) -> Result<(), Refu
         WaitError::Poisoned(_) => Refusal::new(response::SERVICE_NOT_AVAILABLE, error.to_string()),
         WaitError::TimedOut(_) => Refusal::new(response::FLUSH_DISK_TIMEOUT, error.to_string()),
     })
-}
-
-fn state(outcome: Outcome) -> TxnState {
-    match outcome {
-        Outcome::Committed => TxnState::Committed,
-        Outcome::RolledBack => TxnState::RolledBack,
-        Outcome::Parked => TxnState::Parked,
-    }
-}
-
-fn row(broker: &Broker, half: PendingHalf, outcome: Option<Outcome>) -> TxnHalf {
-    TxnHalf {
-        half: half.half.0,
-        state: outcome.or(half.decided).map_or(TxnState::Open, state),
-        transaction_id: half.transaction_id,
-        shared_id: half.shared_id,
-        part: half.part.number.into(),
-        parts: half.part.of.into(),
-        group: half.group,
-        topic: half.topic,
-        queue_id: half.queue_id.0,
-        keys: half.keys,
-        client: half.client.map(|client| client.to_string()),
-        born_at: half.born_at.0,
-        stored_at: half.stored_at.0,
-        checks: half.checks,
-        max_checks: (half.max_checks > 0).then_some(half.max_checks),
-        unasked: half.unasked,
-        next_check_at: half.next_check_at.map(|at| at.0),
-        reason: None,
-        resumed_as: None,
-        offset_id: Some(offset_id(broker.store_host, half.log_offset)),
-    }
-}
-
-fn parked_row(broker: &Broker, half: ParkedHalf) -> TxnHalf {
-    let (state, resumed_as) = match half.now {
-        ParkedNow::Parked => (TxnState::Parked, None),
-        ParkedNow::OpenAgain(half) => (TxnState::Resumed, Some(half.0)),
-        ParkedNow::Ended(outcome) => (state(outcome), None),
-    };
-    TxnHalf {
-        half: half.offset.0,
-        state,
-        transaction_id: half.transaction_id,
-        shared_id: half.shared_id,
-        part: half.part.number.into(),
-        parts: half.part.of.into(),
-        group: half.group,
-        topic: half.topic,
-        queue_id: half.queue_id.0,
-        keys: half.keys,
-        client: None,
-        born_at: half.born_at.0,
-        stored_at: half.parked_at.0,
-        checks: half.checks,
-        max_checks: None,
-        unasked: 0,
-        next_check_at: None,
-        reason: half.reason,
-        resumed_as,
-        offset_id: Some(offset_id(broker.store_host, half.log_offset)),
-    }
-}
-
-fn put_aside(bad: QuarantinedHalf) -> QuarantinedRecord {
-    let QuarantinedHalf { half, log_offset, reason, at } = bad;
-    QuarantinedRecord { half: half.0, log_offset: log_offset.map(|at| at.0), reason, at: at.0 }
 }
