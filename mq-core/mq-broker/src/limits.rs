@@ -51,6 +51,9 @@ pub const CLIENT_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 pub const ROUTED_WITHIN: Duration = Duration::from_secs(3);
 /// The longest wait of a pop or notification; clients ask for some 15 to 30 s.
 pub const MAX_POLL: Duration = Duration::from_secs(60);
+/// The longest time that a pop or a consumer may ask for a message to stay away: that of Apache's proxy. The log keeps what
+/// is in flight, so that without it one pop could keep all of the log.
+pub const MAX_INVISIBLE: Duration = Duration::from_secs(12 * 3600);
 /// How long a stop waits for answers on their way.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error of the listener, so that a full descriptor table does not spin a core.

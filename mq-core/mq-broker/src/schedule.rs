@@ -21,8 +21,9 @@ use crate::schedule_progress::{Delivered, Progress, ProgressFile};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Rest after a failed append (a full disk, say).
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Messages of one append.
+/// Messages of one append, and about how many of their bytes: what is read for it is in memory.
 const BATCH: usize = 128;
+const BATCH_BYTES: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 enum DeliveryError {
@@ -119,14 +120,18 @@ impl Schedule {
         let now = self.clock.now();
         let first = self.progress.offset(level);
         let mut groups: Vec<[Message; 1]> = Vec::new();
-        let mut next = first;
+        let (mut next, mut bytes) = (first, 0);
         while groups.len() < BATCH
+            && bytes < BATCH_BYTES
             && let Some(entry) = self.store.entry(topic::SCHEDULE, queue_id, next)?
             && self.due(level, entry.tags_code) <= now
         {
             next = next.plus(1);
             match scheduled_at(&self.store, entry.log_offset)?.map(real_message) {
-                Some(Some(message)) => groups.push([message]),
+                Some(Some(message)) => {
+                    bytes += message.record_bytes();
+                    groups.push([message]);
+                }
                 Some(None) => {
                     error!(level, at = %entry.log_offset, "a delayed message without its real topic is dropped")
                 }

@@ -20,7 +20,7 @@ use super::pull::check_switch;
 use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::connection::Connection;
-use crate::limits::{MAX_EXPRESSION_BYTES, MAX_POLL};
+use crate::limits::{MAX_EXPRESSION_BYTES, MAX_INVISIBLE, MAX_POLL};
 use crate::pop::{self, Ask, HeldPoll, Lane, Place, Poll, PopTerms, Taken};
 use crate::selection::Selection;
 
@@ -44,9 +44,7 @@ pub(crate) fn pop(broker: &Arc<Broker>, from: &Connection, request: &Command) ->
         attempt_id: header.attempt_id.as_ref().map(own),
         pop: Some(PopTerms {
             max_messages: usize::try_from(header.max_msg_nums).unwrap_or(0).max(1),
-            invisible_time: u64::try_from(header.invisible_time)
-                .map(|_| header.invisible_time)
-                .map_err(|_| Refusal::negative_time("invisibleTime", header.invisible_time))?,
+            invisible_time: admit_invisible_time(header.invisible_time)?,
             from_last: header.init_mode != PopMessage::INIT_AT_FIRST,
             selection: selection(broker, &header)?,
         }),
@@ -144,6 +142,11 @@ fn admit(broker: &Broker, group: &str, topic: &str, queue_id: i32) -> Result<(),
         Some(_) if !broker.groups.may_read(group, topic) => Err(Refusal::group_may_not_read(group, topic)),
         Some(_) => Ok(()),
     }
+}
+
+pub(super) fn admit_invisible_time(millis: i64) -> Result<i64, Refusal> {
+    let admitted = u64::try_from(millis).is_ok_and(|millis| Duration::from_millis(millis) <= MAX_INVISIBLE);
+    if admitted { Ok(millis) } else { Err(Refusal::invisible_time(millis, MAX_INVISIBLE)) }
 }
 
 fn selection(broker: &Broker, header: &PopMessage) -> Result<Arc<Selection>, Refusal> {

@@ -15,6 +15,7 @@ use mq_protocol::pop::{Handle, MAX_MESSAGES, Mark, ORDERLY};
 use mq_protocol::record::Message as Record;
 
 use super::error::Refusal;
+use super::pop::admit_invisible_time;
 use super::{Handled, Reply};
 use crate::broker::Broker;
 use crate::pop::{Acked, Place};
@@ -108,10 +109,7 @@ pub(crate) fn change_invisible_time(broker: &Arc<Broker>, request: &Command) -> 
     let header: ChangeInvisibleTime = request.header()?;
     let message = Message::find(broker, &header.consumer_group, &header.topic, header.queue_id, header.offset)?;
     let handle: Handle = header.extra_info.parse()?;
-    if header.invisible_time < 0 {
-        return Err(Refusal::negative_time("invisibleTime", header.invisible_time));
-    }
-    let (now, invisible_time) = (broker.clock.now(), header.invisible_time);
+    let (now, invisible_time) = (broker.clock.now(), admit_invisible_time(header.invisible_time)?);
     let answer = request.response(response::SUCCESS);
     if handle.revive_qid == ORDERLY {
         let visible_at = UnixMillis(now.0.saturating_add(invisible_time));

@@ -6,10 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mq_protocol::body::{AckRecord, CheckpointRecord};
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
+
+use crate::limits::MAX_INVISIBLE;
 
 /// A queue as one group reads it. The topic may be a retry topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,7 +93,9 @@ impl Engine {
         *self.groups.entry(id.place.group.clone()).or_default() += open.len();
         self.messages += open.len();
         *self.needed.entry(needs).or_default() += 1;
-        let due = UnixMillis(record.pop_time.0.saturating_add(record.invisible_time.max(0)));
+        // Another broker may have admitted longer ones.
+        let invisible = Duration::from_millis(u64::try_from(record.invisible_time).unwrap_or(0)).min(MAX_INVISIBLE);
+        let due = record.pop_time.plus(invisible);
         let due = not_before.map_or(due, |not_before| due.max(not_before));
         self.due.insert((due, id.clone()));
         self.checkpoints.insert(id, Checkpoint { needs, open, due: Some(due), by_consumer: record.from.is_some() });
@@ -123,9 +128,10 @@ impl Engine {
         lapsed
     }
 
-    /// Whether a message is on its way to be revived. (Once it is, its checkpoint no longer has it.)
-    pub(crate) fn is_lapsed(&self, id: &CheckpointId) -> bool {
-        self.checkpoints.get(id).is_some_and(|checkpoint| checkpoint.due.is_none())
+    /// Whether messages are on their way to be revived, with all that are due until `until`. (Once a message is, its
+    /// checkpoint no longer has it.)
+    pub(crate) fn is_lapsed(&self, id: &CheckpointId, until: Option<UnixMillis>) -> bool {
+        self.checkpoints.get(id).is_some_and(|checkpoint| checkpoint.due.is_none_or(|due| Some(due) <= until))
     }
 
     /// What is still open of a lapsed checkpoint is due again at `until`.

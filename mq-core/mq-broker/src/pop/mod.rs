@@ -47,6 +47,7 @@ pub(crate) use take::{Lane, Taken, has_message, looks_at_disk, peek, take};
 const TAIL_GROUP: &str = "CID_RMQ_SYS_REVIVE_TAIL";
 /// Records of one look at a revive queue.
 const LOOK: PullLimits = PullLimits { messages: 512, bytes: 1 << 20 };
+const LOOK_AT_ONE: PullLimits = PullLimits { messages: 1, ..LOOK };
 /// Queues that are popped at the same time without waiting for each other, by and large.
 const LOCKS: usize = 64;
 
@@ -77,8 +78,15 @@ struct Journal {
     next: Vec<QueueOffset>,
     /// What the saved offsets know of.
     known_to_offsets: Vec<QueueOffset>,
-    /// The end of the last changed time: nothing is revived before it is read, lest a message come twice.
-    changed_until: LogOffset,
+    reviving: Option<Reviving>,
+}
+
+/// What was due at a time comes again once all is read that consumers had said until then. Its end stays where it is while
+/// others write on, and no consumer changes the time of these messages any more.
+#[derive(Clone, Copy)]
+struct Reviving {
+    due_until: UnixMillis,
+    end: LogOffset,
 }
 
 struct Cursor {
@@ -107,7 +115,7 @@ impl Pops {
             next: queues()
                 .map(|queue| saved(topic::REVIVE_GROUP, queue).map_or(QueueOffset::ZERO, |done| done.plus(1)))
                 .collect(),
-            changed_until: LogOffset::ZERO,
+            reviving: None,
             known_to_offsets: queues().map(|queue| saved(TAIL_GROUP, queue).unwrap_or_default()).collect(),
         };
         let pops = Self {
@@ -152,17 +160,23 @@ impl Pops {
     fn read_on(&self, journal: &mut Journal, offsets: &OffsetTable) -> Result<(), ReadError> {
         for queue_id in (0..self.revive_queues).map(QueueId) {
             let index = queue_id.0 as usize;
+            // Damaged records take none of their neighbours along.
+            let mut one_by_one_until = QueueOffset::ZERO;
             loop {
                 let from = journal.next[index];
-                let pulled = self.store.pull(&self.writer.topic, queue_id, from, LOOK, &|_| true)?;
-                for slice in &pulled.slices {
-                    match record::decode_all(slice) {
-                        Ok(records) => records.iter().for_each(|stored| {
-                            let at = RecordAt { queue_id, offset: stored.queue_offset };
-                            self.learn(journal, stored, at, offsets);
-                        }),
-                        Err(error) => error!(%error, %queue_id, %from, "records of pops are damaged and passed over"),
+                let look = if from < one_by_one_until { LOOK_AT_ONE } else { LOOK };
+                let pulled = self.store.pull(&self.writer.topic, queue_id, from, look, &|_| true)?;
+                let decoded: Result<Vec<_>, _> = pulled.slices.iter().map(record::decode_all).collect();
+                match decoded {
+                    Ok(records) => records.iter().flatten().for_each(|stored| {
+                        let at = RecordAt { queue_id, offset: stored.queue_offset };
+                        self.learn(journal, stored, at, offsets);
+                    }),
+                    Err(_) if pulled.messages > 1 => {
+                        one_by_one_until = pulled.next;
+                        continue;
                     }
+                    Err(error) => error!(%error, %queue_id, %from, "a record of a pop is damaged and passed over"),
                 }
                 journal.next[index] = pulled.next;
                 if pulled.next == from {
@@ -308,18 +322,17 @@ impl Pops {
             queue_id: old.queue_id,
         };
         let id = CheckpointId { place: Arc::new(place), start: old.start_offset, pop_time: old.pop_time };
-        let mut journal = self.journal.lock();
-        if journal.engine.is_lapsed(&id) {
+        let journal = self.journal.lock();
+        if journal.engine.is_lapsed(&id, journal.reviving.map(|reviving| reviving.due_until)) {
             return Ok(None);
         }
         let records = [self.writer.checkpoint(record, revive_queue, now), self.writer.ack(old, revive_queue, now)];
         let end = self.append(records.into())?;
         self.flows.wrote(&old.topic, &old.consumer_group, 1, 1);
-        journal.changed_until = end;
         Ok(Some(end))
     }
 
-    /// What lapsed until now; `None`: what consumers changed is not all read yet.
+    /// What lapsed; `None`: what consumers said until now is not all read yet.
     fn lapsed(
         &self,
         now: UnixMillis,
@@ -327,11 +340,17 @@ impl Pops {
         offsets: &OffsetTable,
     ) -> Result<Option<Vec<Lapsed>>, ReadError> {
         let mut journal = self.journal.lock();
-        if self.store.visible() < journal.changed_until {
+        let Reviving { due_until, end } =
+            *journal.reviving.get_or_insert_with(|| Reviving { due_until: now, end: self.store.end() });
+        if self.store.visible() < end && self.store.poisoned().is_none() {
             return Ok(None);
         }
         self.read_on(&mut journal, offsets)?;
-        Ok(Some(journal.engine.lapsed(now, messages)))
+        let lapsed = journal.engine.lapsed(due_until, messages);
+        if journal.engine.next_due().is_none_or(|due| due > due_until) {
+            journal.reviving = None;
+        }
+        Ok(Some(lapsed))
     }
 
     /// Writes records as one group; gives the end that has to become durable.

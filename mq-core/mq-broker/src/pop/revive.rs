@@ -64,14 +64,9 @@ fn round(broker: &Broker) -> Result<Option<Duration>, ReviveError> {
     for place in opened {
         pops.polls.wake(&place.topic, &place.group, Some(place.queue_id));
     }
-    // What was acknowledged until now has to be known before anything is revived.
-    let end = broker.store.end();
     pops.catch_up(&broker.offsets)?;
     let next = pops.journal.lock().engine.next_due();
     if next.is_some_and(|due| due <= now) {
-        if broker.store.visible() < end && broker.store.poisoned().is_none() {
-            return Ok(Some(SOON));
-        }
         let Some(lapsed) = pops.lapsed(now, ROUND, &broker.offsets)? else { return Ok(Some(SOON)) };
         revive_all(broker, &lapsed, now);
         return Ok(Some(Duration::ZERO));

@@ -1,11 +1,14 @@
 //! Delay levels: hidden until due, delivered once, also across restarts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mq_protocol::codes::response;
 use mq_protocol::sys_flag;
+use mq_store::Backend;
+use mq_store::backend::CrashBackend;
 
-use crate::harness::{Pull, Send, World, end, pulled};
+use crate::harness::{Pull, Send, World, end, pulled, until};
 
 const LONG: Duration = Duration::from_secs(15);
 
@@ -123,4 +126,20 @@ async fn stored_messages_are_delivered_and_committed_under_a_lower_limit_of_bodi
         let answer = client.call(Pull::of("T", 0, offset).waiting(LONG).command()).await;
         assert_eq!(pulled(&answer).4[0], body, "offset {offset}");
     }
+}
+
+#[tokio::test]
+async fn large_messages_that_are_due_together_are_delivered_a_few_at_a_time() {
+    const SEGMENT: u64 = 16 << 20;
+    let disk = CrashBackend::new();
+    let world = World::on(Arc::new(disk.clone()));
+    let broker = world.start_with(|config| config.commit_log_segment_bytes = SEGMENT).await;
+    let mut client = broker.connect().await;
+    for _ in 0..12 {
+        client.send(Send::to("T").property("DELAY", "1").body(vec![b'x'; 3 << 20])).await;
+    }
+    // Room for some of them; all at once would never fit.
+    disk.set_capacity(disk.usage().unwrap().used_bytes + SEGMENT + SEGMENT / 2);
+    world.clock.advance(Duration::from_secs(1));
+    until(async || client.max_offset("T", 0).await > 0).await;
 }

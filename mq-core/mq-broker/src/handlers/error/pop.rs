@@ -1,5 +1,7 @@
 //! What is refused of pops and their acknowledgements.
 
+use std::time::Duration;
+
 use mq_protocol::codes::response;
 use mq_protocol::ids::{QueueId, QueueOffset};
 use mq_protocol::pop::MAX_MESSAGES;
@@ -19,8 +21,14 @@ impl Refusal {
         )
     }
 
-    pub(crate) fn negative_time(field: &str, millis: i64) -> Self {
-        Self::new(response::INVALID_PARAMETER, format!("{field}={millis} is negative"))
+    pub(crate) fn invisible_time(millis: i64, limit: Duration) -> Self {
+        let remark = match (millis, limit.as_millis()) {
+            (..0, _) => format!("invisibleTime={millis} is negative"),
+            (_, limit) => {
+                format!("invisibleTime={millis} is longer than the limit of {limit} ms; change it again in time")
+            }
+        };
+        Self::new(response::INVALID_PARAMETER, remark)
     }
 
     pub(crate) fn too_many_acknowledgements(entries: usize, limit: usize) -> Self {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const TWELVE_HOURS: i64 = 12 * 3600 * 1000;
+
 #[tokio::test]
 async fn a_group_that_acknowledges_nothing_is_given_no_more_than_its_limit() {
     let world = World::new();
@@ -79,6 +81,9 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         ("no queue", pop(|pop| pop.queue_id = 99), response::INVALID_PARAMETER),
         ("no group", pop(|pop| pop.consumer_group = "h".into()), response::SUBSCRIPTION_GROUP_NOT_EXIST),
         ("a negative time", pop(|pop| pop.invisible_time = -1), response::INVALID_PARAMETER),
+        ("12 hours", pop(|pop| pop.invisible_time = TWELVE_HOURS), response::POLLING_TIMEOUT),
+        ("more than 12 hours", pop(|pop| pop.invisible_time = TWELVE_HOURS + 1), response::INVALID_PARAMETER),
+        ("for ever", pop(|pop| pop.invisible_time = i64::MAX), response::INVALID_PARAMETER),
         ("ack: no topic", ack(|ack| ack.topic = "U".into()), response::TOPIC_NOT_EXIST),
         ("ack: no queue", ack(|ack| ack.queue_id = -1), response::MESSAGE_ILLEGAL),
         ("ack: no message", ack(|ack| ack.offset = 1), response::NO_MESSAGE),
@@ -89,6 +94,7 @@ async fn what_cannot_be_done_is_refused_with_its_code() {
         ("change: no queue", change(|change| change.queue_id = 99), response::MESSAGE_ILLEGAL),
         ("change: no message", change(|change| change.offset = -1), response::NO_MESSAGE),
         ("change: a negative time", change(|change| change.invisible_time = -1), response::INVALID_PARAMETER),
+        ("change: for ever", change(|change| change.invisible_time = i64::MAX), response::INVALID_PARAMETER),
         ("batch: nothing", batch(Vec::new()), response::NO_MESSAGE),
         ("batch: too many", batch(vec![acks_of(&found); 1025]), response::INVALID_PARAMETER),
         ("batch: at the limit", batch(vec![acks(0..32 << 10)]), response::SUCCESS),
