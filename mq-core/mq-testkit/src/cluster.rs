@@ -51,13 +51,29 @@ impl ClusterOptions {
     }
 }
 
+/// A name server in this process, on a free port; it ends when it is dropped.
+pub struct Names {
+    pub address: SocketAddr,
+    part: Part,
+}
+
+impl Names {
+    pub async fn start() -> Result<Self> {
+        let listener = listen(0).await?;
+        let address = listener.local_addr()?;
+        let server = NameServer::new(NamesrvConfig::default())?;
+        let part = Part::new(|shutdown| tokio::spawn(async { Ok(server.run(listener, shutdown).await?) }));
+        Ok(Self { address, part })
+    }
+}
+
 /// Its parts end when it is dropped; [`Cluster::stop`] ends them gracefully.
 pub struct Cluster {
     pub name_server: SocketAddr,
     pub broker: SocketAddr,
     options: ClusterOptions,
     directory: TempDir,
-    routes: Part,
+    names: Names,
     serving: Option<Part>,
 }
 
@@ -87,14 +103,12 @@ impl Drop for Part {
 impl Cluster {
     /// Returns when the name server knows the broker.
     pub async fn start(options: ClusterOptions) -> Result<Self> {
-        let listener = listen(0).await?;
-        let name_server = listener.local_addr()?;
-        let server = NameServer::new(NamesrvConfig::default())?;
-        let routes = Part::new(|shutdown| tokio::spawn(async { Ok(server.run(listener, shutdown).await?) }));
+        let names = Names::start().await?;
+        let name_server = names.address;
         let listener = listen(0).await?;
         let broker = listener.local_addr()?;
         let directory = TempDir::new()?;
-        let mut cluster = Self { name_server, broker, options, directory, routes, serving: None };
+        let mut cluster = Self { name_server, broker, options, directory, names, serving: None };
         cluster.serve(listener).await?;
         Ok(cluster)
     }
@@ -146,7 +160,7 @@ impl Cluster {
 
     pub async fn stop(mut self) -> Result<()> {
         self.stop_broker().await?;
-        self.routes.stop().await
+        self.names.part.stop().await
     }
 }
 

@@ -106,8 +106,58 @@ pub struct Sample {
     pub value: u64,
 }
 
+/// The text that Prometheus scrapes, of producers and consumers with the name of their group each.
+#[must_use]
+pub fn prometheus<'g>(groups: impl IntoIterator<Item = (&'g str, Vec<Sample>)>) -> String {
+    let named = groups.into_iter().flat_map(|(group, samples)| samples.into_iter().map(move |sample| (group, sample)));
+    let mut samples: Vec<_> = named.collect();
+    samples.sort_by_key(|(_, sample)| sample.name);
+    let mut text = String::new();
+    let mut last = "";
+    for (group, Sample { name, label, value }) in samples {
+        if name != last {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            text.push_str(&format!("# TYPE {name} {kind}\n"));
+            last = name;
+        }
+        let group = group.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let label = label.map(|(name, value)| format!(",{name}=\"{value}\"")).unwrap_or_default();
+        text.push_str(&format!("{name}{{group=\"{group}\"{label}}} {value}\n"));
+    }
+    text
+}
+
 impl Sample {
     fn new(name: &'static str, label: Option<(&'static str, &'static str)>, counter: &Counter) -> Self {
         Self { name, label, value: counter.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_each_name_once_and_each_group() {
+        let counters = Counters::default();
+        counters.committed.add_one();
+        counters.checked(Verdict::Rollback);
+        counters.inbox_duplicate.add_one();
+        let text = prometheus([
+            ("a\"b", counters.of_producer()),
+            ("other", counters.of_producer()),
+            ("packets", counters.of_consumer()),
+        ]);
+        for line in [
+            "# TYPE txn_outcome_total counter",
+            "# TYPE txn_in_doubt gauge",
+            r#"txn_outcome_total{group="a\"b",outcome="committed"} 1"#,
+            r#"txn_outcome_total{group="other",outcome="in_doubt"} 0"#,
+            r#"txn_check_total{group="other",answer="rollback"} 1"#,
+            r#"txn_in_doubt{group="other"} 0"#,
+            r#"inbox_duplicate_total{group="packets"} 1"#,
+        ] {
+            assert_eq!(text.lines().filter(|it| *it == line).count(), 1, "{line} in\n{text}");
+        }
     }
 }

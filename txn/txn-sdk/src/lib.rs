@@ -68,12 +68,13 @@ mod producer;
 mod schema;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod trace;
 
 pub use consumer::{
     ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, Effect, HandlerError, Handlers, Inbox,
     InboxError, Key, Msg, NoHandler, OnTopic, OnTopicEmitting,
 };
-pub use counters::Sample;
+pub use counters::{Sample, prometheus};
 pub use database::{Database, DatabaseError};
 pub use id::{InvalidTransactionId, TRANSACTION_ID_PROPERTY, TransactionId};
 pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers, Seal};
@@ -83,3 +84,4 @@ pub use producer::{
     Asked, BuildError, Outcome, Own, Pending, Sent, Source, Transaction, TxnError, TxnProducer, TxnProducerBuilder,
     Unsourced,
 };
+pub use trace::TraceContext;

@@ -11,12 +11,14 @@ use futures_util::FutureExt;
 use mq_client::ReceivedMessage;
 use mq_protocol::ids::UnixMillis;
 use serde::de::DeserializeOwned;
+use tracing::Instrument;
 
 use crate::{
     counters::{Counters, Sample},
     database::{Database, DatabaseError},
     failpoints::reach,
     planted::{Bug, planted},
+    trace::{TraceContext, span},
 };
 pub use effect::Effect;
 pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic, OnTopicEmitting};
@@ -43,7 +45,7 @@ impl ConsumerBuilder {
     pub fn inbox<D: Database>(self, inbox: Inbox<D>) -> Consumer<D, NoHandler> {
         let Self { name_servers, group } = self;
         let (concurrency, counters) = (DEFAULT_CONCURRENCY, Arc::default());
-        Consumer { name_servers, group, inbox, handlers: NoHandler, concurrency, counters }
+        Consumer { name_servers, group, inbox, handlers: NoHandler, concurrency, counters, follow: None }
     }
 }
 
@@ -57,7 +59,11 @@ pub struct Consumer<D, H> {
     handlers: H,
     concurrency: usize,
     counters: Arc<Counters>,
+    follow: Option<Follow>,
 }
+
+/// Ties the span of a delivery to the trace that its message came in.
+type Follow = Arc<dyn Fn(&tracing::Span, &TraceContext) + Send + Sync>;
 
 /// What a consumer counts.
 #[derive(Clone, Debug)]
@@ -136,13 +142,20 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     }
 
     fn with<M>(self, more: impl FnOnce(H) -> M) -> Consumer<D, M> {
-        let Self { name_servers, group, inbox, handlers, concurrency, counters } = self;
-        Consumer { name_servers, group, inbox, handlers: more(handlers), concurrency, counters }
+        let Self { name_servers, group, inbox, handlers, concurrency, counters, follow } = self;
+        Consumer { name_servers, group, inbox, handlers: more(handlers), concurrency, counters, follow }
     }
 
     /// Messages handled at the same time.
     pub fn concurrency(mut self, messages: usize) -> Self {
         self.concurrency = messages;
+        self
+    }
+
+    /// Called for each delivery whose message brings a trace context, with its span `inbox.handle`: a service with a
+    /// tracing backend makes the context the span's parent there.
+    pub fn follow_trace(mut self, follow: impl Fn(&tracing::Span, &TraceContext) + Send + Sync + 'static) -> Self {
+        self.follow = Some(Arc::new(follow));
         self
     }
 
@@ -165,8 +178,15 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
 
     /// Takes one delivery to its end; never fails, never panics. For deliveries by other ways than a broker's.
     pub async fn deliver(&self, message: ReceivedMessage) -> Delivered {
-        let span = (message.topic.clone(), message.message_id.clone());
-        let taken = AssertUnwindSafe(self.take(message)).catch_unwind().await.unwrap_or(Err(DeliveryError::Panic));
+        let name = (message.topic.clone(), message.message_id.clone());
+        let sent_in = TraceContext::of(&message);
+        let (span, context) =
+            span!("inbox.handle", sent_in.as_ref(), group = self.group, topic = %name.0, message_id = %name.1);
+        if let (Some(follow), Some(sent_in)) = (&self.follow, &sent_in) {
+            follow(&span, sent_in);
+        }
+        let taking = TraceContext::around(context, self.take(message)).instrument(span);
+        let taken = AssertUnwindSafe(taking).catch_unwind().await.unwrap_or(Err(DeliveryError::Panic));
         match taken {
             Ok(true) => {
                 self.counters.inbox_handled.add_one();
@@ -178,7 +198,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
             }
             Err(error) => {
                 self.counters.inbox_failed.add_one();
-                tracing::warn!(topic = %span.0, message_id = %span.1, %error, "delivery failed; the message will come again");
+                tracing::warn!(topic = %name.0, message_id = %name.1, %error, "delivery failed; the message will come again");
                 Delivered::Later(error.to_string())
             }
         }

@@ -134,9 +134,10 @@ pub(super) static MYSQL: Dialect = Dialect {
     lost_a_race,
 };
 
-/// A deadlock, which is also how a Galera cluster refuses (1213), or the veto of a replication plugin (3101).
+/// A deadlock, which is also how a Galera cluster refuses (1213), a row that has changed (1020), or the veto of a
+/// replication plugin (3101).
 fn refuses_commit(error: &dyn DatabaseError) -> bool {
-    matches!(number(error), Some(1213 | 3101))
+    matches!(number(error), Some(1020 | 1213 | 3101))
 }
 
 /// A deadlock, or a row that changed since this transaction's snapshot: the latter on servers that are strict about

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{
     TxnProducer, Verdicts,
-    half::Link,
+    half::{Link, TraceHook},
     own::{Asked, Own},
     wire::wire,
 };
@@ -19,6 +19,7 @@ use crate::{
     id::TRANSACTION_ID_PROPERTY,
     marker::{MarkerOptions, Markers},
     outbox::{Outbox, OutboxOptions, Relay},
+    trace::{TraceContext, span},
 };
 
 /// After so many unanswered checks a broker parks the half message (`transactionCheckMax`).
@@ -45,7 +46,6 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Unsourced;
 
-#[derive(Debug)]
 #[must_use]
 pub struct TxnProducerBuilder<S> {
     name_servers: String,
@@ -55,6 +55,7 @@ pub struct TxnProducerBuilder<S> {
     checks_every: Duration,
     send_timeout: Duration,
     outbox: Option<OutboxOptions>,
+    trace_from: Option<TraceHook>,
     source: S,
 }
 
@@ -68,6 +69,7 @@ impl TxnProducerBuilder<Unsourced> {
             checks_every: Duration::from_secs(30),
             send_timeout: Duration::from_secs(3),
             outbox: None,
+            trace_from: None,
             source: Unsourced,
         }
     }
@@ -87,8 +89,18 @@ impl TxnProducerBuilder<Unsourced> {
     }
 
     fn with<S>(self, source: S) -> TxnProducerBuilder<S> {
-        let Self { name_servers, group, topics, options, checks_every, send_timeout, outbox, source: Unsourced } = self;
-        TxnProducerBuilder { name_servers, group, topics, options, checks_every, send_timeout, outbox, source }
+        let Self { name_servers, group, topics, options, checks_every, send_timeout, outbox, trace_from, .. } = self;
+        TxnProducerBuilder {
+            name_servers,
+            group,
+            topics,
+            options,
+            checks_every,
+            send_timeout,
+            outbox,
+            trace_from,
+            source,
+        }
     }
 }
 
@@ -117,6 +129,14 @@ impl<S> TxnProducerBuilder<S> {
         self
     }
 
+    /// Asked at each transaction's begin, in the task that begins it: the context of the service's own span. Messages that
+    /// say it themselves ([`TraceContext::attach`]) are not asked for; without a hook a handler's transactions continue
+    /// the trace of the message that it handles.
+    pub fn trace_from(mut self, context: impl Fn() -> Option<TraceContext> + Send + Sync + 'static) -> Self {
+        self.trace_from = Some(Arc::new(context));
+        self
+    }
+
     async fn link<V: Verdicts>(self, verdicts: &V) -> Result<Arc<Link>, BuildError> {
         let counters = Arc::new(Counters::default());
         let (checking, asked) = (verdicts.clone(), counters.clone());
@@ -133,6 +153,7 @@ impl<S> TxnProducerBuilder<S> {
             topics: self.topics.into_iter().collect(),
             counters,
             outbox: self.outbox.map(Outbox::new).map(Arc::new),
+            trace_from: self.trace_from,
             running: TaskTracker::new(),
             stopped: CancellationToken::new(),
         }))
@@ -211,7 +232,8 @@ impl<D: Database> TxnProducer<D> {
     ) -> Result<Self, DatabaseError> {
         let verdicts = Markers::open(database, options).await?;
         let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        let link = Link { producer, topics: topics.collect(), counters, outbox: None, running, stopped };
+        let link =
+            Link { producer, topics: topics.collect(), counters, outbox: None, trace_from: None, running, stopped };
         Ok(Self { link: Arc::new(link), verdicts })
     }
 
@@ -229,7 +251,8 @@ async fn answer<V: Verdicts>(verdicts: V, counters: Arc<Counters>, half: Checked
         counters.checked(Verdict::Unknown);
         return Verdict::Unknown;
     };
-    let span = tracing::info_span!("txn.check", id = %transaction_id, times = half.checked_times);
+    let asked_in = TraceContext::of(&half.message);
+    let (span, _) = span!("txn.check", asked_in.as_ref(), id = %transaction_id, times = half.checked_times);
     let group = half.half.group.clone();
     let asked = Asked { transaction_id, message: half.message, checked_times: half.checked_times };
     let verdict = verdicts.verdict(&group, asked).instrument(span).await;

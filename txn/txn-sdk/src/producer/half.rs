@@ -22,6 +22,7 @@ use crate::{
     id::{TRANSACTION_ID_PROPERTY, TransactionId},
     marker::MarkError,
     outbox::{self, Outbox},
+    trace::{TraceContext, span},
 };
 
 /// What all transactions of a producer share.
@@ -31,15 +32,20 @@ pub(crate) struct Link {
     pub(crate) counters: Arc<Counters>,
     /// Where messages wait while no broker takes halves; `None`: their transactions are refused.
     pub(crate) outbox: Option<Arc<Outbox>>,
+    /// Says which trace a transaction belongs to.
+    pub(crate) trace_from: Option<TraceHook>,
     /// Detached ends, and open transactions: shutdown waits for them.
     pub(crate) running: TaskTracker,
     pub(crate) stopped: CancellationToken,
 }
 
+/// The trace context of whoever calls.
+pub(crate) type TraceHook = Arc<dyn Fn() -> Option<TraceContext> + Send + Sync>;
+
 impl Link {
     /// A half message, or nothing: for transactions that have no table of ours.
     pub(crate) async fn send_half(self: &Arc<Self>, message: Message, on_drop: OnDrop) -> Result<Half, TxnError> {
-        let sent = self.try_send_half(TransactionId::fresh(), message, on_drop).await;
+        let sent = self.try_send_half(TransactionId::fresh(), self.traced(message), on_drop).await;
         sent.inspect_err(|_| self.counters.refused.add_one())
     }
 
@@ -50,7 +56,7 @@ impl Link {
     }
 
     async fn try_begin(self: &Arc<Self>, message: Message) -> Result<Begun, TxnError> {
-        let (id, topic) = (TransactionId::fresh(), message.topic().to_owned());
+        let (id, topic, message) = (TransactionId::fresh(), message.topic().to_owned(), self.traced(message));
         let Some(outbox) = &self.outbox else {
             let half = self.try_send_half(id, message, OnDrop::Rollback).await?;
             return Ok(Begun { half, topic, outboxed: None });
@@ -69,8 +75,21 @@ impl Link {
         self.takes(&message)?;
         outbox.admit()?;
         let (link, running) = (self.clone(), self.running.token());
-        let half = Half { link, carrier: Carrier::Outbox, id, on_drop: OnDrop::Rollback, _running: running };
+        let (carrier, on_drop) = (Carrier::Outbox, OnDrop::Rollback);
+        let trace = TraceContext::attached_to(&message);
+        let half = Half { link, carrier, id, trace, on_drop, _running: running };
         Ok(Begun { half, topic, outboxed: Some(message) })
+    }
+
+    /// What the message says itself, else the hook, else the delivery that is being handled.
+    fn traced(&self, message: Message) -> Message {
+        if TraceContext::attached_to(&message).is_some() {
+            return message;
+        }
+        match self.trace_from.as_ref().map_or_else(TraceContext::current, |hook| hook()) {
+            Some(context) => context.attach(message),
+            None => message,
+        }
     }
 
     fn takes(&self, message: &Message) -> Result<(), TxnError> {
@@ -92,8 +111,10 @@ impl Link {
         self.takes(&message)?;
         let running = self.running.token();
         reach("txn-before-half");
-        let span = tracing::info_span!("txn.half", %id, topic = message.topic());
+        let parent = TraceContext::attached_to(&message);
+        let (span, trace) = span!("txn.half", parent.as_ref(), %id, topic = message.topic());
         let message = message.property(TRANSACTION_ID_PROPERTY, id.to_string());
+        let message = trace.iter().fold(message, |message, trace| trace.attach(message));
         let sending = self.producer.send_half(message).instrument(span);
         let receipt = during("txn-half-sent", sending).await.map_err(|error| {
             if error.may_be_stored() {
@@ -103,7 +124,7 @@ impl Link {
             }
         })?;
         reach("txn-after-half");
-        Ok(Half { link: self.clone(), carrier: Carrier::Half(receipt), id, on_drop, _running: running })
+        Ok(Half { link: self.clone(), carrier: Carrier::Half(receipt), id, trace, on_drop, _running: running })
     }
 
     /// A message is in the outbox for good.
@@ -115,8 +136,8 @@ impl Link {
     }
 
     /// Tells the broker how it ended. When that fails the checkback will: the verdict source knows.
-    async fn end(&self, receipt: &HalfReceipt, id: TransactionId, verdict: Verdict) {
-        let span = tracing::info_span!("txn.end", %id, ?verdict);
+    async fn end(&self, receipt: &HalfReceipt, id: TransactionId, trace: Option<&TraceContext>, verdict: Verdict) {
+        let (span, _) = span!("txn.end", trace, %id, ?verdict);
         if let Err(error) = self.producer.end(receipt, verdict).instrument(span).await {
             self.counters.end_lost.add_one();
             tracing::warn!(%id, ?verdict, %error, "the broker was not told how a transaction ended; its checkback will");
@@ -155,6 +176,7 @@ pub(crate) struct Half {
     link: Arc<Link>,
     carrier: Carrier,
     id: TransactionId,
+    trace: Option<TraceContext>,
     on_drop: OnDrop,
     _running: TaskTrackerToken,
 }
@@ -162,6 +184,11 @@ pub(crate) struct Half {
 impl Half {
     pub(crate) fn id(&self) -> TransactionId {
         self.id
+    }
+
+    /// Its place in a trace.
+    pub(crate) fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -175,7 +202,7 @@ impl Half {
 
     pub(crate) async fn end(&mut self, verdict: Verdict) {
         match &self.carrier {
-            Carrier::Half(receipt) => self.link.end(receipt, self.id, verdict).await,
+            Carrier::Half(receipt) => self.link.end(receipt, self.id, self.trace.as_ref(), verdict).await,
             Carrier::Outbox if verdict == Verdict::Commit => self.link.outboxed(),
             Carrier::Outbox => {}
         }
@@ -203,8 +230,10 @@ impl Half {
         self.leave();
         let Carrier::Half(receipt) = &self.carrier else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (link, receipt, id) = (self.link.clone(), receipt.clone(), self.id);
-            self.link.running.spawn_on(async move { link.end(&receipt, id, Verdict::Rollback).await }, &runtime);
+            let (link, receipt, id, trace) = (self.link.clone(), receipt.clone(), self.id, self.trace.clone());
+            self.link
+                .running
+                .spawn_on(async move { link.end(&receipt, id, trace.as_ref(), Verdict::Rollback).await }, &runtime);
         }
     }
 

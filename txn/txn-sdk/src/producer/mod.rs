@@ -7,7 +7,7 @@ mod own;
 mod transaction;
 mod wire;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use mq_client::Verdict;
 
@@ -105,6 +105,14 @@ impl<S: Source> TxnProducer<S> {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.link.producer.is_registered()
+    }
+
+    /// Returns once brokers can ask this instance: what a start waits for before it says "ready".
+    pub async fn registered(&self) {
+        const POLL: Duration = Duration::from_millis(50);
+        while !self.is_registered() {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// `txn_outcome_total`, `txn_check_total`, `txn_in_doubt`; with an outbox `outbox_pending` and its totals.

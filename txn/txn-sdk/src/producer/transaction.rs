@@ -16,6 +16,7 @@ use crate::{
     marker::{self, MarkError, MarkerOwner, Markers},
     outbox,
     planted::{Bug, planted},
+    trace::{TraceContext, span},
 };
 
 /// An open transaction whose message is published if and only if it commits. Dropped, it is rolled back and its half
@@ -38,8 +39,8 @@ impl<D: Database> TxnProducer<D> {
         F: for<'t> AsyncFnOnce(D::Handle<'t>) -> Result<(), E>,
     {
         let mut transaction = self.begin(message).await?;
-        let span = tracing::info_span!("txn.local", id = %transaction.id());
-        match work(transaction.handle()).instrument(span).await {
+        let (span, context) = span!("txn.local", transaction.half.trace(), id = %transaction.id());
+        match TraceContext::around(context, work(transaction.handle())).instrument(span).await {
             Ok(()) => Ok(transaction.commit().await?.widen()),
             Err(why) => Ok(transaction.roll_back_because(why).await),
         }

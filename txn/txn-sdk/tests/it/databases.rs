@@ -191,6 +191,14 @@ impl Scratch {
         }
     }
 
+    /// Where a write to what has changed since a transaction's snapshot is refused (error 1020), as MariaDB does by default
+    /// since 11.6.
+    pub(crate) async fn strict() -> Self {
+        static STRICT: Shared = OnceLock::new();
+        let server = shared(&STRICT, DatabaseKind::MariaDb, &[("innodb-snapshot-isolation", "ON")]);
+        Self::created(Engine::MySql, server).await
+    }
+
     async fn created(engine: Engine, server: &DatabaseServer) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("shop_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -213,7 +221,6 @@ impl Scratch {
         Self { engine, url, ours, _directory: None }
     }
 
-    #[cfg(feature = "failpoints")]
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -1,11 +1,13 @@
 //! The examples as programs of their own on a broker in this process, and README's section, which is one of them.
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{fs::File, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
+use mq_client::{Action, ConsumeFrom, Filter, Message, Producer, PushConsumer, ReceivedMessage};
 use mq_testkit::{
     cluster::{Cluster, ClusterOptions},
     process::{example_binary, free_ports, workspace},
 };
+use parking_lot::Mutex;
 use sqlx::SqlitePool;
 use tempfile::TempDir;
 use tokio::{
@@ -31,12 +33,15 @@ impl Example {
         let directory = tempfile::tempdir().unwrap();
         let [port] = free_ports().unwrap();
         let http = SocketAddr::from(([127, 0, 0, 1], port));
+        let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new(program)
             .env("NAMESRV_ADDR", cluster.name_servers())
             .env("DATABASE_URL", url(&directory))
             .env("LISTEN", http.to_string())
             .current_dir(directory.path())
             .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -60,8 +65,9 @@ impl Example {
     async fn until(&mut self, what: &str, mut holds: impl AsyncFnMut(&Self) -> bool) {
         let give_up = tokio::time::Instant::now() + PATIENCE;
         while !holds(self).await {
-            assert!(tokio::time::Instant::now() < give_up, "{what}: not in {PATIENCE:?}");
-            assert_eq!(self.child.try_wait().unwrap(), None, "{what}: the example has ended");
+            let log = || std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            assert!(tokio::time::Instant::now() < give_up, "{what}: not in {PATIENCE:?}\n{}", log());
+            assert_eq!(self.child.try_wait().unwrap(), None, "{what}: the example has ended\n{}", log());
             tokio::time::sleep(POLL).await;
         }
     }
@@ -107,6 +113,76 @@ async fn axum_sqlx_pays_once_and_issues_one_packet() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn axum_sea_orm_pays_once_and_issues_one_packet() {
     pays_once_and_issues_one_packet("axum_sea_orm").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inbox_issues_one_packet_and_emits_once_for_a_message_that_came_three_times() {
+    let cluster = Cluster::start(ClusterOptions::fast()).await.unwrap();
+    let producer = Producer::builder(cluster.name_servers()).build().await.unwrap();
+    for _ in 0..3 {
+        producer.send(Message::new("ORDER_PAID", r#"{"order":7}"#).key("order-7")).await.unwrap();
+    }
+    let mut packets = Example::start("inbox", &cluster).await;
+    let issued = published(&cluster, "PACKET_ISSUED").await;
+    packets.until("PACKET_ISSUED", async |_| *issued.keys.lock() == ["packet-7"]).await;
+    // Behind all three, so that they have been handled.
+    producer.send(Message::new("ORDER_PAID", r#"{"order":8}"#).key("order-8")).await.unwrap();
+    packets.until("the last one", async |_| issued.keys.lock().len() > 1).await;
+    assert_eq!(packets.count("SELECT count(*) FROM packets").await, 2);
+    assert_eq!(*issued.keys.lock(), ["packet-7", "packet-8"]);
+    packets.interrupt().await;
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outbox_takes_payments_while_the_broker_is_away() {
+    let mut cluster = Cluster::start(ClusterOptions::fast()).await.unwrap();
+    Producer::builder(cluster.name_servers())
+        .build()
+        .await
+        .unwrap()
+        .send(Message::new("ORDER_PAID", r#"{"order":0}"#).key("order-0")) // the topic is there
+        .await
+        .unwrap();
+    cluster.stop_broker().await.unwrap();
+    let mut shop = Example::start("outbox", &cluster).await;
+    shop.until("ready", async |shop| shop.ask("GET", "/readyz").await == 200).await;
+    for (order, status) in [("/orders/1/pay", 200), ("/orders/2/pay", 200), ("/orders/1/pay", 409)] {
+        assert_eq!(shop.ask("POST", order).await, status, "{order}");
+    }
+    assert_eq!(shop.count("SELECT count(*) FROM checkback_outbox").await, 2);
+    cluster.restart().await.unwrap();
+    let paid = published(&cluster, "ORDER_PAID").await;
+    shop.until("relayed", async |_| paid.keys.lock().len() == 3).await;
+    let mut keys = paid.keys.lock().clone();
+    keys.sort();
+    assert_eq!(keys, ["order-0", "order-1", "order-2"]);
+    assert_eq!((shop.ask("GET", "/metrics").await, shop.count("SELECT count(*) FROM payments").await), (200, 2));
+    shop.interrupt().await;
+    cluster.stop().await.unwrap();
+}
+
+/// What a topic shows.
+struct Published {
+    keys: Arc<Mutex<Vec<String>>>,
+    _reader: PushConsumer,
+}
+
+async fn published(cluster: &Cluster, topic: &str) -> Published {
+    let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = keys.clone();
+    let reader = PushConsumer::builder(cluster.name_servers())
+        .group("reader")
+        .consume_from(ConsumeFrom::First)
+        .subscribe(topic, Filter::all())
+        .concurrent(move |batch: Vec<ReceivedMessage>| {
+            seen.lock().extend(batch.iter().flat_map(|message| message.keys().map(str::to_owned).collect::<Vec<_>>()));
+            std::future::ready(Action::Ack)
+        })
+        .start()
+        .await
+        .unwrap();
+    Published { keys, _reader: reader }
 }
 
 #[test]

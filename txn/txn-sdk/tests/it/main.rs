@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
 
+mod apache;
 mod broker;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod cut;
 mod databases;
 mod emitting;
 mod end_to_end;
@@ -14,3 +16,5 @@ mod inbox;
 mod markers;
 mod outbox;
 mod producer;
+mod redis;
+mod traces;

@@ -296,6 +296,22 @@ async fn instances_may_start_at_once<D: TestDatabase>(engine: Engine) {
     assert_eq!(file.count("SELECT count(*) FROM checkback_horizon").await, 1);
 }
 
+/// Many checkbacks at once, where the server is strict about snapshots: none of them loses to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_snapshots_make_no_answer_unknown() {
+    let place = Scratch::strict().await;
+    let markers = markers::<sqlx::MySqlPool>(&place).await;
+    place.run("CREATE TABLE orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, note TEXT)").await;
+    let (done, dead) = (born(Duration::from_secs(60)), born(Duration::from_secs(60)));
+    transaction(markers.database(), done, true).await.unwrap();
+    for _ in 0..20 {
+        let asked = (0..6).map(|_| markers.verdict(done, OWNER));
+        let answers = futures_util::future::join_all(asked).await;
+        assert_eq!(answers, [Verdict::Commit; 6]);
+    }
+    assert_eq!(markers.verdict(dead, OWNER).await, Verdict::Rollback);
+}
+
 #[tokio::test]
 async fn disconnected_sea_orm_is_refused() {
     let opened = Markers::open(DatabaseConnection::default(), options()).await;
