@@ -140,6 +140,9 @@ pub enum SendFailure {
     Route(#[from] RouteError),
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Half messages only: the broker would store it and not do what it asks for, as Apache RocketMQ's do.
+    #[error("property {property} needs a broker that offers {capability}, and {address} does not say so")]
+    NotOffered { property: &'static str, capability: &'static str, address: ByteString },
     /// Half messages only: a half that is stored but not yet safe must not be built upon.
     #[error("the broker stored it but could not make it safe: {0:?}")]
     NotSafe(crate::SendStatus),
@@ -149,7 +152,7 @@ impl SendError {
     #[must_use]
     pub fn new(topic: ByteString, message_id: ByteString, attempts: u32, reason: SendFailure) -> Self {
         let may_be_stored = match &reason {
-            SendFailure::Invalid(_) | SendFailure::Route(_) => false,
+            SendFailure::Invalid(_) | SendFailure::Route(_) | SendFailure::NotOffered { .. } => false,
             SendFailure::Call(error) => error.may_have_happened(),
             SendFailure::NotSafe(_) => true,
         };

@@ -2,6 +2,7 @@
 
 mod ask;
 mod batch;
+mod beyond;
 mod builder;
 mod check;
 mod fault;
@@ -37,6 +38,7 @@ use traced::Traced;
 
 pub use ask::{NotARequest, ReplyError, RequestFailed};
 pub(crate) use ask::{Requests, on_reply};
+pub use beyond::MAX_PARTS;
 pub use builder::ProducerBuilder;
 pub use check::{CheckedHalf, TransactionChecker};
 pub(crate) use check::{Checks, on_check};
@@ -105,6 +107,8 @@ enum Target<'t> {
     /// The queue of this key, also when it fails.
     Key(&'t str),
     Queue(&'t MessageQueue),
+    /// Any queue of this broker, also when it fails.
+    Broker(&'t str),
 }
 
 /// What a failed attempt means for the next one.
@@ -367,6 +371,10 @@ impl Producer {
             Target::Any => select::by_turn(queues, route.next_turn(), failed_broker, available).cloned(),
             Target::Key(key) => select::by_hash(queues, key).cloned(),
             Target::Queue(queue) => Some(Arc::new(queue.clone())),
+            Target::Broker(broker) => {
+                let there = queues.iter().filter(|queue| queue.broker_name == broker).cloned().collect::<Vec<_>>();
+                select::by_turn(&there, route.next_turn(), None, |_| true).cloned()
+            }
         };
         chosen.ok_or_else(|| RouteError::NoQueue { topic: route.topic().into(), used: "written to" })
     }

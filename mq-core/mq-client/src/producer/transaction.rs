@@ -19,17 +19,28 @@ const DELAYS: [&str; 4] = [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELA
 impl Producer {
     /// Stores a message that nobody sees until [`Producer::end`] commits it. A receipt means that it is safely stored.
     /// An error says by [`SendError::may_be_stored`] whether it may be there all the same; the broker will then ask.
-    pub async fn send_half(&self, mut message: Message) -> Result<HalfReceipt, SendError> {
+    pub async fn send_half(&self, message: Message) -> Result<HalfReceipt, SendError> {
+        self.half(message, None).await
+    }
+
+    /// The same to a broker of this name: the messages of one transaction go to one broker.
+    pub async fn send_half_at(&self, message: Message, broker: &str) -> Result<HalfReceipt, SendError> {
+        self.half(message, Some(broker)).await
+    }
+
+    async fn half(&self, mut message: Message, broker: Option<&str>) -> Result<HalfReceipt, SendError> {
         let topic = message.topic.clone();
         if let Some(delay) = DELAYS.into_iter().find(|delay| message.properties.get(delay).is_some()) {
             let reason = format!("a transactional message cannot have {delay}: delays and transactions do not mix");
             return Err(SendError::new(topic, ByteString::new(), 0, SendFailure::Invalid(reason)));
         }
+        self.check_offers(&message).await?;
+        let order_key = message.properties.get(name::ORDER_KEY).cloned();
         message.properties.set(name::TRANSACTION_PREPARED, "true");
         message.properties.set(name::PRODUCER_GROUP, self.0.group.clone());
         let mut outgoing = self.prepare(message)?;
         outgoing.header.sys_flag |= sys_flag::TRANSACTION_PREPARED;
-        let (receipt, answer) = self.attempts(&outgoing, Target::Any, true).await?;
+        let (receipt, answer) = self.attempts(&outgoing, Target::of_half(broker, order_key.as_deref()), true).await?;
         let header: SendMessageResponse = answer.header().expect("the receipt was made from it");
         if receipt.status != SendStatus::SendOk {
             return Err(outgoing.error(1, SendFailure::NotSafe(receipt.status)));

@@ -84,7 +84,7 @@ pub(crate) fn fault_of(error: &TxnError) -> Fault {
             SendFailure::Call(CallError::Refused(said)) if said.code == response::MESSAGE_ILLEGAL => Fault::Message,
             _ => Fault::Broker,
         },
-        TxnError::UnknownTopic(_) => Fault::Message,
+        TxnError::UnknownTopic(_) | TxnError::NotOffered { .. } => Fault::Message,
         _ => Fault::Broker,
     }
 }

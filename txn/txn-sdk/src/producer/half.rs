@@ -3,7 +3,8 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use mq_client::{HalfReceipt, Message, Verdict};
+use futures_util::future::try_join_all;
+use mq_client::{HalfReceipt, MAX_PARTS, Message, SendError, SendFailure, Verdict, property};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -102,8 +103,45 @@ impl Link {
         Ok(())
     }
 
+    /// Several messages under one verdict: each a half of its own with the shared id and its place, all at the broker
+    /// that took the first. One end ends them all, and so does the end of any of them when one cannot be stored.
+    pub(crate) async fn begin_all(self: &Arc<Self>, messages: Vec<Message>) -> Result<Begun, TxnError> {
+        self.try_begin_all(messages).await.inspect_err(|_| self.counters.refused.add_one())
+    }
+
+    async fn try_begin_all(self: &Arc<Self>, messages: Vec<Message>) -> Result<Begun, TxnError> {
+        let (id, count) = (TransactionId::fresh(), messages.len());
+        if !(1..=MAX_PARTS).contains(&count) {
+            return Err(TxnError::Parts { messages: count });
+        }
+        messages.iter().try_for_each(|message| self.takes(message))?;
+        let topic = messages[0].topic().to_owned();
+        let mut parts = (1..).zip(messages).map(|(place, message)| {
+            let message = self.traced(message).property(property::SHARED_ID, id.to_string());
+            message.property(property::PART, format!("{place}/{count}"))
+        });
+        let first = parts.next().expect("there is one at least");
+        let mut half = self.try_send_half(id, first, OnDrop::Cancel).await?;
+        let broker = half.broker().to_owned();
+        let others = parts.map(|part| self.send_half_to(Some(&broker), id, part, OnDrop::Leave));
+        // When one is missing the first is dropped: its rollback ends the others, and what arrives later.
+        try_join_all(others).await?;
+        half.on_drop = OnDrop::Rollback;
+        Ok(Begun { half, topic, outboxed: None })
+    }
+
     pub(crate) async fn try_send_half(
         self: &Arc<Self>,
+        id: TransactionId,
+        message: Message,
+        on_drop: OnDrop,
+    ) -> Result<Half, TxnError> {
+        self.send_half_to(None, id, message, on_drop).await
+    }
+
+    async fn send_half_to(
+        self: &Arc<Self>,
+        broker: Option<&str>,
         id: TransactionId,
         message: Message,
         on_drop: OnDrop,
@@ -115,14 +153,13 @@ impl Link {
         let (span, trace) = span!("txn.half", parent.as_ref(), %id, topic = message.topic());
         let message = message.property(TRANSACTION_ID_PROPERTY, id.to_string());
         let message = trace.iter().fold(message, |message, trace| trace.attach(message));
-        let sending = self.producer.send_half(message).instrument(span);
-        let receipt = during("txn-half-sent", sending).await.map_err(|error| {
-            if error.may_be_stored() {
-                TxnError::HalfUnknown(Box::new(error))
-            } else {
-                TxnError::HalfRefused(Box::new(error))
+        let sending = async {
+            match broker {
+                None => self.producer.send_half(message).await,
+                Some(broker) => self.producer.send_half_at(message, broker).await,
             }
-        })?;
+        };
+        let receipt = during("txn-half-sent", sending.instrument(span)).await.map_err(refusal)?;
         reach("txn-after-half");
         Ok(Half { link: self.clone(), carrier: Carrier::Half(receipt), id, trace, on_drop, _running: running })
     }
@@ -142,6 +179,16 @@ impl Link {
             self.counters.end_lost.add_one();
             tracing::warn!(%id, ?verdict, %error, "the broker was not told how a transaction ended; its checkback will");
         }
+    }
+}
+
+fn refusal(error: SendError) -> TxnError {
+    if let SendFailure::NotOffered { property, capability, address } = &*error.reason {
+        return TxnError::NotOffered { property, capability, broker: address.to_string() };
+    }
+    match error.may_be_stored() {
+        true => TxnError::HalfUnknown(Box::new(error)),
+        false => TxnError::HalfRefused(Box::new(error)),
     }
 }
 
@@ -193,6 +240,13 @@ impl Half {
 
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    fn broker(&self) -> &str {
+        match &self.carrier {
+            Carrier::Half(receipt) => &receipt.broker_name,
+            Carrier::Outbox => "",
+        }
     }
 
     /// From here on only the verdict source knows the outcome.

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 
+use mq_client::MAX_PARTS;
+
 use crate::{database::DatabaseError, id::TransactionId};
 
 /// What became of a transaction whose half message the broker took.
@@ -57,6 +59,11 @@ pub enum TxnError {
     /// The transaction was so slow to begin that a checkback has given it up already.
     #[error("fenced: a checkback has given this transaction up; it took longer than the deadline")]
     Fenced,
+    /// The message asks for what this cluster does not do (Apache RocketMQ, for one). It was not sent.
+    #[error("property {property} needs brokers that offer {capability}, and {broker} does not say so")]
+    NotOffered { property: &'static str, capability: &'static str, broker: String },
+    #[error("{messages} messages in one transaction: from 1 to {MAX_PARTS}")]
+    Parts { messages: usize },
     #[error("this inbox has no producer to emit with: make it with Inbox::of(&producer)")]
     NothingToEmitWith,
     #[error("no broker takes the message, and {waiting} wait in the outbox already (the limit is {limit})")]

@@ -38,17 +38,30 @@ impl<D: Database> TxnProducer<D> {
     where
         F: for<'t> AsyncFnOnce(D::Handle<'t>) -> Result<(), E>,
     {
-        let mut transaction = self.begin(message).await?;
-        let (span, context) = span!("txn.local", transaction.half.trace(), id = %transaction.id());
-        match TraceContext::around(context, work(transaction.handle())).instrument(span).await {
-            Ok(()) => Ok(transaction.commit().await?.widen()),
-            Err(why) => Ok(transaction.roll_back_because(why).await),
-        }
+        self.begin(message).await?.run(work).await
+    }
+
+    /// The same with several messages, on one topic or several: all of them become visible at once, or none. On a cluster
+    /// of Checkback's only ([`TxnError::NotOffered`]), and never by the outbox.
+    pub async fn send_all<F, E>(&self, messages: Vec<Message>, work: F) -> Result<Sent<E>, TxnError>
+    where
+        F: for<'t> AsyncFnOnce(D::Handle<'t>) -> Result<(), E>,
+    {
+        let begun = self.link.begin_all(messages).await?;
+        self.in_transaction(begun).await?.run(work).await
+    }
+
+    /// The half messages of [`TxnProducer::send_all`], then a transaction with their marker as the first row.
+    pub async fn begin_all(&self, messages: Vec<Message>) -> Result<Transaction<D>, TxnError> {
+        self.in_transaction(self.link.begin_all(messages).await?).await
     }
 
     /// The half message, then a transaction with its marker as the first row.
     pub async fn begin(&self, message: Message) -> Result<Transaction<D>, TxnError> {
-        let begun = self.link.begin(message).await?;
+        self.in_transaction(self.link.begin(message).await?).await
+    }
+
+    async fn in_transaction(&self, begun: Begun) -> Result<Transaction<D>, TxnError> {
         match self.begin_marked(&begun).await {
             Ok(tx) => Ok(Transaction { tx, half: begun.half }),
             Err(error) => Err(begun.half.give_up(error)),
@@ -85,6 +98,17 @@ impl<D: Database> Transaction<D> {
     /// What your statements run on. Do not commit or roll back through it.
     pub fn handle(&mut self) -> D::Handle<'_> {
         D::handle(&mut self.tx)
+    }
+
+    async fn run<F, E>(mut self, work: F) -> Result<Sent<E>, TxnError>
+    where
+        F: for<'t> AsyncFnOnce(D::Handle<'t>) -> Result<(), E>,
+    {
+        let (span, context) = span!("txn.local", self.half.trace(), id = %self.id());
+        match TraceContext::around(context, work(self.handle())).instrument(span).await {
+            Ok(()) => Ok(self.commit().await?.widen()),
+            Err(why) => Ok(self.roll_back_because(why).await),
+        }
     }
 
     /// Commits, then publishes. Both run detached: dropping this future stops neither.

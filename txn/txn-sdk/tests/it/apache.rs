@@ -10,9 +10,10 @@ use mq_testkit::{
 };
 use sea_orm::DatabaseConnection;
 use sqlx::{MySqlPool, PgPool, SqlitePool};
+use txn_sdk::{Message, TxnError, TxnProducer};
 
 use crate::{
-    databases::Engine,
+    databases::{Engine, Scratch},
     end_to_end::{Stage, journey},
 };
 
@@ -53,7 +54,38 @@ async fn on_apaches_broker_each_payment_becomes_one_packet_too() {
         "PAID_ORM_MYSQL": DatabaseConnection, MySql;
         "PAID_ORM_POSTGRES": DatabaseConnection, Postgres;
     }
+    refuses_what_only_ours_do(&address).await;
     broker.kill().unwrap();
+}
+
+/// By name, and nothing is stored: Apache's brokers would take the message and do nothing of what it asks for.
+async fn refuses_what_only_ours_do(names: &str) {
+    let place = Scratch::with_orders(Engine::Sqlite).await;
+    let txn = TxnProducer::builder(names)
+        .group("beyond")
+        .database(place.open::<SqlitePool>().await)
+        .topics(["PAID_SQLX_SQLITE"])
+        .build()
+        .await
+        .unwrap();
+    txn.registered().await;
+    let message = || Message::new("PAID_SQLX_SQLITE", "{}");
+    for (messages, asked_for) in [
+        (vec![message(), message()], "shared-verdict"),
+        (vec![message().delay_from_commit(WAIT)], "delay-from-commit"),
+        (vec![message().in_commit_order("account-7")], "commit-order"),
+        (vec![message().max_checks(3)], "max-checks"),
+    ] {
+        let refused = match <[Message; 1]>::try_from(messages) {
+            Ok([message]) => txn.begin(message).await.map(drop),
+            Err(messages) => txn.begin_all(messages).await.map(drop),
+        };
+        assert!(
+            matches!(&refused, Err(TxnError::NotOffered { capability, .. }) if *capability == asked_for),
+            "{asked_for}: {refused:?}"
+        );
+    }
+    txn.shutdown().await;
 }
 
 /// It can be done once a name server knows the broker.

@@ -114,7 +114,7 @@ impl Proxy {
                         None => to_server.write_all(piece).await?,
                         Some(Cut::AfterCommit) => {
                             to_server.write_all(piece).await?;
-                            from_server.read(&mut said).await?;
+                            from_server.readable().await?;
                             return Ok(());
                         }
                         Some(_) => return Ok(()),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failed unwrap is a failed test")]
 
 mod apache;
+mod beyond;
 mod broker;
 #[cfg(feature = "failpoints")]
 mod crashes;
