@@ -29,15 +29,15 @@ build: ## All programs, optimised: target/release/{mq,order-service,seckill-demo
 
 .PHONY: test
 test: redis databases clients apache ## Format, lints, then every test: unit, tables, properties, crashes, official clients, the proof
+	rm -rf target/report
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace $(ARGS)
 	cargo test --workspace --features mq-store/failpoints,txn-sdk/failpoints --test it -- failpoints:: crashes::
-	rm -rf target/proof
 	cargo clippy -p mq-testkit -p txn-sdk -p txn-coordinator --features mq-testkit/proof --all-targets -- -D warnings
 	cargo test -p mq-testkit --features proof --test it -- proof::
-	@cat target/proof/[0-9]*
+	cargo test -p mq-testkit --features proof --test it -- --ignored --nocapture report::
 
 .PHONY: demo
 demo: redis build ## The whole shop on this machine until Ctrl-C; CHECK=1 tries all of it and stops

@@ -11,4 +11,5 @@ pub mod page;
 pub mod process;
 pub mod redis;
 pub mod replay;
+pub mod report;
 pub mod wire;

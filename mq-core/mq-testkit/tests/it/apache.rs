@@ -20,6 +20,7 @@ use mq_protocol::header::QueryMessage;
 use mq_protocol::record;
 use mq_testkit::apache::{ApacheBroker, ApacheOptions};
 use mq_testkit::process::MqProcess;
+use mq_testkit::report;
 use mq_testkit::wire::Peer;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -311,9 +312,14 @@ async fn goes_on_with(first: Whose, end: End) {
         written.orders.iter().filter(|message| message.queue == sent.queue).map(|message| message.queue_offset);
     assert_eq!(sent.queue_offset, offsets.max().unwrap().plus(1), "numbering goes on");
     broker.end(End::Clean);
+    let (ends, goes_on) = match end {
+        End::Clean => ("closed", format!("{second:?} goes on, {first:?} takes it back")),
+        End::Kill => ("was killed over", format!("{second:?} goes on")),
+    };
+    let passed = format!("PASS a store that {first:?} {ends}: {goes_on}");
     if end == End::Kill {
         // The way back is the same as after a clean end.
-        return;
+        return report::show(&format!("40 disk {first:?} {end:?}"), &passed);
     }
 
     let broker = Broker::start(first, &directory).await;
@@ -327,6 +333,7 @@ async fn goes_on_with(first: Whose, end: End) {
     assert_eq!(broker.bodies("later", &["soon", "after the change"]).await, later);
     assert_eq!(broker.bodies("timed", &["soon", "after the change"]).await, timed);
     popping::acknowledge(broker.address, &pops_again(&broker));
+    report::show(&format!("40 disk {first:?} {end:?}"), &passed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mq_testkit::process::{MqProcess, workspace};
+use mq_testkit::report;
 use tempfile::TempDir;
 
 fn built(program: &str) -> String {
@@ -39,7 +40,6 @@ fn every_scenario_passes(client: &str, at_least: usize, program: impl FnOnce(&Pa
             ["FAIL", scenario] => failed.push(scenario.to_owned()),
             _ => {}
         }
-        println!("{client}: {line}");
     }
     assert!(
         failed.is_empty() && passed >= at_least,
@@ -47,7 +47,12 @@ fn every_scenario_passes(client: &str, at_least: usize, program: impl FnOnce(&Pa
         String::from_utf8_lossy(&output.stderr),
         broker.log()
     );
-    println!("{client}: {passed} scenarios passed");
+    let table: Vec<_> =
+        text.lines().filter(|line| line.starts_with("PASS")).map(|line| format!("{client}: {line}")).collect();
+    report::show(
+        &format!("10 official client {client}"),
+        &format!("{}\n{client}: {passed} scenarios passed", table.join("\n")),
+    );
     assert!(broker.stop().unwrap().success(), "a graceful end:\n{}", broker.log());
 }
 

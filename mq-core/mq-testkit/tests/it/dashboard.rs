@@ -4,6 +4,7 @@
 use std::process::{Command, Stdio};
 
 use mq_testkit::process::{MqProcess, workspace};
+use mq_testkit::report;
 use tempfile::TempDir;
 
 /// So many calls are listed in `clients/mqadmin/.../dashboard`.
@@ -27,7 +28,6 @@ fn every_page_of_the_dashboard_gets_what_it_shows() {
         .output()
         .expect("java does not start: `make test` installs it");
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().for_each(|line| println!("dashboard: {line}"));
     let passed = text.lines().filter(|line| line.starts_with("PASS ")).count();
     assert!(
         output.status.success() && passed == CALLS,
@@ -36,4 +36,6 @@ fn every_page_of_the_dashboard_gets_what_it_shows() {
         mq.log()
     );
     assert!(mq.stop().unwrap().success(), "a graceful end:\n{}", mq.log());
+    let table: String = text.lines().map(|line| format!("dashboard: {line}\n")).collect();
+    report::show("30 dashboard", &format!("{table}dashboard: {passed} of {CALLS} calls answered"));
 }

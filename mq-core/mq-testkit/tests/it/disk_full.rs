@@ -10,6 +10,7 @@ use mq_protocol::header::{PullMessage, PullMessageResponse, SendMessage, SendMes
 use mq_protocol::ids::{QueueId, QueueOffset};
 use mq_protocol::record;
 use mq_testkit::process::MqProcess;
+use mq_testkit::report;
 use mq_testkit::wire::Peer;
 use tempfile::TempDir;
 
@@ -32,7 +33,10 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(on.into()));
         }
-        println!("SKIPPED: no right to mount a file system; nothing was tested here");
+        report::show(
+            "90 skipped disk_full",
+            "SKIPPED disk_full: no right to mount a file system; run as root to test it",
+        );
         None
     }
 }

@@ -16,6 +16,7 @@ mod power;
 #[cfg(feature = "proof")]
 mod proof;
 mod replay;
+mod report;
 mod request_codes;
 
 /// What the scenarios of clients count on: short delays, and transactions that are asked about after a second.

@@ -1,6 +1,7 @@
 //! Apache's `mqadmin` (Maven Central's `rocketmq-tools`), unchanged, against the real `mq` process: each command that our
 //! release promises, what it is called with, and what it must print.
 
+use std::fmt::Write as _;
 use std::future::ready;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use mq_client::{
     TopicSettings,
 };
 use mq_testkit::process::{MqProcess, workspace};
+use mq_testkit::report;
 use tempfile::TempDir;
 
 /// Of one command; only a bug waits for it.
@@ -342,7 +344,7 @@ async fn every_command_of_mqadmin_gets_its_answer() {
     let sent = tools.run("sendMessage -t Orders -p traced -m true", "");
     let traced = sent.lines().last().and_then(|line| line.split_whitespace().last());
     scene.names.push(("$TRACED", traced.unwrap_or_else(|| panic!("no message id in {sent}")).into()));
-    let mut failed = 0;
+    let (mut failed, mut table) = (0, String::new());
     for row in ROWS {
         let command = row.line.split(' ').next().expect("a command");
         let line = scene.said(row.line);
@@ -351,13 +353,13 @@ async fn every_command_of_mqadmin_gets_its_answer() {
         let output = tools.run(&line, &until);
         let took = began.elapsed().as_millis();
         match fault(&scene, row, &output) {
-            None => println!("PASS mqadmin {line} ({took} ms)"),
+            None => writeln!(table, "PASS mqadmin {line} ({took} ms)").expect("memory takes text"),
             Some(fault) => {
                 failed += 1;
                 println!("FAIL mqadmin {line}: {fault}; it printed:\n{output}");
             }
         }
     }
-    println!("{} rows, {failed} failed", ROWS.len());
+    report::show("20 mqadmin", &format!("{table}mqadmin: {} commands, {failed} failed", ROWS.len()));
     assert_eq!(failed, 0, "see FAIL above; the broker said:\n{}", mq.log());
 }

@@ -1,9 +1,11 @@
 //! The scenarios of `make replay-apache`, our column: public tickets about Apache's transactional messages, done right.
 
+use std::fmt::Write as _;
 use std::thread;
 
 use mq_testkit::process::MqProcess;
 use mq_testkit::replay::{Scenario, Setting, Stage, scenarios};
+use mq_testkit::report;
 use tempfile::TempDir;
 
 /// Side by side on one broker: each has a producer group and topics of its own.
@@ -17,14 +19,15 @@ fn all_are_right(setting: Setting) {
         let running: Vec<_> = played.iter().map(|scenario| scope.spawn(|| (scenario.run)(&stage))).collect();
         running.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
     });
-    let mut wrong = Vec::new();
+    let (mut wrong, mut table) = (Vec::new(), String::new());
     for (scenario, outcome) in played.iter().zip(outcomes) {
         let outcome = outcome.unwrap_or_else(|error| panic!("{}: {error:#}\n{}", scenario.tickets, mq.log()));
-        println!("{}: {}: {}", scenario.tickets, scenario.done, outcome.did);
+        writeln!(table, "{}: {}: {}", scenario.tickets, scenario.done, outcome.did).expect("memory takes text");
         if !outcome.is_right {
             wrong.push(format!("{}: {}, right is: {}", scenario.tickets, outcome.did, scenario.right));
         }
     }
+    report::show(&format!("50 tickets {setting:?}"), &table);
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", mq.log());
 }
 

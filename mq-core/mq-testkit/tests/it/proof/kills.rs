@@ -13,12 +13,12 @@ use mq_protocol::record::{MAGIC_BLANK, StoredMessage};
 use mq_protocol::topic;
 use mq_testkit::database::{DatabaseKind, DatabaseServer};
 use mq_testkit::process::{MqProcess, workspace};
+use mq_testkit::report;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tempfile::TempDir;
 use txn_sdk::{Consumer, Inbox, Msg, Outcome, TxnProducer, failpoints};
 
 use super::points::{Actor, Point};
-use super::say;
 use Side::{After, Before};
 
 const TOPIC: &str = "ORDER_PAID";
@@ -420,9 +420,9 @@ fn rows_messages_and_effects_agree_after_every_kill_of_real_processes() {
     });
     let rows: Vec<String> = table.into_inner().unwrap().into_values().collect();
     let kills = Point::ALL.len() * 2;
-    say(
-        "4-kills",
-        format!(
+    report::show(
+        "60 proof 4 kills",
+        &format!(
             "{}\n{kills} kills of real processes at {} places: rows, messages and effects agree",
             rows.join("\n"),
             rows.len()

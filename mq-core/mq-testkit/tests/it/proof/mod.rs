@@ -13,11 +13,3 @@ mod process;
 mod service;
 mod simulation;
 mod world;
-
-/// For who runs it: on the screen, and in a file that `make test` prints at its end.
-fn say(name: &str, text: String) {
-    println!("{text}");
-    let directory = mq_testkit::process::workspace().join("target/proof");
-    std::fs::create_dir_all(&directory).unwrap();
-    std::fs::write(directory.join(name), text + "\n").unwrap();
-}

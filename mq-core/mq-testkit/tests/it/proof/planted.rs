@@ -7,8 +7,8 @@ use txn_sdk::simulation as sdk;
 
 use super::points::{Plan, Point};
 use mq_testkit::process::workspace;
+use mq_testkit::report;
 
-use super::say;
 use super::simulation::{go, pairs, singles};
 
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ fn every_planted_bug_is_caught() {
         table.push(format!("{name:<18} {:<32} {violation}", plan.to_string()));
     }
     let all = Bug::all().count();
-    say("3-planted", format!("{}\n{} of {all} planted bugs caught", table.join("\n"), table.len()));
+    report::show("60 proof 3 planted", &format!("{}\n{} of {all} planted bugs caught", table.join("\n"), table.len()));
     assert!(missed.is_empty(), "not caught: {missed:?}");
     let known = std::fs::read_to_string(workspace().join("docs/PROOF.md")).unwrap();
     let has_row =

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use mq_testkit::report;
 use tokio::runtime::Builder;
 
 use super::planted::Bug;
 use super::points::{Fault, Kind, Plan, Point};
-use super::say;
 use super::service::Work;
 use super::world::World;
 
@@ -119,13 +119,19 @@ pub(crate) fn pairs(seeds: Range<u64>) -> impl Iterator<Item = Plan> {
 #[test]
 fn every_single_fault_keeps_every_invariant() {
     let runs = singles().inspect(|plan| drop(holds(plan, 2))).count();
-    say("1-singles", format!("{} singles ({runs} runs), 0 violations", Point::ALL.len() * Kind::ALL.len()));
+    report::show(
+        "60 proof 1 singles",
+        &format!("{} singles ({runs} runs), 0 violations", Point::ALL.len() * Kind::ALL.len()),
+    );
 }
 
 #[test]
 fn every_pair_of_crashes_keeps_every_invariant() {
     let runs = pairs(0..seeds()).inspect(|plan| drop(holds(plan, 3))).count();
-    say("2-pairs", format!("{} pairs ({runs} runs), 0 violations", Point::ALL.len() * Point::ALL.len()));
+    report::show(
+        "60 proof 2 pairs",
+        &format!("{} pairs ({runs} runs), 0 violations", Point::ALL.len() * Point::ALL.len()),
+    );
 }
 
 /// `PROOF_SEEDS`: for a longer run by hand.
