@@ -17,8 +17,11 @@ use crate::broker::Broker;
 
 /// How often the clock is looked at while a half waits: a bound for how late a check is when the clock jumps.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Rest after a round that could not do all that was due (a full disk, say).
+/// Rest after a round that did nothing of what is due (the disk cannot be read, say).
 const PAUSE: Duration = Duration::from_millis(200);
+/// Rest between two rounds when more is due than one takes: a million halves are asked about within half a minute, and the
+/// sends of producers come in between.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// Bounds how much of the log a restart reads for its transactions.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -78,9 +81,10 @@ async fn ask_when_due(broker: &Arc<Broker>, stop: &CancellationToken) {
         let wait = broker.transactions.next_due().map(|due| due.since(broker.clock.now()).min(LOOK_EVERY));
         match wait {
             Some(Duration::ZERO) => {
-                round(broker).await;
-                let is_stuck = broker.transactions.next_due().is_some_and(|due| due <= broker.clock.now());
-                if is_stuck && pause(PAUSE, stop).await.is_err() {
+                let asked = round(broker).await;
+                let rest = if asked > 0 { BREATH } else { PAUSE };
+                let is_behind = broker.transactions.next_due().is_some_and(|due| due <= broker.clock.now());
+                if is_behind && pause(rest, stop).await.is_err() {
                     return;
                 }
             }
@@ -101,8 +105,8 @@ async fn pause(wait: Duration, stop: &CancellationToken) -> Result<(), ()> {
     tokio::time::timeout(wait, stop.cancelled()).await.map_or(Ok(()), |()| Err(()))
 }
 
-/// Halves may be long out of memory, so they are read off the runtime's threads.
-async fn round(broker: &Arc<Broker>) {
+/// Halves may be long out of memory, so they are read off the runtime's threads. Says how many were asked about.
+async fn round(broker: &Arc<Broker>) -> usize {
     mq_store::failpoint("check-due");
     let on_lane = broker.clone();
     let checks = tokio::task::spawn_blocking(move || on_lane.transactions.tick(on_lane.clock.now())).await;
@@ -115,9 +119,14 @@ async fn round(broker: &Arc<Broker>) {
             });
             let asked: Vec<_> = asked.collect();
             mq_store::failpoint("check-sent");
+            let count = asked.len();
             broker.transactions.check_results(asked);
+            count
         }
-        Err(error) => warn!(%error, "a round of checkbacks failed"),
+        Err(error) => {
+            warn!(%error, "a round of checkbacks failed");
+            0
+        }
     }
 }
 

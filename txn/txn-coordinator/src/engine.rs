@@ -8,12 +8,14 @@
 //! oldest half stands for all: it is the copy that is checked. A transaction of several messages has a part for each;
 //! of halves with the same part (the client sent one again) the oldest one counts.
 
+mod facts;
 mod names;
 mod open;
 mod rules;
 mod settled;
 mod steady_time;
 mod table;
+mod view;
 
 use mq_protocol::ids::UnixMillis;
 
@@ -22,114 +24,14 @@ use crate::types::{
     CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
 };
 use crate::verdicts::Verdicts;
-use names::{Name, Names};
+use names::Names;
 use open::{Incomplete, Open, PartSet};
 use settled::{Ended, Settled};
 use steady_time::SteadyTime;
 use table::{Slot, Table};
 
+pub use facts::{Action, End, Half, Input, Pending};
 pub use rules::{Counters, Rules, Schedule};
-
-/// A half message that is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Half {
-    pub offset: HalfOffset,
-    pub transaction: TransactionKey,
-    pub part: Part,
-    /// By the broker's clock; the client's clock decides nothing.
-    pub stored_at: UnixMillis,
-    /// `CHECK_IMMUNITY_TIME_IN_SECONDS`; zero when the client did not ask for any.
-    pub immunity: std::time::Duration,
-    /// `CHECKBACK_MAX_CHECKS`, instead of the rules' limit.
-    pub check_max: Option<u16>,
-    /// Checks that an Apache broker counted in the record.
-    pub checks: u32,
-    /// Stored by an operator to open a parked transaction again.
-    pub resumes: bool,
-    pub client: Option<ClientId>,
-}
-
-/// END_TRANSACTION, beside what the half queue holds at the place that it names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    pub half: HalfOffset,
-    pub verdict: Verdict,
-    /// Whether the request fits the half on disk.
-    pub on_disk: Result<(), Refusal>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// The half is durable.
-    Stored(Half),
-    End(End),
-    /// Time has passed.
-    Due,
-    CheckSent(HalfOffset, CheckResult),
-    /// An operator wants it checked now.
-    CheckNow(HalfOffset),
-    /// So many checks were counted before the restart. Recovery only.
-    Counted(HalfOffset, u16),
-    /// A real message (or a parked copy) of this half is in the log; an OP record may still be missing. Recovery only.
-    Decided(HalfOffset, Outcome),
-    /// An OP record that ends these halves is in the log. Without an outcome (recovery): what was decided for the
-    /// transaction, else rolled back.
-    Written(Halves, Option<Outcome>),
-    /// The half is no longer on disk, or cannot be read.
-    Gone(HalfOffset),
-}
-
-/// What the driver has to do. `ends` are the halves for the OP record, in order, `copies` those to take, one of each
-/// part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Append the real messages and the OP record as one group.
-    Commit {
-        copies: Halves,
-        ends: Halves,
-    },
-    /// Append the OP record.
-    Rollback {
-        ends: Halves,
-    },
-    /// Append what is missing of an outcome that is in the log: the OP record, and (where another broker has ended some
-    /// parts of a transaction) the messages of the others.
-    Close {
-        copies: Halves,
-        ends: Halves,
-        outcome: Outcome,
-    },
-    /// Append the copies for the operator and the OP record as one group.
-    Park {
-        copies: Halves,
-        ends: Halves,
-        reason: ParkReason,
-        checks: u32,
-    },
-    /// Ask the client, or whoever else is of its group.
-    Check {
-        half: HalfOffset,
-        client: Option<ClientId>,
-        attempt: u32,
-    },
-    /// Answer that it is so: the same verdict was given before.
-    Acknowledge(Outcome),
-    Refuse(Refusal),
-}
-
-/// An open transaction as an operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
-    pub client: Option<ClientId>,
-    pub checks: u32,
-    pub check_max: u32,
-    /// Fruitless attempts since the last delivered check.
-    pub unasked: u32,
-    /// By the clock that `now` is read from.
-    pub due: UnixMillis,
-    pub halves: Halves,
-    pub decided: Option<Outcome>,
-}
 
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -443,159 +345,6 @@ fn join(open: &mut Open, half: &Half, due: UnixMillis, check_max: u32) {
 
 fn count(checks: u32) -> u16 {
     u16::try_from(checks).unwrap_or(u16::MAX)
-}
-
-/// What the driver reads.
-impl Engine {
-    /// When the next [`Input::Due`] has something to do, by the clock that `now` is read from.
-    #[must_use]
-    pub fn next_due(&mut self, now: UnixMillis) -> Option<UnixMillis> {
-        self.time.steady(now);
-        self.table.next().map(|(_, due)| self.time.wall(due))
-    }
-
-    /// Halves without an outcome.
-    #[must_use]
-    pub fn pending(&self) -> usize {
-        self.table.halves()
-    }
-
-    /// Of these, the ones below `end`.
-    #[must_use]
-    pub fn pending_below(&self, end: HalfOffset) -> usize {
-        self.table.halves_from(HalfOffset(0)).take_while(|half| *half < end).count()
-    }
-
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    /// Recovery is over: counts begin here.
-    pub fn reset_counters(&mut self) {
-        self.counters = Counters::default();
-    }
-
-    /// Keeps the keys of this many ended transactions from now on.
-    pub fn remember(&mut self, settled_max: usize) {
-        self.settled.set_max(settled_max, &mut self.names);
-    }
-
-    #[must_use]
-    pub fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
-    #[must_use]
-    pub fn outcome(&self, half: HalfOffset) -> Option<Outcome> {
-        self.verdicts.get(half)
-    }
-
-    #[must_use]
-    pub fn is_open(&self, half: HalfOffset) -> bool {
-        self.table.slot_of(half).is_some()
-    }
-
-    /// The open halves of a transaction, oldest first.
-    #[must_use]
-    pub fn halves_of(&self, transaction: &TransactionKey) -> Halves {
-        self.slot_by_key(transaction).map_or_else(Halves::new, |slot| self.table.get(slot).halves())
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count_of(&self, transaction: &TransactionKey) -> usize {
-        self.slot_by_key(transaction).map_or(0, |slot| self.table.get(slot).count())
-    }
-
-    /// How the transaction ended, as far as that is remembered.
-    #[must_use]
-    pub fn settled(&self, transaction: &TransactionKey) -> Option<Outcome> {
-        Some(self.settled.get(self.names.known(transaction.group())?, transaction.id())?.outcome)
-    }
-
-    /// Whether an open half has been asked about, or was tried to be: its story is worth telling.
-    #[must_use]
-    pub fn was_asked(&self, half: HalfOffset) -> bool {
-        let open = self.table.slot_of(half).map(|slot| self.table.get(slot));
-        open.is_some_and(|open| open.checks > 0 || open.unasked > 0)
-    }
-
-    /// Delivered checks of an open half's transaction.
-    #[must_use]
-    pub fn checks_of(&self, half: HalfOffset) -> Option<u16> {
-        self.table.slot_of(half).map(|slot| self.table.get(slot).checks)
-    }
-
-    /// The same of all that have been asked about, each under its oldest half.
-    #[must_use]
-    pub fn counts(&self) -> Vec<(HalfOffset, u16)> {
-        self.table.all().filter(|open| open.checks > 0).map(|open| (open.first(), open.checks)).collect()
-    }
-
-    /// The part of its transaction that an open half is.
-    #[must_use]
-    pub fn part_of(&self, half: HalfOffset) -> Part {
-        self.table.slot_of(half).map_or(Part::WHOLE, |slot| self.table.get(slot).part_of(half))
-    }
-
-    /// The transaction of an open half.
-    #[must_use]
-    pub fn pending_of(&self, half: HalfOffset) -> Option<Pending> {
-        let slot = self.table.slot_of(half)?;
-        let open = self.table.get(slot);
-        Some(Pending {
-            client: open.client.map(|client| self.names.text(client).clone()),
-            checks: u32::from(open.checks),
-            check_max: self.check_max(slot),
-            unasked: open.unasked,
-            due: self.time.wall(open.due),
-            halves: open.halves(),
-            decided: open.decided,
-        })
-    }
-
-    /// Open halves from `from` on whose producer group is `group`, if that is given: up to `limit` of the next `look`
-    /// ones. And where to go on.
-    #[must_use]
-    pub fn pending_from(
-        &self,
-        from: HalfOffset,
-        group: Option<&str>,
-        limit: usize,
-        look: usize,
-    ) -> (Vec<HalfOffset>, Option<HalfOffset>) {
-        let name = group.map(|group| self.names.known(group));
-        let wanted = |half: HalfOffset| {
-            let slot = self.table.slot_of(half).expect("an open half has its transaction");
-            name.is_none_or(|name: Option<Name>| name == Some(self.table.get(slot).group))
-        };
-        let mut found = Vec::new();
-        for (looked, half) in self.table.halves_from(from).enumerate() {
-            if looked >= look || found.len() >= limit {
-                return (found, Some(half));
-            }
-            if wanted(half) {
-                found.push(half);
-            }
-        }
-        (found, None)
-    }
-
-    /// The oldest half without an outcome: everything below it is finished.
-    #[must_use]
-    pub fn first_open(&self) -> Option<HalfOffset> {
-        self.table.first_half()
-    }
-
-    pub fn verdicts_mut(&mut self) -> &mut Verdicts {
-        &mut self.verdicts
-    }
-
-    #[must_use]
-    pub fn verdicts(&self) -> &Verdicts {
-        &self.verdicts
-    }
 }
 
 #[cfg(test)]

@@ -7,26 +7,20 @@ use mq_protocol::codes::response;
 use mq_protocol::header::CheckTransactionState;
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::message_id::offset_id;
-use mq_protocol::properties::{self, MAX_PROPERTIES_BYTES, Properties, name};
+use mq_protocol::properties::{self, MAX_PROPERTIES_BYTES, name};
 use mq_protocol::record::{self, Message, StoredMessage};
 use mq_protocol::{ByteString, codes, command::Command, sys_flag, topic};
 
 use crate::engine::Half;
+use crate::said::{Said, said};
 use crate::types::{HalfOffset, ParkReason, Part, TransactionKey};
 
 /// All halves and all OP records lie in queue 0 of their topics.
 pub(crate) const QUEUE: QueueId = QueueId(0);
-/// An immunity longer than the time that Apache keeps messages would never be checked at all.
-const MAX_IMMUNITY: Duration = Duration::from_secs(72 * 3600);
 /// What the broker's marks add to the properties, about.
 const MARKS_BYTES: usize = 128;
 const DELAYS: [&str; 4] = [name::DELAY, name::TIMER_DELIVER_MS, name::TIMER_DELAY_MS, name::TIMER_DELAY_SEC];
 
-/// Groups, keys and shared ids are kept in memory while their transaction is open.
-const MAX_NAME_BYTES: usize = 255;
-const MAX_ORDER_KEY_BYTES: usize = 128;
-/// Beyond that a transaction is checked for longer than its messages are kept.
-const MAX_CHECKS: u16 = 1_000;
 /// What a delayed message needs in its properties, about, when it is committed.
 const WAITING_BYTES: usize = 128;
 
@@ -77,92 +71,6 @@ pub struct NewHalf {
     pub(crate) check_max: Option<u16>,
     /// An operator opens a parked transaction again.
     pub(crate) resumes: bool,
-}
-
-/// What the properties of a message say of its transaction.
-#[derive(Default)]
-struct Said<'t> {
-    group: Option<&'t str>,
-    id: Option<&'t str>,
-    shared_id: Option<&'t str>,
-    part: Option<&'t str>,
-    immunity: Duration,
-    check_max: Option<&'t str>,
-    delay_ms: Option<&'t str>,
-    order_key: Option<&'t str>,
-}
-
-impl<'t> Said<'t> {
-    fn hear(&mut self, name: &str, value: &'t str) {
-        let place = match name {
-            name::PRODUCER_GROUP => &mut self.group,
-            name::UNIQ_KEY => &mut self.id,
-            name::SHARED_ID => &mut self.shared_id,
-            name::PART => &mut self.part,
-            name::MAX_CHECKS => &mut self.check_max,
-            name::DELAY_FROM_COMMIT_MS => &mut self.delay_ms,
-            name::ORDER_KEY => &mut self.order_key,
-            name::CHECK_IMMUNITY_SECONDS => return self.immunity = immunity_of(value),
-            _ => return,
-        };
-        *place = place.or(Some(value));
-    }
-
-    /// `None`: without these it is in no transaction.
-    fn key(&self, text: &ByteString) -> Option<TransactionKey> {
-        let group = text.slice_ref(self.group?);
-        let id = text.slice_ref(self.id?);
-        Some(match self.shared_id {
-            None => TransactionKey::new(group, id),
-            Some(id) => TransactionKey::shared(group, id),
-        })
-    }
-
-    /// Of what is stored, and therefore was checked.
-    fn part(&self) -> Part {
-        let part = self.part.filter(|_| self.shared_id.is_some()).and_then(Part::parse);
-        part.unwrap_or(Part::WHOLE)
-    }
-
-    fn check_max(&self) -> Option<u16> {
-        self.check_max?.parse().ok().filter(|max| (1..=MAX_CHECKS).contains(max))
-    }
-
-    fn check(&self) -> Result<(), HalfError> {
-        short(name::PRODUCER_GROUP, self.group, MAX_NAME_BYTES)?.ok_or(HalfError::Missing(name::PRODUCER_GROUP))?;
-        short(name::UNIQ_KEY, self.id, MAX_NAME_BYTES)?.ok_or(HalfError::Missing(name::UNIQ_KEY))?;
-        let malformed = |name, value: &str, expected| HalfError::Malformed {
-            name,
-            value: value.chars().take(64).collect(),
-            expected,
-        };
-        match (short(name::SHARED_ID, self.shared_id, MAX_NAME_BYTES)?, self.part) {
-            (None, None) => {}
-            (Some(_), None) => return Err(HalfError::Missing(name::PART)),
-            (None, Some(_)) => return Err(HalfError::Missing(name::SHARED_ID)),
-            (Some(_), Some(part)) => {
-                Part::parse(part)
-                    .ok_or_else(|| malformed(name::PART, part, "i/n with i from 1 to n, and n at most 32"))?;
-            }
-        }
-        if let (Some(max), None) = (self.check_max, self.check_max()) {
-            return Err(malformed(name::MAX_CHECKS, max, "a number from 1 to 1000"));
-        }
-        if let Some(delay) = self.delay_ms.filter(|delay| !delay.parse().is_ok_and(|delay: i64| delay > 0)) {
-            return Err(malformed(name::DELAY_FROM_COMMIT_MS, delay, "a positive number of milliseconds"));
-        }
-        short(name::ORDER_KEY, self.order_key, MAX_ORDER_KEY_BYTES)?;
-        if self.order_key.is_some() && self.delay_ms.is_some() { Err(HalfError::DelayedInOrder) } else { Ok(()) }
-    }
-}
-
-/// A name that is kept in memory.
-fn short<'t>(name: &'static str, value: Option<&'t str>, limit: usize) -> Result<Option<&'t str>, HalfError> {
-    match value {
-        Some(value) if Properties::has_separator(value) => Err(HalfError::Separator(name)),
-        Some(value) if value.len() > limit => Err(HalfError::TooLong { name, bytes: value.len(), limit }),
-        value => Ok(value),
-    }
 }
 
 /// Turns a prepared message into the half that is stored: hidden in the half topic, with the way back in its properties.
@@ -216,17 +124,6 @@ pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
         ..message
     };
     Ok((half, new))
-}
-
-fn said(message: &Message) -> Said<'_> {
-    let mut said = Said::default();
-    properties::pairs(&message.properties).for_each(|(name, value)| said.hear(name, value));
-    said
-}
-
-fn immunity_of(seconds: &str) -> Duration {
-    let seconds = seconds.parse::<i64>().ok().and_then(|seconds| u64::try_from(seconds).ok());
-    seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_IMMUNITY))
 }
 
 /// The transaction that a record belongs to: a half, a committed message or a parked copy.

@@ -1,6 +1,7 @@
 //! The shapes of half, real message, parked copy and check, against what Apache stored and sent.
 
 use mq_protocol::ids::{QueueOffset, UnixMillis};
+use mq_protocol::properties::Properties;
 
 use super::*;
 

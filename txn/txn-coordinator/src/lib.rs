@@ -23,6 +23,7 @@ pub mod planted;
 mod progress;
 mod quarantine;
 mod recovery;
+mod said;
 mod ticking;
 mod types;
 mod verdict_file;
