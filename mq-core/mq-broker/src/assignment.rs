@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use mq_protocol::body::{AssignedQueue, MessageQueue, MessageRequestMode};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::config::BrokerConfig;
 use crate::config_file::{ConfigFile, SaveError};
+use crate::saved::{Saved, Table};
 
 /// Modes of one broker; each is an entry of the file that is written on every change.
 const MAX_MODES: usize = 100_000;
@@ -86,7 +87,7 @@ pub(crate) enum ModeError {
     #[error("the broker keeps {MAX_MODES} request modes, its limit")]
     TooMany,
     #[error(transparent)]
-    Save(#[from] SaveError),
+    Save(#[from] Arc<SaveError>),
 }
 
 /// By topic, then group.
@@ -96,41 +97,47 @@ pub(crate) struct Modes {
     message_request_mode_map: BTreeMap<String, BTreeMap<String, MessageRequestMode>>,
 }
 
+impl Modes {
+    fn set(&mut self, mode: MessageRequestMode) -> Result<(), ModeError> {
+        let (topic, group) = (mode.topic.clone(), mode.consumer_group.clone());
+        let is_known = self.message_request_mode_map.get(&topic).is_some_and(|groups| groups.contains_key(&group));
+        let count = self.message_request_mode_map.values().map(BTreeMap::len).sum::<usize>();
+        if !is_known && count >= MAX_MODES {
+            return Err(ModeError::TooMany);
+        }
+        self.message_request_mode_map.entry(topic).or_default().insert(group, mode);
+        Ok(())
+    }
+}
+
+impl Table for Modes {
+    fn in_file(&self) -> impl Serialize {
+        self
+    }
+}
+
 pub(crate) struct RequestModes {
-    file: ConfigFile,
-    modes: Mutex<Modes>,
+    modes: Saved<Modes>,
 }
 
 impl RequestModes {
     pub(crate) fn open(config: &BrokerConfig) -> io::Result<Self> {
         let file = ConfigFile::new(&config.config_directory(), "messageRequestMode.json");
         let modes = file.load()?.unwrap_or_default();
-        Ok(Self { file, modes: Mutex::new(modes) })
+        Ok(Self { modes: Saved::new(file, modes) })
     }
 
     pub(crate) fn get(&self, topic: &str, group: &str) -> Option<MessageRequestMode> {
-        self.modes.lock().message_request_mode_map.get(topic)?.get(group).cloned()
+        self.modes.seen().message_request_mode_map.get(topic)?.get(group).cloned()
     }
 
     /// On disk before it holds.
     pub(crate) fn set(&self, mode: MessageRequestMode) -> Result<(), ModeError> {
-        let mut modes = self.modes.lock();
-        let mut changed = modes.clone();
-        changed
-            .message_request_mode_map
-            .entry(mode.topic.clone())
-            .or_default()
-            .insert(mode.consumer_group.clone(), mode);
-        if changed.message_request_mode_map.values().map(BTreeMap::len).sum::<usize>() > MAX_MODES {
-            return Err(ModeError::TooMany);
-        }
-        self.file.save(&changed)?;
-        *modes = changed;
-        Ok(())
+        self.modes.change(|modes| modes.set(mode).map(Some)).map(drop)
     }
 
     pub(crate) fn all(&self) -> Modes {
-        self.modes.lock().clone()
+        Modes::clone(&self.modes.seen())
     }
 }
 

@@ -15,7 +15,7 @@ const SCAN: Duration = Duration::from_secs(10);
 /// Rates of the last ten seconds need samples that are closer.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// What a kill may take back of committed offsets.
+/// What a kill may take back of committed offsets, beside the time of a save of their table that it interrupts.
 const JOURNAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {

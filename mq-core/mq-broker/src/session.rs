@@ -44,6 +44,8 @@ pub(crate) struct Session {
     away: Away,
     /// Held pulls and pops that are to be tried again once there is room for their answers.
     woken: VecDeque<Woken>,
+    /// The peer was silent for too long, and the broker owed it an answer then.
+    owed: bool,
     /// When this turn's work began: what was heard may have waited for room.
     turn: Instant,
 }
@@ -86,6 +88,7 @@ impl Session {
             verdicts: Verdicts::default(),
             away: Away::default(),
             woken: VecDeque::new(),
+            owed: false,
             turn: now,
         }
     }
@@ -167,7 +170,12 @@ impl Session {
             self.answer_woken(woken);
         }
         self.answers.tell_instruments();
+        let unsent = self.answers.unsent();
         self.answers.write_to(&self.socket)?;
+        if (1..unsent).contains(&self.answers.unsent()) {
+            // It takes its time, but it takes.
+            self.input.forgive_silence(Instant::now());
+        }
         self.connection.set_unsent(self.answers.unsent());
         if self.connection.is_closed() { Err(End::Closed) } else { Ok(()) }
     }
@@ -190,6 +198,11 @@ impl Session {
         let now = Instant::now();
         if !self.may_read() {
             self.input.excuse(now);
+        }
+        // Whoever waits has nothing to say, and may begin to think when the answer is there.
+        let owes = self.answers.wait_for_disk() || !self.away.is_empty();
+        if std::mem::replace(&mut self.owed, owes) || owes {
+            self.input.forgive_silence(now);
         }
         self.input.overdue(now, patience)
     }

@@ -228,6 +228,10 @@ impl Visit<'_> {
     fn pull(&self, from: QueueOffset, taken: &Taken) -> Result<Pulled, ReadError> {
         let limits =
             PullLimits { messages: self.terms.max_messages - taken.messages, bytes: MAX_PULL_BYTES - taken.bytes };
+        self.pull_up_to(limits, from)
+    }
+
+    fn pull_up_to(&self, limits: PullLimits, from: QueueOffset) -> Result<Pulled, ReadError> {
         // Retried messages were wanted once; they are wanted again whatever the filter says now.
         let (is_retry, selection) = (self.mark != Mark::Normal, &self.terms.selection);
         let accepts = |tags_code| is_retry || selection.may_match(tags_code);
@@ -279,26 +283,29 @@ impl Visit<'_> {
     }
 
     fn give(&self, start: QueueOffset, pulled: Pulled, taken: &mut Taken) -> Result<(), Refusal> {
+        let slices = match self.mark {
+            Mark::Normal => Ok(pulled.slices.clone()),
+            _ => pulled.slices.iter().map(|slice| self.renamed(slice, start, taken)).collect::<Result<Vec<_>, _>>(),
+        };
+        if slices.is_err() && pulled.messages > 1 {
+            // Those before the damage come through, one by one.
+            let first = self.pull_up_to(PullLimits { messages: 1, bytes: MAX_PULL_BYTES }, start)?;
+            return if first.messages == 1 { self.give(start, first, taken) } else { slices.map(drop) };
+        }
         let offsets: Vec<QueueOffset> = pulled.slices.iter().flat_map(|slice| queue_offsets(slice)).collect();
         if self.ask.order {
             self.note_order(&offsets, taken);
         } else {
             taken.waits_for = Some(self.record(start, &offsets, pulled.next, taken)?);
         }
+        // A single one that is damaged counts as given: its time will be over.
+        let slices = slices?;
         taken.messages += pulled.messages;
         let Self { broker, place, .. } = *self;
         let reader = broker.stats.reader(&place.group, &place.topic, &*broker.clock);
         broker.stats.gave(reader.as_deref(), pulled.messages, pulled.bytes);
-        if self.mark == Mark::Normal {
-            taken.bytes += pulled.bytes;
-            taken.slices.extend(pulled.slices);
-        } else {
-            for slice in &pulled.slices {
-                let renamed = self.renamed(slice, start, taken)?;
-                taken.bytes += renamed.len();
-                taken.slices.push(renamed);
-            }
-        }
+        taken.bytes += slices.iter().map(Bytes::len).sum::<usize>();
+        taken.slices.extend(slices);
         let (mark, queue_id) = (self.mark, self.place.queue_id);
         taken.shares.push(QueueShare { mark, queue_id, start_offset: start, offsets });
         Ok(())

@@ -92,6 +92,11 @@ impl Input {
         self.half_since = self.half_since.map(|_| now);
     }
 
+    /// It has no reason to say anything.
+    pub(super) fn forgive_silence(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
     /// When the peer's time is over, unless it says more.
     pub(super) fn until(&self, patience: Patience) -> Instant {
         let quiet = self.heard + patience.idle;

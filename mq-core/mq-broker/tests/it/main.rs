@@ -25,6 +25,7 @@ mod sends;
 mod settings;
 mod slow_peers;
 mod sql_filters;
+mod stalled_disk;
 mod statistics;
 mod stops;
 mod timers;

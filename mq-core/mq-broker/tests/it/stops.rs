@@ -76,21 +76,3 @@ async fn a_full_disk_is_an_error_with_its_limit_and_writes_resume_when_there_is_
     disk.set_capacity(u64::MAX);
     assert_eq!(client.send(Send::to("T")).await.queue_offset.0, stored);
 }
-
-#[tokio::test]
-async fn a_connection_that_is_silent_for_too_long_is_closed_and_one_that_speaks_is_not() {
-    let broker = World::new().start_with(|config| config.max_idle = Duration::from_secs(4)).await;
-    let (mut silent, mut speaking) = (broker.connect().await, broker.connect().await);
-    silent.send(Send::to("T")).await;
-    let speak = async {
-        loop {
-            speaking.send(Send::to("T")).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        end = silent.read() => assert!(end.is_none()),
-        () = speak => unreachable!("it speaks until the other is closed"),
-    }
-    speaking.send(Send::to("T")).await;
-}

@@ -146,11 +146,10 @@ impl Driver {
     fn link(&mut self, links: &mut Vec<Link>) -> Result<(), TimersError> {
         while !links.is_empty() {
             let entries: Vec<TimerEntry> = links.iter().map(|link| link.entry).collect();
-            let linked = {
+            let (linked, noted) = {
                 let mut index = self.timers.index.lock();
                 let linked = index.link(&entries)?;
-                self.note_slots(&index, &entries[..linked])?;
-                linked
+                (linked, self.note_slots(&index, &entries[..linked]))
             };
             let now = self.clock.now();
             self.timers.stats.timers_linked(linked as u64);
@@ -159,6 +158,8 @@ impl Driver {
                 self.counted_until = self.counted_until.max(entry.log_offset.plus(entry.size.into()));
                 self.count_up_to(next);
             }
+            // They are linked, and must not be once more.
+            noted?;
         }
         Ok(())
     }

@@ -94,3 +94,30 @@ async fn newer_retry_topics_are_written_and_older_ones_still_read() {
     world.clock.advance(INVISIBLE);
     assert!(popped(&mut client, &PopMessage { poll_time: 500, ..pop("g", "T") }).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_damaged_message_of_a_retry_topic_takes_none_of_its_neighbours_along() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = member(&broker).await;
+    send(&mut client, &["first", "damaged", "last"]).await;
+    assert_eq!(popped(&mut client, &pop("g", "T")).await.len(), 3);
+    world.clock.advance(INVISIBLE);
+    let retry = Mark::RetryV1.topic("T", "g");
+    until(async || client.max_offset(&retry, 0).await == 3).await;
+    let log = world.backend.open("commitlog/00000000000000000000").unwrap();
+    let mut bytes = vec![0; 256 << 10];
+    log.read_at(0, &mut bytes).unwrap();
+    let at = bytes.windows(7).rposition(|window| window == b"damaged").expect("its copy is in the log");
+    log.write_at(at as u64, b"D").unwrap();
+    let mut found = Vec::new();
+    until(async || {
+        let answer = client.call(command(&pop("g", "T"))).await;
+        if answer.code == response::SUCCESS {
+            found.extend(messages(&pop("g", "T"), &answer).iter().map(|popped| popped.body().to_owned()));
+        }
+        found.len() == 2
+    })
+    .await;
+    assert_eq!(found, ["first", "last"]);
+}
