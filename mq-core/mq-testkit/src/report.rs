@@ -15,6 +15,7 @@ pub fn directory() -> PathBuf {
 ///
 /// # Panics
 /// When the file cannot be written.
+#[allow(clippy::print_stdout, reason = "a report is for who runs the test")]
 pub fn show(name: &str, text: &str) {
     println!("{text}");
     let path = directory().join(name);
