@@ -26,6 +26,8 @@ pub(crate) const GROUP: &str = "order-service";
 pub(crate) const TOPIC: &str = "ORDER_PAID";
 pub(crate) const QUEUE: QueueId = QueueId(0);
 pub(crate) const CHECK_MAX: u32 = 3;
+/// What the log refuses is tried once more, alone.
+const TRIES: u64 = 2;
 
 pub(crate) struct Running {
     pub(crate) store: Store,
@@ -79,9 +81,10 @@ impl World {
         self.audit();
     }
 
-    /// The next write or sync fails.
-    fn disk_fails(&mut self) {
-        self.disk.plan(self.disk.operations(), Fault::Fails(std::io::ErrorKind::StorageFull));
+    /// The next writes or syncs fail.
+    fn disk_fails(&mut self, times: u64) {
+        let next = self.disk.operations();
+        (next..next + times).for_each(|at| self.disk.plan(at, Fault::Fails(std::io::ErrorKind::StorageFull)));
     }
 
     /// A failed sync of the log ends the process.
@@ -127,7 +130,7 @@ impl World {
         let (half, new) = half_of(self.message(sent, unique_key)).expect("it is a half");
         let pass = self.arrive(Point::HalfAppended).await?;
         if pass == Pass::Fails {
-            self.disk_fails();
+            self.disk_fails(1);
         }
         let mut appended = Vec::new();
         for _ in 0..if pass == Pass::Twice { 2 } else { 1 } {
@@ -145,7 +148,7 @@ impl World {
         let place = Place { half: at.into(), log };
         self.nobody_ends(place, unique_key, "T6", &[Refusal::NotDurable, Refusal::NoSuchHalf]);
         match self.arrive(Point::HalfDurable).await? {
-            Pass::Fails => self.disk_fails(),
+            Pass::Fails => self.disk_fails(1),
             Pass::Twice => self.flush()?,
             Pass::Go => {}
         }
@@ -219,8 +222,8 @@ impl World {
 
     async fn decide(&mut self, request: &EndRequest) -> Result<Result<(), Unanswered>, Dead> {
         let pass = self.arrive(Point::DecisionAppended).await?;
-        if pass == Pass::Fails {
-            self.disk_fails();
+        if pass == Pass::Fails && request.verdict != Verdict::Unknown {
+            self.disk_fails(TRIES);
         }
         let mut ended = self.running().coordinator.end(std::slice::from_ref(request)).remove(0);
         if pass == Pass::Twice {
@@ -234,7 +237,7 @@ impl World {
         }
         self.leave(Point::DecisionAppended)?;
         match self.arrive(Point::DecisionDurable).await? {
-            Pass::Fails if self.running().store.durable() < self.running().store.end() => self.disk_fails(),
+            Pass::Fails if self.running().store.durable() < self.running().store.end() => self.disk_fails(1),
             Pass::Twice => self.flush()?,
             _ => {}
         }
@@ -273,7 +276,7 @@ impl World {
         }
         self.leave(Point::Visible)?;
         if self.arrive(Point::OpNoted).await? == Pass::Fails {
-            self.disk_fails();
+            self.disk_fails(1);
         }
         let noted = self.running().coordinator.checkpoint().is_ok();
         let _ = self.running().coordinator.progress();
@@ -334,7 +337,7 @@ impl World {
             .any(|(half, checks)| *checks >= CHECK_MAX && self.running().coordinator.outcome(*half).is_none());
         let park = if parks { self.arrive(Point::ParkWritten).await? } else { Pass::Go };
         if park == Pass::Fails {
-            self.disk_fails();
+            self.disk_fails(TRIES);
         }
         let mut checks = self.running().coordinator.tick(self.clock.now());
         if pass == Pass::Twice || park == Pass::Twice {
