@@ -120,6 +120,7 @@ pub(crate) fn begin(
         Start::First => broker.store.queue_bounds(topic, queue).min,
         Start::Last(time) | Start::Time(time) => broker.store.offset_by_time(topic, queue, time, Boundary::Lower)?,
     };
+    broker.offsets.admit(group, topic, queue)?;
     Ok(broker.offsets.begin(group, topic, queue, offset))
 }
 

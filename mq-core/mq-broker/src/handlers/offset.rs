@@ -71,6 +71,7 @@ pub(crate) fn update(broker: &Broker, from: &Connection, request: &Command) -> H
     if queue_id.0 >= queues {
         return Err(Refusal::no_such_queue(topic, i32::try_from(queue_id.0).unwrap_or(i32::MAX), queues));
     }
+    broker.offsets.admit(group, topic, *queue_id)?;
     // Go's client commits -1 for a queue that it has not read from.
     if let Ok(offset) = u64::try_from(*commit_offset) {
         if request.is_oneway() || broker.clients.is_member(group, from.id()) {
@@ -113,7 +114,7 @@ pub(crate) fn clone_group(broker: &Broker, request: &Command) -> Handled {
         // What a connected group does not subscribe to any more is its past, unless the tool says that it is offline.
         let past = subscribed.as_ref().is_some_and(|topics| !topics.contains(&topic));
         if broker.topics.get(&topic).is_some() && (offline == Some(true) || !past) {
-            broker.offsets.copy(&src_group, &dest_group, &topic);
+            broker.offsets.copy(&src_group, &dest_group, &topic)?;
         }
     }
     Reply::ok(request)

@@ -39,6 +39,9 @@ fn redirect(broker: &Broker, header: &ResetOffset, topic: &TopicConfig) -> Resul
     broker.groups.get(&header.group).ok_or_else(|| Refusal::no_such_group(&header.group))?;
     let targets = targets(broker, header, topic)?;
     let (name, group) = (ByteString::from(&*header.topic), ByteString::from(&*header.group));
+    for queue in targets.keys() {
+        broker.offsets.admit(&group, &name, *queue)?;
+    }
     for (queue, offset) in &targets {
         broker.offsets.redirect(&group, &name, *queue, *offset);
         broker.held.release(&name, *queue);

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mq_protocol::body::{ConsumerOffsetTable, DataVersion};
 use mq_protocol::ids::{QueueId, QueueOffset, UnixMillis};
+use mq_protocol::topic;
 use mq_store::Backend;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -29,11 +30,21 @@ use table::Table;
 
 pub(crate) struct OffsetTable {
     file: ConfigFile,
+    limit: usize,
     table: Mutex<Table>,
     /// How many queues an operator reset whose consumers have not heard of it: mostly none, and then no pull looks.
     unheard: AtomicUsize,
     /// Held through a write to disk, so that an older table never replaces a newer one.
     saving: Mutex<Saving>,
+}
+
+/// Offsets of one broker. All of them are written every few seconds.
+const MAX_OFFSETS: usize = 2_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker keeps {limit} consumer offsets, its limit; delete groups or topics that are no longer used")]
+pub(crate) struct TooManyOffsets {
+    limit: usize,
 }
 
 struct Saving {
@@ -61,9 +72,10 @@ impl OffsetTable {
         let mut table = Table { version, ..Table::default() };
         for (key, queues) in stored.offset_table {
             let Some((topic, group)) = key.split_once('@') else { continue };
-            table.queues(group, topic).extend(queues.into_iter().filter_map(|(queue, offset)| {
-                Some((QueueId(queue.parse().ok()?), QueueOffset(u64::try_from(offset).ok()?)))
-            }));
+            let read = |(queue, offset): (String, i64)| Some((queue.parse().ok()?, u64::try_from(offset).ok()?));
+            for (queue, offset) in queues.into_iter().filter_map(read) {
+                table.insert(group, topic, QueueId(queue), QueueOffset(offset));
+            }
         }
         let mut changes = 0;
         let journal = Journal::open(backend, &changes::JOURNAL, origin, |frame| {
@@ -74,26 +86,35 @@ impl OffsetTable {
         }
         table.dirty = changes > 0;
         let saving = Mutex::new(Saving { journal, changes: Vec::new(), failed: false });
-        Ok(Self { file, table: Mutex::new(table), unheard: AtomicUsize::new(0), saving })
+        Ok(Self { file, limit: MAX_OFFSETS, table: Mutex::new(table), unheard: AtomicUsize::new(0), saving })
     }
 
     pub(crate) fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
-        self.table.lock().offsets.get(group)?.get(topic)?.get(&queue).copied()
+        self.table.lock().get(group, topic, queue)
     }
 
-    /// A consumer's progress in a queue that ends at `end`. An offset below the one that is held changes nothing.
+    /// Whether there is room for this offset. Those that are held may always be changed.
+    pub(crate) fn admit(&self, group: &str, topic: &str, queue: QueueId) -> Result<(), TooManyOffsets> {
+        let table = self.table.lock();
+        if table.count < self.limit || table.get(group, topic, queue).is_some() {
+            return Ok(());
+        }
+        Err(TooManyOffsets { limit: self.limit })
+    }
+
+    /// A consumer's progress in a queue that ends at `end`. An offset below the one that is held changes nothing, nor does
+    /// one for which there is no room (see [`Self::admit`]).
     pub(crate) fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset, end: QueueOffset) {
         let mut table = self.table.lock();
         if table.reset_of(group, topic, queue).is_some() {
             return;
         }
-        let held = table.offsets.get_mut(group).and_then(|topics| topics.get_mut(topic)?.get_mut(&queue));
-        match held {
+        let has_room = table.count < self.limit || !topic::is_writable_by_clients(topic);
+        match table.get_mut(group, topic, queue) {
             Some(held) if (offset..=end.max(offset)).contains(held) => return,
             Some(held) => *held = offset,
-            None => {
-                table.queues(group, topic).insert(queue, offset);
-            }
+            None if has_room => table.insert(group, topic, queue, offset),
+            None => return,
         }
         table.note(Change::Offset { group, topic, queue, offset });
     }
@@ -101,8 +122,7 @@ impl OffsetTable {
     /// Where the group is in this queue: at `start` for good, if it was nowhere.
     pub(crate) fn begin(&self, group: &str, topic: &str, queue: QueueId, start: QueueOffset) -> QueueOffset {
         let mut table = self.table.lock();
-        let held = table.offsets.get(group).and_then(|topics| topics.get(topic)?.get(&queue).copied());
-        held.unwrap_or_else(|| {
+        table.get(group, topic, queue).unwrap_or_else(|| {
             table.change(Change::Offset { group, topic, queue, offset: start });
             start
         })
@@ -152,7 +172,7 @@ impl OffsetTable {
         let Table { offsets, waiting, dirty, .. } = &mut *table;
         let mut taken_back = 0;
         for (group, topics) in offsets {
-            for (topic, queues) in topics {
+            for (topic, queues) in Arc::make_mut(topics) {
                 for (queue, offset) in queues {
                     let end = end_of(topic, *queue);
                     if *offset > end {
@@ -182,12 +202,16 @@ impl OffsetTable {
     }
 
     /// Sets the target's offsets in a topic to those of the source.
-    pub(crate) fn copy(&self, source: &str, target: &str, topic: &str) {
+    pub(crate) fn copy(&self, source: &str, target: &str, topic: &str) -> Result<(), TooManyOffsets> {
         let mut table = self.table.lock();
-        let Some(queues) = table.offsets.get(source).and_then(|topics| topics.get(topic)).cloned() else { return };
+        let queues = table.offsets.get(source).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default();
+        if table.count + queues.len() > self.limit {
+            return Err(TooManyOffsets { limit: self.limit });
+        }
         for (queue, offset) in queues {
             table.change(Change::Offset { group: target, topic, queue, offset });
         }
+        Ok(())
     }
 
     pub(crate) fn forget_topic(&self, topic: &str) {
@@ -210,7 +234,8 @@ impl OffsetTable {
     }
 
     pub(crate) fn snapshot(&self) -> ConsumerOffsetTable {
-        self.table.lock().as_body()
+        let snapshot = self.table.lock().as_it_is();
+        snapshot.into_body()
     }
 
     /// Whether something waits for the journal.
@@ -239,7 +264,7 @@ impl OffsetTable {
     pub(crate) fn save(&self, now: UnixMillis) -> Result<(), SaveError> {
         let mut saving = self.saving.lock();
         let Saving { journal, changes, failed } = &mut *saving;
-        let (body, overflowed) = {
+        let (snapshot, overflowed) = {
             let mut table = self.table.lock();
             if !table.dirty {
                 return Ok(());
@@ -248,11 +273,11 @@ impl OffsetTable {
             table.version = next_version(table.version, now);
             let overflowed = table.waiting.overflowed();
             table.waiting.swap(changes);
-            (table.as_body(), overflowed)
+            (table.as_it_is(), overflowed)
         };
         // In the table as well; but should it not be written, only the journal has them.
         journal.add(changes);
-        let saved = self.file.render(&body).and_then(|rendered| {
+        let saved = self.file.render(&snapshot.into_body()).and_then(|rendered| {
             journal.note_table(rendered.stamp());
             self.file.write(&rendered)?;
             journal.table_is_written(rendered.stamp());

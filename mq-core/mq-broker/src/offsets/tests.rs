@@ -112,7 +112,7 @@ fn a_killed_process_takes_back_only_what_was_not_journalled() {
     }
     offsets.reset("g", "t", Q0, QueueOffset(4));
     offsets.forget_group("gone");
-    offsets.copy("g", "h", "t");
+    offsets.copy("g", "h", "t").expect("there is room");
     offsets.write_journal();
     let again = in_directory(&directory);
     assert_eq!(again.snapshot().offset_table, offsets.snapshot().offset_table, "with a table");
@@ -281,5 +281,31 @@ fn files_of_apache_and_torn_files_are_tolerated() {
         bak.iter().for_each(|text| std::fs::write(path.with_extension("json.bak"), text).expect("written"));
         let offsets = in_directory(&directory);
         assert_eq!(offsets.get("g", "t", Q0), held.map(QueueOffset), "{main:?} {bak:?}");
+    }
+}
+
+#[test]
+fn a_new_offset_beyond_the_limit_is_refused_by_name_and_those_that_are_held_move_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let offsets = OffsetTable { limit: 3, ..in_directory(&directory) };
+    let commit = |group, topic, queue, offset| {
+        let admitted = offsets.admit(group, topic, QueueId(queue));
+        offsets.commit(group, topic, QueueId(queue), QueueOffset(offset), QueueOffset(99));
+        admitted
+    };
+    for queue in 0..3 {
+        commit("g", "T", queue, 1).expect("there is room");
+    }
+    let refused = commit("h", "T", 0, 1).expect_err("there is none");
+    assert!(refused.to_string().contains("3 consumer offsets, its limit"), "{refused}");
+    assert_eq!(offsets.get("h", "T", QueueId(0)), None);
+    commit("g", "T", 0, 2).expect("it is there");
+    assert_eq!(offsets.get("g", "T", QueueId(0)), Some(QueueOffset(2)));
+    for gone in [|offsets: &OffsetTable| offsets.forget_group("g"), |offsets: &OffsetTable| offsets.forget_topic("T")] {
+        gone(&offsets);
+        for queue in 0..3 {
+            commit("g", "T", queue, 1).expect("there is room again");
+        }
+        commit("g", "U", 0, 1).expect_err("for three");
     }
 }

@@ -278,6 +278,7 @@ impl Visit<'_> {
         } else {
             QueueOffset(bounds.max.0.saturating_sub(1)).max(bounds.min)
         };
+        broker.offsets.admit(&place.group, &place.topic, place.queue_id)?;
         broker.offsets.commit(&place.group, &place.topic, place.queue_id, start, bounds.max);
         Ok(start)
     }

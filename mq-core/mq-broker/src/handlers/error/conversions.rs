@@ -15,6 +15,7 @@ use crate::assignment::ModeError;
 use crate::clients::HeartbeatError;
 use crate::config_update::UpdateError;
 use crate::groups::GroupError;
+use crate::offsets::TooManyOffsets;
 use crate::selection::FilterError;
 use crate::timers::TimerRefusal;
 use crate::topics::TopicError;
@@ -22,6 +23,12 @@ use crate::topics::TopicError;
 impl From<HandleError> for Refusal {
     fn from(error: HandleError) -> Self {
         Self::new(response::INVALID_PARAMETER, error.to_string())
+    }
+}
+
+impl From<TooManyOffsets> for Refusal {
+    fn from(error: TooManyOffsets) -> Self {
+        Self::new(response::SERVICE_NOT_AVAILABLE, error.to_string())
     }
 }
 
