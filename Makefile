@@ -11,6 +11,7 @@ ARGS ?=
 clients := mq-core/mq-testkit/clients
 java_jars := target/java-clients/java-clients.jar target/java-clients-4/java-clients.jar
 mqadmin_jar := target/mqadmin/mqadmin.jar
+bench_txn_jar := target/bench-txn/bench-txn.jar
 go_program := target/go-clients/go-clients
 apache := mq-core/mq-testkit/clients/apache
 sudo := $(if $(filter-out 0,$(shell id -u)),sudo)
@@ -68,6 +69,10 @@ replay-apache: apache ## Public tickets about transactions, played against Apach
 	@cargo build --quiet --release --bin mq
 	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin replay-apache -- $(ARGS)
 
+.PHONY: bench-txn
+bench-txn: apache databases build $(bench_txn_jar) ## Transactions end to end: the SDK, an outbox with a relay, the Java client on Apache
+	@MQ_BIN=$(CURDIR)/target/release/mq cargo bench --quiet -p txn-sdk --bench txn -- $(ARGS)
+
 .PHONY: clients
 clients: $(java_jars) $(mqadmin_jar) $(go_program) ## The programs that run official clients and mqadmin against our broker
 
@@ -88,6 +93,9 @@ target/java-clients-4/java-clients.jar: $(java_sources)
 	$(call jar,$<,--activate-profiles client-4)
 
 $(mqadmin_jar): $(clients)/mqadmin/pom.xml $(shell find $(clients)/mqadmin/src -name '*.java')
+	$(call jar,$<)
+
+$(bench_txn_jar): $(clients)/bench-txn/pom.xml $(shell find $(clients)/bench-txn/src -name '*.java')
 	$(call jar,$<)
 
 $(go_program): $(wildcard $(clients)/go/*)
