@@ -3,6 +3,8 @@
 //!
 //! `PROOF=HalfSent:CrashAfter:0,7 cargo test -p mq-testkit --features proof --test it proof::` replays one plan.
 
+#![allow(clippy::large_futures, reason = "a run is one large future, polled where it stands")]
+
 mod audit;
 mod broker;
 mod consumer;
