@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mq_client::{
-    CheckedHalf, Client, ClientOptions, Message, Producer, PullConsumer, QueueOffset, ReceivedMessage, TopicSettings,
+    Admin, CheckedHalf, ClientOptions, Message, Producer, PullConsumer, QueueOffset, ReceivedMessage, TopicSettings,
     UnixMillis, Verdict,
 };
 use mq_namesrv::{NameServer, NamesrvConfig};
+use mq_protocol::body::SubscriptionGroup;
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::QueryMessage;
@@ -85,16 +86,37 @@ impl Broker {
             Whose::Apaches => Self::apaches(directory).await,
             Whose::Ours => Self::ours(directory),
         };
-        // Its topics can be changed once a name server knows it.
-        let client = Client::new(ClientOptions::new(&broker.names)).unwrap();
-        let deadline = Instant::now() + WAIT;
-        for (topic, queues) in [("orders", QUEUES), (popping::TOPIC, 1)] {
-            while let Err(error) = client.create_topic(topic, TopicSettings::with_queues(queues)).await {
-                assert!(Instant::now() < deadline, "{error}\n{}", broker.log());
-                tokio::time::sleep(POLL).await;
-            }
+        let (admin, deadline) = (broker.admin(), Instant::now() + WAIT);
+        while admin.groups().await.is_err() {
+            assert!(Instant::now() < deadline, "no name server knows it\n{}", broker.log());
+            tokio::time::sleep(POLL).await;
         }
         broker
+    }
+
+    /// On a store that is new: its topics, and a group with settings of its own.
+    async fn furnish(&self) {
+        for (topic, queues) in [("orders", QUEUES), (popping::TOPIC, 1)] {
+            self.admin().create_topic(topic, TopicSettings::with_queues(queues)).await.unwrap();
+        }
+        self.admin().put_group(&tuned()).await.unwrap();
+    }
+
+    fn admin(&self) -> Admin {
+        Admin::new(ClientOptions::new(&self.names)).unwrap()
+    }
+
+    /// The settings of that group, and the queues of the topic for orders.
+    async fn knows_its_settings(&self) {
+        let groups = self.admin().groups().await.unwrap();
+        let (kept, made) = (groups.get("tuned").unwrap_or_else(|| panic!("tuned is not in {groups:?}")), tuned());
+        let told = |group: &SubscriptionGroup| {
+            let SubscriptionGroup { retry_max_times, retry_queue_nums, consume_timeout_minute, .. } = *group;
+            (retry_max_times, retry_queue_nums, consume_timeout_minute, group.consume_broadcast_enable)
+        };
+        assert_eq!(told(kept), told(&made));
+        let route = self.admin().route("orders").await.unwrap();
+        assert!(route.queue_datas.iter().all(|queues| queues.write_queue_nums == QUEUES), "{route:?}");
     }
 
     async fn apaches(directory: &TempDir) -> Self {
@@ -212,6 +234,17 @@ impl Broker {
     }
 }
 
+fn tuned() -> SubscriptionGroup {
+    SubscriptionGroup {
+        group_name: "tuned".into(),
+        retry_max_times: 3,
+        retry_queue_nums: 2,
+        consume_timeout_minute: 5,
+        consume_broadcast_enable: false,
+        ..SubscriptionGroup::default()
+    }
+}
+
 /// Everything that the second broker has to know.
 struct Written {
     orders: Vec<ReceivedMessage>,
@@ -285,11 +318,13 @@ async fn goes_on_with(first: Whose, end: End) {
     let second = if first == Whose::Apaches { Whose::Ours } else { Whose::Apaches };
     let directory = TempDir::new().unwrap();
     let broker = Broker::start(first, &directory).await;
+    broker.furnish().await;
     let written = write(&broker, directory.path().join("store")).await;
     assert_eq!(written.orders.len(), MESSAGES);
     broker.end(end);
 
     let broker = Broker::start(second, &directory).await;
+    broker.knows_its_settings().await;
     assert_eq!(broker.messages("orders").await, written.orders, "the same messages at the same places");
     assert_eq!(broker.committed().await, READ.map(|read| Some(QueueOffset(read))), "the group goes on where it was");
     let found = broker.query("k7");
@@ -323,6 +358,7 @@ async fn goes_on_with(first: Whose, end: End) {
     }
 
     let broker = Broker::start(first, &directory).await;
+    broker.knows_its_settings().await;
     let orders = broker.messages("orders").await;
     assert_eq!(orders.len(), MESSAGES + 1, "and back");
     assert!(written.orders.iter().all(|message| orders.contains(message)));
