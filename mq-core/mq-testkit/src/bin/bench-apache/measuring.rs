@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -55,8 +57,7 @@ pub(crate) fn measure(options: &Options, who: &str, subject: &mut impl Subject, 
             }
             let refused = figures.entry("refused".into()).or_insert_with(|| vec![0.0]);
             refused[0] += number(&report, "/failed")?;
-            let most = figures.entry("memory".into()).or_insert_with(|| vec![0.0]);
-            most[0] = most[0].max(anonymous_mib(pid)?);
+            keep_most(figures, "memory", &report)?;
         }
     }
     subject.stop()
@@ -83,12 +84,14 @@ pub(crate) fn measure_growth(options: &Options, figures: &mut Figures) -> Result
             let report = drive(&ours, &words, &["--seconds", &seconds])?;
             figures.entry(name.into()).or_default().push(number(&report, "/server/cpu_us_per_message")?);
             figures.entry(format!("{name}, rate")).or_default().push(number(&report, "/messages_per_second")?);
+            keep_most(figures, "memory", &report)?;
         }
         eprintln!("overload, run {run} of {}", options.runs);
         let capacity = figures["1 topic, rate"].last().copied().unwrap_or_default();
         let rate = format!("{:.0}", capacity * OVERLOAD);
         let report = drive(&ours, &["flood", "--topic", "growth", "--rate", &rate], &["--seconds", &seconds])?;
         figures.entry("flood, rate".into()).or_default().push(number(&report, "/messages_per_second")?);
+        keep_most(figures, "flood memory", &report)?;
     }
     ours.stop()
 }
@@ -123,16 +126,40 @@ fn loaded<'w>(words: &[&'w str]) -> Vec<&'w str> {
     words.iter().copied().chain(LOAD.into_iter().filter(|_| is_loop)).collect()
 }
 
-/// Runs one scenario of `mq bench` and reads its figures.
+/// Runs one scenario of `mq bench` and reads its figures; `/most_anonymous_mib` is added to them.
 fn drive(subject: &impl Subject, words: &[&str], more: &[&str]) -> Result<Value> {
-    let (address, pid) = (subject.address().to_string(), subject.process_id()?.to_string());
+    let (address, pid) = (subject.address().to_string(), subject.process_id()?);
     let mut command = Command::new(mq_binary()?);
     command.arg("bench").args(words).args(more);
-    command.args(["--addr", &address, "--pid", &pid, "--output", "json"]);
-    let output = command.stderr(Stdio::inherit()).output().context("mq does not start")?;
+    command.args(["--addr", &address, "--pid", &pid.to_string(), "--output", "json"]);
+    let (running, until) = mpsc::channel();
+    let (output, most) = thread::scope(|scope| {
+        let sampler = scope.spawn(move || most_anonymous_mib(pid, &until));
+        let output = command.stderr(Stdio::inherit()).output();
+        drop(running);
+        (output, sampler.join().expect("it only reads"))
+    });
+    let output = output.context("mq does not start")?;
     // Refused requests make it fail; they are in the report.
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("mq bench {} printed no report: {}", words.join(" "), output.status))
+    let mut report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("mq bench {} printed no report: {}", words.join(" "), output.status))?;
+    report["most_anonymous_mib"] = most?.into();
+    Ok(report)
+}
+
+fn keep_most(figures: &mut Figures, name: &str, report: &Value) -> Result<()> {
+    let most = figures.entry(name.into()).or_insert_with(|| vec![0.0]);
+    most[0] = most[0].max(number(report, "/most_anonymous_mib")?);
+    Ok(())
+}
+
+/// The kernel keeps no maximum of it: it is looked at twenty times a second.
+fn most_anonymous_mib(pid: u32, until: &Receiver<()>) -> Result<f64> {
+    let mut most = anonymous_mib(pid)?;
+    while until.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+        most = most.max(anonymous_mib(pid)?);
+    }
+    Ok(most)
 }
 
 fn number(report: &Value, pointer: &str) -> Result<f64> {
