@@ -453,6 +453,12 @@ impl Broker {
         metrics::scrape(self)
     }
 
+    /// What it was started with: the caller's settings, and over them those that tools changed.
+    #[must_use]
+    pub fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+
     pub(crate) fn settings_version(&self) -> DataVersion {
         *self.settings_version.lock()
     }

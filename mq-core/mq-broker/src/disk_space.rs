@@ -5,6 +5,7 @@ use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskSpace {
+    /// Used and free: without what is kept for root, of which nobody else can write a byte.
     pub(crate) total_bytes: u64,
     pub(crate) free_bytes: u64,
 }
@@ -12,7 +13,8 @@ pub(crate) struct DiskSpace {
 impl DiskSpace {
     pub(crate) fn of(directory: &Path) -> io::Result<Self> {
         let found = rustix::fs::statvfs(directory)?;
-        Ok(Self { total_bytes: found.f_blocks * found.f_frsize, free_bytes: found.f_bfree * found.f_frsize })
+        let (used, free) = (found.f_blocks.saturating_sub(found.f_bfree), found.f_bavail);
+        Ok(Self { total_bytes: (used + free) * found.f_frsize, free_bytes: free * found.f_frsize })
     }
 
     pub(crate) fn used_ratio(self) -> f64 {

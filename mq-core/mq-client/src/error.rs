@@ -80,7 +80,9 @@ impl CallError {
 /// No broker is known for a topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    #[error("topic {topic} does not exist at the name servers ({names}) and no broker creates topics by itself")]
+    #[error(
+        "topic {topic} is not known to the name servers ({names}): create it, or send to it where brokers create topics"
+    )]
     NoTopic { topic: ByteString, names: String },
     #[error("no name server of {names} answered for topic {topic}: {last}")]
     NoNameServer { topic: ByteString, names: String, last: Box<CallError> },

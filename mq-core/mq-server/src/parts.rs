@@ -101,13 +101,14 @@ impl Ports {
 
 /// Runs a broker until `shutdown`, or until it fails.
 async fn serve(config: BrokerConfig, ports: Ports, registration: Duration, shutdown: CancellationToken) -> Result<()> {
-    banner::broker(&config, dialable(&config, ports.main.address));
-    if let Some(metrics) = &ports.metrics {
-        banner::metrics(metrics.address);
-    }
     let store = config.store_root.display().to_string();
     let opened = tokio::task::spawn_blocking(move || Broker::open(config, Arc::new(SystemClock))).await;
     let broker = opened.context("opening the store panicked")?.with_context(|| format!("cannot start on {store}"))?;
+    let config = broker.config();
+    banner::broker(config, dialable(config, ports.main.address));
+    if let Some(metrics) = &ports.metrics {
+        banner::metrics(metrics.address);
+    }
     let (listeners, metrics_listener) = ports.listen()?;
     let announcing = tokio::spawn(announce(Arc::clone(&broker), registration));
     let stop_metrics = CancellationToken::new();

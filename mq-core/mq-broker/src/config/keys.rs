@@ -5,6 +5,9 @@ use super::ConfigWarning;
 /// Settings that have an effect here; `BrokerConfig::set` gives it to them.
 pub(super) const EFFECTIVE: &[&str] = &[
     "accessMessageInMemoryMaxRatio",
+    "aclEnable",
+    "authenticationEnabled",
+    "authorizationEnabled",
     "autoCreateSubscriptionGroup",
     "autoCreateTopicEnable",
     "bindAddress",

@@ -251,6 +251,7 @@ impl BrokerConfig {
             "storePathCommitLog" => return self.check_commit_log_path(&setting),
             "storeType" => setting.one_of(&["default"], "messages are kept in RocketMQ's file format only")?,
             "enableDLegerCommitLog" | "enableControllerMode" => setting.one_of(&["false"], NO_SLAVES)?,
+            "aclEnable" | "authenticationEnabled" | "authorizationEnabled" => setting.one_of(&["false"], NO_USERS)?,
             "flushDiskType" => self.flush_disk_type = setting.flush_disk_type()?,
             "flushIntervalCommitLog" => self.flush_interval = setting.millis()?,
             "mappedFileSizeCommitLog" => self.commit_log_segment_bytes = setting.at_least(4096)?,
@@ -333,6 +334,7 @@ impl BrokerConfig {
     }
 }
 
+const NO_USERS: &str = "this broker knows no users, so whoever reaches its port may do anything";
 const NO_SLAVES: &str = "this broker is a master without slaves";
 /// More queues than any topic needs; each one costs files and memory.
 pub(crate) const MAX_QUEUES_PER_TOPIC: u32 = 16_384;
@@ -387,6 +389,10 @@ mod tests {
             ("brokerName=a b", "brokerName=a b: a name of letters, digits and % | _ - is expected"),
             ("brokerRole=SLAVE", "brokerRole=SLAVE is not supported: this broker is a master without slaves"),
             ("brokerId=1", "brokerId=1 is not supported: this broker is a master without slaves"),
+            (
+                "aclEnable=true",
+                "aclEnable=true is not supported: this broker knows no users, so whoever reaches its port may do anything",
+            ),
             (
                 "storePathCommitLog=/elsewhere",
                 "storePathCommitLog=/elsewhere is not supported: the commit log lives in storePathRootDir/commitlog \

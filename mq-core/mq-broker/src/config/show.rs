@@ -27,6 +27,7 @@ impl BrokerConfig {
             "storePathCommitLog" => self.store_root.join("commitlog").display().to_string(),
             "storeType" => "default".into(),
             "enableDLegerCommitLog" | "enableControllerMode" => "false".into(),
+            "aclEnable" | "authenticationEnabled" | "authorizationEnabled" => "false".into(),
             "flushDiskType" => flush_disk_type(self.flush_disk_type).into(),
             "flushIntervalCommitLog" => millis(self.flush_interval),
             "mappedFileSizeCommitLog" => self.commit_log_segment_bytes.to_string(),

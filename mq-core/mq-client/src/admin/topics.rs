@@ -9,7 +9,7 @@ use mq_protocol::command::Command;
 use mq_protocol::header::{CreateTopic, DeleteTopicInNamesrv, GetTopicConfig, TopicName};
 use mq_protocol::topic;
 
-use super::{Admin, NO_TOPIC, from_json};
+use super::{Admin, Master, NO_TOPIC, from_json};
 use crate::client::Client;
 use crate::error::ClientError;
 
@@ -117,11 +117,15 @@ impl Admin {
         self.tell_all(&Command::request(request::UPDATE_AND_CREATE_TOPIC_LIST).with_body(to_json(&list))).await
     }
 
+    /// What each broker that has the topic has set for it; an error when none has.
+    pub async fn topic_configs(&self, name: &str) -> Result<Vec<(Master, TopicConfig)>, ClientError> {
+        let header = GetTopicConfig { topic: name.into(), lo: None };
+        self.read_all(&Command::request_with(request::GET_TOPIC_CONFIG, &header), NO_TOPIC).await
+    }
+
     /// Changes what clients may do with a topic, on every broker that has it; its other settings stay.
     pub async fn set_topic_perm(&self, name: &str, perm: u32) -> Result<(), ClientError> {
-        let header = GetTopicConfig { topic: name.into(), lo: None };
-        let command = Command::request_with(request::GET_TOPIC_CONFIG, &header);
-        for (master, config) in self.read_all::<TopicConfig>(&command, NO_TOPIC).await? {
+        for (master, config) in self.topic_configs(name).await? {
             let settings = TopicSettings {
                 read_queues: config.read_queue_nums,
                 write_queues: config.write_queue_nums,

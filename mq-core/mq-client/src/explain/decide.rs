@@ -208,15 +208,27 @@ impl Found {
                 let what = format!("given to {group} by a pop; its broker does not tell whether it was acknowledged");
                 self.step(id, message.stored_at, Stage::Delivery, Source::Broker, what);
             }
-            Some(committed) if committed > message.offset => self.handled(message, facts, traces, "at the first try"),
+            Some(committed) if committed > message.offset => self.passed(message, facts, traces),
             committed => self.waits(message, facts, committed),
         }
     }
 
+    /// Without a trace nothing tells a message that was handled from one that the group began behind.
+    fn passed(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord]) {
+        let group = &*facts.group;
+        if handled_at(traces, group).is_some() {
+            return self.handled(message, facts, traces, "at the first try");
+        }
+        let what = format!(
+            "behind the position of {group}: acknowledged at the first try, or passed over by a start behind it, a reset \
+             or a skip (a trace would tell)"
+        );
+        self.step(&message.id, message.stored_at, Stage::Delivery, Source::Broker, what);
+    }
+
     /// The time is the trace's; the committed position has none.
     fn handled(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord], when: &str) {
-        let done = |record: &&TraceRecord| matches!(record, TraceRecord::Handled { group, success: true, .. } if **group == *facts.group);
-        let traced = traces.iter().rev().find(done).map(TraceRecord::at);
+        let traced = handled_at(traces, &facts.group);
         let retried = facts.retries.last().map(|retry| retry.at);
         let at = traced.or(retried).unwrap_or(message.stored_at);
         let what = format!("acknowledged by {} {when}: its committed position is behind it", facts.group);
@@ -265,6 +277,13 @@ fn state_of(half: &TransactionFacts, is_out: bool) -> Option<TxnState> {
         None if is_out => Some(TxnState::Committed),
         None => half.parked.map(|_| TxnState::Parked),
     }
+}
+
+/// When a trace last says that the group was done with it.
+fn handled_at(traces: &[TraceRecord], by: &str) -> Option<UnixMillis> {
+    let done =
+        |record: &&TraceRecord| matches!(record, TraceRecord::Handled { group, success: true, .. } if **group == *by);
+    traces.iter().rev().find(done).map(TraceRecord::at)
 }
 
 fn traced(record: &TraceRecord) -> (Stage, String) {

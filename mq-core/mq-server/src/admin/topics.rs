@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
-use mq_client::{Admin, Allocation, MessageQueue, TopicSettings};
+use mq_client::{Admin, Allocation, ClientError, MessageQueue, TopicSettings};
 use mq_protocol::body::{TopicConfig, perm};
+use mq_protocol::codes::response;
 use mq_protocol::header::QueryConsumeQueue;
 use mq_protocol::ids::{QueueId, UnixMillis};
 use serde_json::Value;
@@ -21,14 +22,18 @@ pub(super) enum TopicVerb {
         #[arg(long)]
         all: bool,
     },
-    /// Creates a topic on every broker, or changes it there.
+    /// Creates a topic on every broker, or changes it there: what is not given stays as it is.
     Create {
         topic: String,
-        #[arg(long, default_value_t = 8)]
-        queues: u32,
-        /// r, w or rw: what clients may do.
-        #[arg(long, default_value = "rw", value_parser = permission)]
-        perm: u32,
+        /// 8 for a new topic.
+        #[arg(long)]
+        queues: Option<u32>,
+        /// Takes queues away: nobody reads what is left in them.
+        #[arg(long)]
+        shrink: bool,
+        /// r, w or rw: what clients may do. rw for a new topic.
+        #[arg(long, value_parser = permission)]
+        perm: Option<u32>,
         /// `+key=value` or `-key`, comma separated; for instance +message.type=TRANSACTION.
         #[arg(long, allow_hyphen_values = true)]
         attributes: Option<String>,
@@ -91,6 +96,26 @@ pub(super) enum TopicVerb {
     },
 }
 
+/// Of a topic that is created without a number.
+const NEW_QUEUES: u32 = 8;
+
+/// How the topic is set where it has the most queues, if any broker has it.
+async fn known(admin: &Admin, topic: &str) -> Result<Option<TopicSettings>> {
+    let configs = match admin.topic_configs(topic).await {
+        Ok(configs) => configs,
+        Err(ClientError::Call(error)) if error.code() == Some(response::TOPIC_NOT_EXIST) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let most = configs.into_iter().map(|(_, config)| config).max_by_key(|config| config.read_queue_nums);
+    Ok(most.map(|config| TopicSettings {
+        read_queues: config.read_queue_nums,
+        write_queues: config.write_queue_nums,
+        perm: config.perm,
+        order: config.order,
+        attributes: None,
+    }))
+}
+
 /// Where name servers keep what [`TopicVerb::Order`] sets.
 const ORDERS: &str = "ORDER_TOPIC_CONFIG";
 
@@ -106,9 +131,21 @@ fn permission(text: &str) -> Result<u32, String> {
 pub(super) async fn topic(admin: &Admin, verb: &TopicVerb) -> Result<Sheet> {
     match verb {
         TopicVerb::List { all } => list(admin, *all).await,
-        TopicVerb::Create { topic, queues, perm, attributes } => {
-            let settings =
-                TopicSettings { perm: *perm, attributes: attributes.clone(), ..TopicSettings::with_queues(*queues) };
+        TopicVerb::Create { topic, queues, shrink, perm, attributes } => {
+            let known = known(admin, topic).await?;
+            let before = known.as_ref().map_or(0, |known| known.read_queues);
+            let mut settings = known.unwrap_or_else(|| TopicSettings::with_queues(NEW_QUEUES));
+            if let Some(queues) = *queues {
+                ensure!(
+                    queues >= before || *shrink,
+                    "topic {topic} has {before} queues, and nobody would read what is left in those from {queues} on; \
+                     --shrink does it anyway"
+                );
+                (settings.read_queues, settings.write_queues) = (queues, queues);
+            }
+            settings.perm = perm.unwrap_or(settings.perm);
+            settings.attributes.clone_from(attributes);
+            let queues = settings.read_queues;
             admin.create_topic(topic, settings).await?;
             Ok(Sheet::done(format!("topic {topic} has {queues} queues on every broker")))
         }

@@ -87,7 +87,12 @@ fn topics(operator: &Operator) {
     assert_eq!((column(&route, "perm"), column(&route, "read_queues")), (vec!["rw".into()], vec![2.into()]));
     operator.json("topic create orders --queues 2 --perm r");
     operator.until("topic route orders", |route| column(route, "perm") == ["r"]);
-    operator.json("topic create orders --queues 2");
+    operator.json("topic create orders --attributes +message.type=NORMAL");
+    let route = operator.json("topic route orders");
+    assert_eq!((column(&route, "perm"), column(&route, "read_queues")), (vec!["r".into()], vec![2.into()]));
+    let refused = operator.refused("topic create orders --queues 1");
+    assert!(refused.contains("2 queues") && refused.contains("--shrink"), "{refused}");
+    operator.json("topic create orders --perm rw");
     operator.until("topic route orders", |route| column(route, "perm") == ["rw"]);
 }
 

@@ -76,4 +76,10 @@ fn the_start_says_how_messages_are_flushed_and_where_they_are() {
         assert_eq!(said.contains("(b of C)"), text.contains("brokerName"), "{said}");
         assert!(mq.stop().success());
     }
+    // What a tool changed stands over broker.conf, here, too.
+    std::fs::write(&conf, "flushDiskType=SYNC_FLUSH").expect("written");
+    std::fs::write(store.join("config/broker.properties"), "flushDiskType=ASYNC_FLUSH\n").expect("written");
+    let mq = Mq::up(&store, &["-c", conf.to_str().expect("a plain path")]);
+    assert!(mq.said.join("\n").contains("ASYNC_FLUSH: SENDS ARE ANSWERED BEFORE"), "{}", mq.said.join("\n"));
+    assert!(mq.stop().success());
 }
