@@ -12,12 +12,12 @@
 //! It belongs to the table that it names last, and goes on from there. Beside another one (Apache wrote it, somebody put
 //! a copy back or removed it) it is ignored, with a warning; so is one that cannot be read, and what stands behind damage.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use mq_store::Backend;
-use mq_store::backend::{File, Space};
+use mq_store::backend::{File, Space, open_if_there, replace_file};
 use tracing::warn;
 
 use crate::config_file::Origin;
@@ -39,7 +39,6 @@ const WRITTEN: u8 = 5;
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) path: &'static str,
-    pub(crate) new_path: &'static str,
     pub(crate) magic: &'static [u8; 8],
 }
 
@@ -99,10 +98,7 @@ impl Journal {
     }
 
     fn read(&self) -> io::Result<Option<Found>> {
-        let file = match self.backend.open(self.place.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
+        let Some(file) = open_if_there(&*self.backend, self.place.path)? else { return Ok(None) };
         let mut bytes = vec![0; file.bytes()?.min(MAX_BYTES + MAX_ADDED_BYTES) as usize];
         file.read_at(0, &mut bytes)?;
         Ok(Some((file, bytes)))
@@ -165,7 +161,7 @@ impl Journal {
         let mut bytes = self.place.magic.to_vec();
         put_frame(&mut self.frame, &table_mark(stamp));
         bytes.extend_from_slice(&self.frame);
-        match replace(&*self.backend, self.place, &bytes) {
+        match replace_file(&*self.backend, self.place.path, &bytes) {
             Ok(file) => {
                 (self.file, self.end, self.is_synced, self.failed) = (Some(file), bytes.len() as u64, true, false)
             }
@@ -188,19 +184,6 @@ fn put_frame(frame: &mut Vec<u8>, payload: &[u8]) {
     frame.put_u32(payload.len() as u32);
     frame.put_u32(crc32fast::hash(payload));
     frame.put_slice(payload);
-}
-
-fn replace(backend: &dyn Backend, place: &Place, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
-    match backend.remove(place.new_path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = backend.create(place.new_path, bytes.len() as u64, Space::Sparse)?;
-    file.write_at(0, bytes)?;
-    file.sync()?;
-    backend.rename(place.new_path, place.path)?;
-    backend.sync_directory("checkback")?;
-    Ok(file)
 }
 
 /// The payloads of all frames up to the first that is not whole, and where that one stands.

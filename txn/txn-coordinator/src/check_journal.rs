@@ -14,12 +14,11 @@ use std::io;
 use std::sync::Arc;
 
 use mq_protocol::ids::LogOffset;
-use mq_store::backend::{Backend, File, Space};
+use mq_store::backend::{Backend, File, Space, open_if_there, replace_file};
 
 use crate::types::HalfOffset;
 
 pub(crate) const PATH: &str = "checkback/checks";
-const NEW_PATH: &str = "checkback/checks.new";
 const MAGIC: u64 = u64::from_be_bytes(*b"CKBKCHKS");
 const VERSION: u32 = 1;
 const HEADER_BYTES: u64 = 32;
@@ -57,10 +56,7 @@ impl CheckJournal {
         known: impl FnOnce(Anchor) -> bool,
     ) -> io::Result<(Self, HashMap<HalfOffset, u16>)> {
         let mut journal = Self { backend, file: None, end: 0, entries: 0, lacking: false };
-        let file = match journal.backend.open(PATH) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((journal, HashMap::new())),
-            opened => opened?,
-        };
+        let Some(file) = open_if_there(&*journal.backend, PATH)? else { return Ok((journal, HashMap::new())) };
         let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(0)];
         file.read_at(0, &mut bytes)?;
         let Some((anchor, mut rest)) = read_header(&bytes).filter(|(anchor, _)| known(*anchor)) else {
@@ -116,20 +112,12 @@ impl CheckJournal {
 
     /// A new file in its place, with these counts alone.
     pub(crate) fn rewrite(&mut self, counts: &[Count], anchor: Anchor) -> io::Result<()> {
-        match self.backend.remove(NEW_PATH) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let mut bytes = header(anchor);
         if !counts.is_empty() {
             bytes.extend(batch(counts));
         }
         let end = bytes.len() as u64;
-        let file = self.backend.create(NEW_PATH, end.next_multiple_of(STEP_BYTES), Space::Sparse)?;
-        file.write_at(0, &bytes)?;
-        file.sync()?;
-        self.backend.rename(NEW_PATH, PATH)?;
-        self.backend.sync_directory("checkback")?;
+        let file = replace_file(&*self.backend, PATH, &bytes)?;
         (self.file, self.end, self.entries, self.lacking) = (Some(file), end, counts.len(), false);
         Ok(())
     }

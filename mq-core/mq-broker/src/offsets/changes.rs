@@ -12,8 +12,7 @@ use mq_protocol::ids::{QueueId, QueueOffset};
 
 use crate::journal::Place;
 
-pub(crate) const JOURNAL: Place =
-    Place { path: "checkback/offset-journal", new_path: "checkback/offset-journal.new", magic: b"CBOFFS01" };
+pub(crate) const JOURNAL: Place = Place { path: "checkback/offset-journal", magic: b"CBOFFS01" };
 /// Changes that wait in memory. Of more, only the table knows, which is to be saved then.
 const MAX_WAITING_BYTES: usize = 4 << 20;
 

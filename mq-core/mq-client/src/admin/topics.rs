@@ -35,6 +35,13 @@ impl TopicSettings {
         Self { read_queues: queues, write_queues: queues, perm: perm::READ_WRITE, order: false, attributes: None }
     }
 
+    /// As a broker has the topic. Attributes are changed, not set: none.
+    #[must_use]
+    pub fn of(config: &TopicConfig) -> Self {
+        let TopicConfig { read_queue_nums, write_queue_nums, perm, order, .. } = *config;
+        Self { read_queues: read_queue_nums, write_queues: write_queue_nums, perm, order, attributes: None }
+    }
+
     fn command(self, name: &str) -> Command {
         let header = CreateTopic {
             topic: name.into(),
@@ -126,13 +133,7 @@ impl Admin {
     /// Changes what clients may do with a topic, on every broker that has it; its other settings stay.
     pub async fn set_topic_perm(&self, name: &str, perm: u32) -> Result<(), ClientError> {
         for (master, config) in self.topic_configs(name).await? {
-            let settings = TopicSettings {
-                read_queues: config.read_queue_nums,
-                write_queues: config.write_queue_nums,
-                perm,
-                order: config.order,
-                attributes: None,
-            };
+            let settings = TopicSettings { perm, ..TopicSettings::of(&config) };
             self.call(&master, settings.command(name)).await?;
         }
         Ok(())

@@ -106,14 +106,8 @@ async fn known(admin: &Admin, topic: &str) -> Result<Option<TopicSettings>> {
         Err(ClientError::Call(error)) if error.code() == Some(response::TOPIC_NOT_EXIST) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let most = configs.into_iter().map(|(_, config)| config).max_by_key(|config| config.read_queue_nums);
-    Ok(most.map(|config| TopicSettings {
-        read_queues: config.read_queue_nums,
-        write_queues: config.write_queue_nums,
-        perm: config.perm,
-        order: config.order,
-        attributes: None,
-    }))
+    let most = configs.iter().map(|(_, config)| config).max_by_key(|config| config.read_queue_nums);
+    Ok(most.map(TopicSettings::of))
 }
 
 /// Where name servers keep what [`TopicVerb::Order`] sets.

@@ -94,7 +94,22 @@ pub(crate) fn sync_parents(backend: &dyn Backend, path: &str) -> io::Result<()> 
     backend.sync_directory("")
 }
 
-pub(crate) fn open_if_there(backend: &dyn Backend, path: &str) -> io::Result<Option<Arc<dyn File>>> {
+/// A file with these bytes, durable, in the place of another one or of none: a crash leaves the old one or the new one.
+pub fn replace_file(backend: &dyn Backend, path: &str, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    let new = format!("{path}.new");
+    match backend.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = backend.create(&new, bytes.len() as u64, Space::Sparse)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    backend.rename(&new, path)?;
+    sync_parents(backend, path)?;
+    Ok(file)
+}
+
+pub fn open_if_there(backend: &dyn Backend, path: &str) -> io::Result<Option<Arc<dyn File>>> {
     match backend.open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

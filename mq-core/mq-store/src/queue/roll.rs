@@ -8,18 +8,15 @@
 //! Written at the end of each start and at a clean end, when all of it is durable; between them, numbers only grow. It is
 //! believed together with the durable mark.
 
-use std::io;
-
 use bytes::{Buf, BufMut};
 use bytestring::ByteString;
 use mq_protocol::ids::{QueueId, QueueOffset};
 
 use super::{ConsumeQueue, Queues};
-use crate::backend::{self, Backend, Space};
+use crate::backend::{self, Backend};
 use crate::error::{AtPath, DiskError};
 
 pub(crate) const ROLL: &str = "checkback/queues";
-const NEW_ROLL: &str = "checkback/queues.new";
 const MAGIC: &[u8; 8] = b"CBQUEUE1";
 /// Of 100,000 topics with eight queues each. A start reads no more.
 const MAX_BYTES: u64 = 64 << 20;
@@ -63,7 +60,7 @@ impl Roll {
         entries.retain(|entry| entry.next > QueueOffset::ZERO);
         entries.sort_unstable();
         let backend = queues.backend();
-        if let Err(error) = replace(backend, &encode(&entries)).at_path(backend, ROLL) {
+        if let Err(error) = backend::replace_file(backend, ROLL, &encode(&entries)).at_path(backend, ROLL) {
             tracing::warn!(%error, "the next start will not notice if somebody removes the files of a new queue");
         }
     }
@@ -129,16 +126,4 @@ fn decode(bytes: &[u8]) -> Option<Vec<Entry>> {
         rest = behind;
     }
     Some(entries)
-}
-
-fn replace(backend: &dyn Backend, bytes: &[u8]) -> io::Result<()> {
-    match backend.remove(NEW_ROLL) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = backend.create(NEW_ROLL, bytes.len() as u64, Space::Sparse)?;
-    file.write_at(0, bytes)?;
-    file.sync()?;
-    backend.rename(NEW_ROLL, ROLL)?;
-    backend::sync_parents(backend, ROLL)
 }
