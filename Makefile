@@ -65,7 +65,7 @@ bench-apache: apache build ## The table of goals: Apache RocketMQ 5.5 and ours, 
 	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin bench-apache -- $(ARGS)
 
 .PHONY: replay-apache
-replay-apache: apache ## Public tickets about transactions, played against Apache RocketMQ 5.5 and ours side by side
+replay-apache: apache target/java-clients/java-clients.jar ## Public tickets about transactions, played against Apache RocketMQ 5.5 and ours side by side
 	@cargo build --quiet --release --bin mq
 	@MQ_BIN=$(CURDIR)/target/release/mq cargo run --quiet --release -p mq-testkit --bin replay-apache -- $(ARGS)
 

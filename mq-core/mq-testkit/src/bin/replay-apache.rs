@@ -11,7 +11,7 @@ use clap::Parser;
 use mq_testkit::apache::{ApacheBroker, ApacheOptions};
 use mq_testkit::page;
 use mq_testkit::process::{MqProcess, mq_binary};
-use mq_testkit::replay::{NOT_PLAYED, Outcome, Scenario, Setting, Stage, scenarios};
+use mq_testkit::replay::{Outcome, Row, Scenario, Setting, Stage, UNREPLICATED, scenarios, unreplicated};
 
 #[derive(Parser)]
 struct Options {
@@ -35,8 +35,8 @@ type Column = BTreeMap<&'static str, Outcome>;
 fn main() -> Result<()> {
     let options = Options::parse();
     mq_binary()?;
-    let played: Vec<Scenario> =
-        scenarios().into_iter().filter(|scenario| scenario.tickets.contains(&options.ticket)).collect();
+    let is_asked_for = |tickets: &str| tickets.contains(&options.ticket);
+    let played: Vec<Scenario> = scenarios().into_iter().filter(|scenario| is_asked_for(scenario.tickets)).collect();
     let [apaches, ours] = thread::scope(|scope| {
         [Whose::Apaches, Whose::Ours]
             .map(|whose| {
@@ -46,12 +46,18 @@ fn main() -> Result<()> {
             .map(|column| column.join().expect("a scenario does not panic"))
     });
     let (apaches, ours) = (apaches.context("Apache's broker")?, ours.context("our broker")?);
-    let table = table(&played, &apaches, &ours);
+    let mut rows: Vec<_> = played.iter().map(|scenario| row(scenario, &apaches, &ours)).collect();
+    if is_asked_for(UNREPLICATED) {
+        let played = unreplicated().context("clients of a broker without its replica")?;
+        writeln!(std::io::stderr(), "{}: {}; {}", played.tickets, played.apaches.did, played.ours.did)?;
+        rows.push(played);
+    }
+    let table = table(&rows);
     write!(std::io::stdout(), "{table}")?;
     if let Some(page) = &options.page {
         page::replace_between(page, "make replay-apache", &table)?;
     }
-    let wrong: Vec<_> = ours.iter().filter(|(_, outcome)| !outcome.is_right).map(|(tickets, _)| *tickets).collect();
+    let wrong: Vec<_> = rows.iter().filter(|row| !row.ours.is_right).map(|row| row.tickets).collect();
     if !wrong.is_empty() {
         bail!("ours is wrong in {}", wrong.join(", "));
     }
@@ -103,24 +109,21 @@ impl Broker {
     }
 }
 
-fn table(played: &[Scenario], apaches: &Column, ours: &Column) -> String {
+fn row(scenario: &Scenario, apaches: &Column, ours: &Column) -> Row {
+    let Scenario { tickets, done, right, .. } = *scenario;
+    Row { tickets, done, right, apaches: apaches[tickets].clone(), ours: ours[tickets].clone() }
+}
+
+fn table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| apache/rocketmq | what is done | right is | Apache RocketMQ 5.5 | | ours | |\n|---|---|---|---|---|---|---|\n",
     );
     let verdict = |outcome: &Outcome| if outcome.is_right { "right" } else { "**wrong**" };
-    for Scenario { tickets, done, right, .. } in played {
-        let (apache, own) = (&apaches[tickets], &ours[tickets]);
-        table += &format!(
-            "| {tickets} | {done} | {right} | {} | {} | {} | {} |\n",
-            apache.did,
-            verdict(apache),
-            own.did,
-            verdict(own)
-        );
+    for Row { tickets, done, right, apaches, ours } in rows {
+        let (his, own) = (verdict(apaches), verdict(ours));
+        table += &format!("| {tickets} | {done} | {right} | {} | {his} | {} | {own} |\n", apaches.did, ours.did);
     }
-    for (tickets, why) in NOT_PLAYED {
-        table += &format!("| {tickets} | not played: {why} | | | | | |\n");
-    }
-    let right = |column: &Column| column.values().filter(|outcome| outcome.is_right).count();
-    table + &format!("\nApache: {} of {} right. Ours: {}.\n", right(apaches), played.len(), right(ours))
+    let right = |of: fn(&Row) -> &Outcome| rows.iter().filter(|row| of(row).is_right).count();
+    let (apaches, ours) = (right(|row| &row.apaches), right(|row| &row.ours));
+    table + &format!("\nApache: {apaches} of {} right. Ours: {ours}.\n", rows.len())
 }

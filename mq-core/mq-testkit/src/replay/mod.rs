@@ -6,12 +6,15 @@
 
 mod asking;
 mod cost;
+mod replica;
 mod shapes;
 mod stage;
 mod verdicts;
+mod view;
 
 use anyhow::Result;
 
+pub use replica::{UNREPLICATED, unreplicated};
 pub use stage::Stage;
 
 /// How a broker is set up for a scenario.
@@ -62,14 +65,17 @@ pub struct Scenario {
     pub run: fn(&Stage) -> Result<Outcome>,
 }
 
-/// Tickets that are not played, and why.
-pub const NOT_PLAYED: [(&str, &str); 1] = [(
-    "#3885 #7709",
-    "a half is rolled back unasked because a replica is down: needs a replica, and ours has none yet; the roll-back is \
-     the Java client's own, which takes FLUSH_SLAVE_TIMEOUT and SLAVE_NOT_AVAILABLE for a failure",
-)];
+/// A ticket that was played: what is right, and what both did.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub tickets: &'static str,
+    pub done: &'static str,
+    pub right: &'static str,
+    pub apaches: Outcome,
+    pub ours: Outcome,
+}
 
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
-    [&verdicts::SCENARIOS[..], &asking::SCENARIOS, &cost::SCENARIOS, &shapes::SCENARIOS].concat()
+    [&verdicts::SCENARIOS[..], &asking::SCENARIOS, &cost::SCENARIOS, &shapes::SCENARIOS, &view::SCENARIOS].concat()
 }

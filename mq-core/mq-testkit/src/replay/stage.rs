@@ -8,10 +8,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use mq_protocol::body::{self, HeartbeatData, ProducerData};
+use mq_protocol::body::{self, HeartbeatData, ProducerData, TxnPage, TxnQuery};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
-use mq_protocol::header::{CheckTransactionState, EndTransaction, PullMessage, SendMessage, SendMessageResponse};
+use mq_protocol::header::{
+    CheckTransactionState, EndTransaction, PullMessage, QueryMessage, SendMessage, SendMessageResponse,
+};
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::message_id::parse_offset_id;
 use mq_protocol::properties::{Properties, name};
@@ -138,6 +140,42 @@ impl Stage {
     /// Whether the half was given up: it lies where operators look.
     pub(super) fn is_parked(&self, body: &str) -> Result<bool> {
         Ok(self.visible(topic::CHECK_MAX_TIME)?.iter().any(|parked| parked == body.as_bytes()))
+    }
+
+    /// Unique keys of a group's halves without a verdict; `None` when the broker has no request for that.
+    pub(super) fn open_halves(&self, group: &str) -> Result<Option<Vec<String>>> {
+        let query = TxnQuery { group: Some(group.into()), ..TxnQuery::default() };
+        let command = Command::request(request::TXN_LIST).with_body(body::to_json(&query));
+        let answer = Peer::connect(self.broker)?.ask(command, PATIENCE)?;
+        match answer.code {
+            response::SUCCESS => {
+                let page: TxnPage = body::from_json("open halves", &answer.body)?;
+                Ok(Some(page.rows.into_iter().map(|half| half.transaction_id).collect()))
+            }
+            response::REQUEST_CODE_NOT_SUPPORTED => Ok(None),
+            code => bail!("the list of halves: code {code}, {:?}", answer.remark),
+        }
+    }
+
+    /// Unique keys of the messages that are found by a business key.
+    pub(super) fn find(&self, topic: &str, key: &str) -> Result<Vec<String>> {
+        let header = QueryMessage {
+            topic: topic.into(),
+            key: key.into(),
+            max_num: 32,
+            begin_timestamp: UnixMillis(0),
+            end_timestamp: UnixMillis(i64::MAX),
+            unique_key_query: Some(false),
+            index_type: None,
+        };
+        let answer =
+            Peer::connect(self.broker)?.ask(Command::request_with(request::QUERY_MESSAGE, &header), PATIENCE)?;
+        if answer.code != response::SUCCESS {
+            return Ok(Vec::new());
+        }
+        let found = decode_all(&answer.body).context("the messages of a key")?;
+        let unique = |stored: StoredMessage| stored.message.property(name::UNIQ_KEY).unwrap_or_default().to_owned();
+        Ok(found.into_iter().map(unique).collect())
     }
 
     /// The check of a half that either comes or never will, because the half is parked.

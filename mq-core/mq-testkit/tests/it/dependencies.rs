@@ -17,7 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("txn-sdk", &["mq-protocol", "mq-client"]),
     ("order-service", &["mq-protocol", "mq-client", "txn-sdk"]),
     ("seckill-demo", &["mq-protocol", "mq-client", "txn-sdk", "order-service"]),
-    (TESTKIT, &["mq-protocol", "mq-filter", "mq-store", "mq-namesrv", "mq-client", "txn-coordinator", "mq-broker"]),
+    (
+        TESTKIT,
+        &["mq-protocol", "mq-filter", "mq-store", "mq-namesrv", "mq-client", "txn-coordinator", "mq-broker", "txn-sdk"],
+    ),
 ];
 
 /// Only tests may use it: it is how a service's test gets a broker without its crate knowing one.

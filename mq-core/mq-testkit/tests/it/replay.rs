@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::thread;
 
 use mq_testkit::process::MqProcess;
-use mq_testkit::replay::{Scenario, Setting, Stage, scenarios};
+use mq_testkit::replay::{Scenario, Setting, Stage, scenarios, unreplicated};
 use mq_testkit::report;
 use tempfile::TempDir;
 
@@ -44,4 +44,12 @@ fn a_half_that_is_checked_is_not_written_again() {
 #[test]
 fn one_strange_half_does_not_hold_up_the_others() {
     all_are_right(Setting::Alone);
+}
+
+/// On Apache's broker: ours has no replica yet, and the fault of these tickets is a client's.
+#[test]
+fn a_half_that_no_replica_confirmed_is_not_rolled_back_behind_a_call_that_succeeds() {
+    let played = unreplicated().unwrap();
+    report::show("50 tickets on Apache's broker", &format!("{}: our SDK: {}\n", played.tickets, played.ours.did));
+    assert!(played.ours.is_right, "{}, right is: {}", played.ours.did, played.right);
 }
