@@ -15,8 +15,6 @@ use ::sqlx::{Connection, Pool};
 use sqlx_core::transaction::TransactionManager;
 
 pub(crate) use self::dialect::Dialect;
-#[cfg(feature = "simulation")]
-pub(crate) use self::postgres::POSTGRES;
 pub(crate) use self::side::{Side, commit};
 
 /// A database that the SDK can keep its marker and inbox rows in: `sqlx::{SqlitePool, MySqlPool, PgPool}`, or

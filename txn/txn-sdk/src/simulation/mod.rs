@@ -1,6 +1,6 @@
-//! The SDK without sockets, for simulations (the feature `simulation` only): a broker that somebody plays, a database in
-//! memory, and time and ids by hand. All that lies between them is the SDK as it ships. Knows no faults: who simulates
-//! is told of each step and says what becomes of it.
+//! The SDK without sockets, for simulations (the feature `simulation` only): a broker that somebody plays, a real database
+//! that somebody watches, and time and ids by hand. All that lies between them is the SDK as it ships. Knows no faults: who
+//! simulates is told of each step and says what becomes of it.
 
 mod database;
 mod wire;
@@ -13,8 +13,12 @@ use mq_protocol::ids::UnixMillis;
 
 pub use crate::planted::{Bug, plant};
 use crate::producer::TxnProducer;
-use crate::{database::DatabaseError, id::TransactionId, marker::MarkerOptions};
-pub use database::{Fails, SimulatedDatabase, SimulatedTx, Step, Watcher};
+use crate::{
+    database::{Database, DatabaseError},
+    id::TransactionId,
+    marker::MarkerOptions,
+};
+pub use database::{Fails, Step, Watched, WatchedTx, Watcher, at_once};
 pub(crate) use wire::Producer;
 pub use wire::{Played, PlayedBroker};
 
@@ -42,13 +46,13 @@ pub(crate) fn next_id() -> Option<TransactionId> {
     Some(TransactionId::numbered(now, IDS.get()))
 }
 
-impl TxnProducer<SimulatedDatabase> {
+impl<D: Database> TxnProducer<D> {
     /// A producer as the builder makes it, but for the network.
     pub async fn played(
         broker: Arc<dyn PlayedBroker>,
         group: &str,
         topics: &[&str],
-        database: SimulatedDatabase,
+        database: D,
         options: MarkerOptions,
     ) -> Result<Self, DatabaseError> {
         let producer = Producer::Played { group: group.to_owned(), broker };

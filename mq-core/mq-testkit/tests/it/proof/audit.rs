@@ -119,6 +119,7 @@ impl World {
 
     fn audit_visible(&self, found: &Found) {
         let durable = self.running().store.durable();
+        let orders = self.orders.committed();
         for record in found.visible.values().flatten().filter(|record| record.log_offset < durable) {
             let id = id_of(record);
             let place = record.message.prepared_transaction_offset;
@@ -127,8 +128,8 @@ impl World {
                 self.violation("T6", &format!("{id} is visible without its half"));
             }
             let transaction = record.message.property(TRANSACTION_ID_PROPERTY).unwrap_or_default();
-            let committed = transaction.parse().ok().and_then(|id: TransactionId| self.orders.marker(id));
-            if committed != Some(true) || !self.orders.keys("orders").contains(&order_of(record)) {
+            let marker = transaction.parse().ok().and_then(|id: TransactionId| orders.markers.get(&id));
+            if marker != Some(&true) || !orders.rows.contains(&order_of(record)) {
                 self.violation("T4", &format!("{id} is visible, and its transaction did not commit"));
             }
         }
@@ -138,7 +139,7 @@ impl World {
         let mut visible = found.visible.values().flatten();
         let acknowledged = visible.clone().filter(|record| record.queue_offset < self.facts.consumed);
         let mut packets: BTreeMap<String, u32> = BTreeMap::new();
-        for packet in self.packets.keys("packets") {
+        for packet in &self.packets.committed().rows {
             *packets.entry(packet.split('/').next().unwrap_or_default().to_owned()).or_default() += 1;
         }
         for (order, count) in &packets {
@@ -184,14 +185,15 @@ impl World {
         for record in found.visible.values().flatten() {
             *messages.entry(order_of(record)).or_default() += 1;
         }
-        let rows: BTreeSet<String> = self.orders.keys("orders").into_iter().collect();
+        let rows = &self.orders.committed().rows;
         let settled = |order: &String| messages.get(order) == Some(&1) || parked.contains(order);
         if !rows.iter().all(settled) || !messages.keys().all(|order| rows.contains(order)) {
             self.violation("T4", &format!("orders {rows:?}, messages {messages:?}, parked {parked:?}"));
         }
         let packets: BTreeSet<String> = self
             .packets
-            .keys("packets")
+            .committed()
+            .rows
             .iter()
             .map(|packet| packet.split('/').next().unwrap_or_default().into())
             .collect();

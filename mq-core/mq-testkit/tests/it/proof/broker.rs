@@ -25,7 +25,8 @@ use super::world::{Dead, Pass, World};
 pub(crate) const GROUP: &str = "order-service";
 pub(crate) const TOPIC: &str = "ORDER_PAID";
 pub(crate) const QUEUE: QueueId = QueueId(0);
-pub(crate) const CHECK_MAX: u32 = 3;
+/// One while a transaction is young, two that may be lost with their processes, one that decides.
+pub(crate) const CHECK_MAX: u32 = 4;
 /// What the log refuses is tried once more, alone.
 const TRIES: u64 = 2;
 

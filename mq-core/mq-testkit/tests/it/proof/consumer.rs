@@ -2,16 +2,30 @@
 
 use mq_client::ReceivedMessage;
 use mq_protocol::record::StoredMessage;
-use txn_sdk::simulation::{SimulatedDatabase, SimulatedTx};
 use txn_sdk::{Consumer, Delivered, Inbox, Msg};
 
 use super::broker::{QUEUE, TOPIC};
+use super::database::{Database, Tx, insert};
 use super::points::{Actor, Point};
-use super::process::Steps;
+use super::process::Process;
 use super::service::received;
 use super::world::{Dead, Pass, World};
 
+pub(crate) struct Consuming {
+    pub(crate) process: Process,
+    pub(crate) database: Database,
+    inbox: Inbox<Database>,
+}
+
 impl World {
+    pub(crate) async fn start_consumer(&mut self) {
+        let process = self.new_process(Actor::Consumer);
+        let database = self.packets.used_by(&process);
+        let inbox = Inbox::new(database.clone());
+        self.start(inbox.prepare()).await;
+        self.consumer = Some(Consuming { process, database, inbox });
+    }
+
     /// Takes what is there, message by message, until one has to wait.
     pub(crate) async fn consume(&mut self) {
         while let Some(message) = self.next_message() {
@@ -65,11 +79,11 @@ impl World {
 
     /// Whether it was taken.
     async fn deliver(&mut self, message: &StoredMessage) -> Result<bool, Dead> {
-        let Some(process) = &self.consumer else { return Err(Dead) };
-        let database = self.packets.used_by(process.number, Steps::of(process));
+        let Some(Consuming { inbox, .. }) = &self.consumer else { return Err(Dead) };
+        let inbox = inbox.clone();
         self.facts.effects += 1;
         self.facts.delivering = Some(message.clone());
-        let delivers = delivered_to(database, received(message), self.facts.effects);
+        let delivers = delivered_to(inbox, received(message), self.facts.effects);
         let delivered = self.drive(Actor::Consumer, delivers).await.ok_or(Dead)?;
         self.note(format!("{} is delivered: {delivered:?}", message.queue_offset));
         self.audit();
@@ -84,12 +98,8 @@ impl World {
     }
 }
 
-async fn delivered_to(database: SimulatedDatabase, message: ReceivedMessage, effect: u64) -> Delivered {
-    let consumer = Consumer::builder("nowhere").group("red-packet").inbox(Inbox::new(database)).on(
-        TOPIC,
-        async move |tx: &mut SimulatedTx, order: Msg<String>| {
-            tx.insert("packets", &format!("{}/{effect}", order.body)).await
-        },
-    );
+async fn delivered_to(inbox: Inbox<Database>, message: ReceivedMessage, effect: u64) -> Delivered {
+    let packs = async move |tx: &mut Tx, order: Msg<String>| insert(tx, &format!("{}/{effect}", order.body)).await;
+    let consumer = Consumer::builder("nowhere").group("red-packet").inbox(inbox).on(TOPIC, packs);
     consumer.deliver(message).await
 }

@@ -8,6 +8,7 @@
 mod audit;
 mod broker;
 mod consumer;
+mod database;
 mod kills;
 mod planted;
 mod points;

@@ -7,12 +7,12 @@ use mq_client::{CheckedHalf, HalfReceipt, Message, MessageQueue, ReceivedMessage
 use mq_protocol::properties::{Properties, name};
 use mq_protocol::record::StoredMessage;
 use txn_coordinator::Check;
-use txn_sdk::simulation::SimulatedTx;
 use txn_sdk::{MarkerOptions, Outcome, Sent, TxnError, TxnProducer};
 
 use super::broker::{GROUP, TOPIC};
+use super::database::{Tx, begin_anew, insert};
 use super::points::{Actor, Point};
-use super::process::{Steps, Unanswered};
+use super::process::Unanswered;
 use super::world::{Dead, Pass, Producer, Service, World};
 
 /// From when on a checkback gives a transaction up: between its first check and its second.
@@ -24,18 +24,18 @@ pub(crate) enum Work {
     Pays,
     /// Changes its mind after its row.
     Declines,
-    /// A statement fails, and the work does not say so.
-    Swallows,
+    /// The database gives the transaction up, and the work does not say so.
+    BeginsAnew,
 }
 
 impl World {
     pub(crate) async fn start_service(&mut self) {
         let process = self.new_process(Actor::Service);
-        let database = self.orders.used_by(process.number, Steps::of(&process));
-        let options = MarkerOptions { deadline: DEADLINE, ..MarkerOptions::default() };
-        let starts = TxnProducer::played(Arc::new(process.clone()), GROUP, &[TOPIC], database, options);
-        let producer = self.drive(Actor::Broker, starts).await.expect("nothing fails while it starts");
-        self.service = Some(Service { process, producer: producer.expect("it starts") });
+        let database = self.orders.used_by(&process);
+        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, ..MarkerOptions::default() };
+        let starts = TxnProducer::played(Arc::new(process.clone()), GROUP, &[TOPIC], database.clone(), options);
+        let producer = self.start(starts).await;
+        self.service = Some(Service { process, database, producer });
         self.note("the service starts");
     }
 
@@ -55,7 +55,7 @@ impl World {
             }
         };
         self.note(format!("{order}: {said}"));
-        if said == "committed" && !self.orders.keys("orders").contains(&order.to_owned()) {
+        if said == "committed" && !self.orders.committed().rows.contains(order) {
             self.violation("T4", &format!("{order} was committed, says the SDK, and has no row"));
         }
         let twice = self.facts.said.insert(order.to_owned(), said).is_some();
@@ -146,6 +146,9 @@ impl World {
     }
 
     async fn answer_check(&mut self, check: &Check) -> Result<(), Dead> {
+        if self.service.is_none() {
+            return Err(Dead);
+        }
         let half = checked(check);
         let pass = self.arrive(Point::CheckReceived).await?;
         if pass == Pass::Fails {
@@ -174,13 +177,10 @@ impl World {
 
 async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<String>, TxnError> {
     let message = Message::new(TOPIC, format!("{order:?}")).key(order.as_str());
-    let pays = async |tx: &mut SimulatedTx| {
-        if work == Work::Swallows {
-            let _ = tx.refused();
-            return Ok(());
-        }
-        tx.insert("orders", &order).await?;
-        if work == Work::Declines { Err("declined".to_owned()) } else { Ok(()) }
+    let pays = async |tx: &mut Tx| match work {
+        Work::Pays => insert(tx, &order).await,
+        Work::Declines => insert(tx, &order).await.and(Err("declined".to_owned())),
+        Work::BeginsAnew => begin_anew(tx, &order).await,
     };
     producer.send(message, pays).await
 }

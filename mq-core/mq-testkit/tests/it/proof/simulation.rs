@@ -36,7 +36,7 @@ impl World {
 
     /// Everything that happens on a day without faults, so that each point is passed.
     async fn ordinary_day(&mut self, round: u32) {
-        for (number, work) in [(1, Work::Pays), (2, Work::Declines), (3, Work::Pays), (4, Work::Swallows)] {
+        for (number, work) in [(1, Work::Pays), (2, Work::Declines), (3, Work::Pays), (4, Work::BeginsAnew)] {
             self.facts.loses_end = number == 3;
             self.facts.order = format!("order-{round}-{number}");
             let order = self.facts.order.clone();

@@ -3,7 +3,9 @@
 //! The processes' own code runs until it asks; whatever it asks for is done here, in one place and one after the other:
 //! a fault that delays a step lets time pass while its process waits, one that kills it drops what it was doing.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,12 +18,15 @@ use mq_store::backend::CrashBackend;
 use mq_store::{Clock, ManualClock};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use txn_coordinator::{HalfOffset, Outcome};
 use txn_sdk::TxnProducer;
-use txn_sdk::simulation::{SimulatedDatabase, set_time};
+use txn_sdk::simulation::set_time;
 
 use super::broker::Running;
+use super::consumer::Consuming;
+use super::database::{Database, File, directory};
 use super::points::{Actor, Kind, Plan, Point};
 use super::process::{Answer, Ask, Asked, Process};
 
@@ -37,10 +42,11 @@ pub(crate) enum Pass {
     Twice,
 }
 
-pub(crate) type Producer = TxnProducer<SimulatedDatabase>;
+pub(crate) type Producer = TxnProducer<Database>;
 
 pub(crate) struct Service {
     pub(crate) process: Process,
+    pub(crate) database: Database,
     pub(crate) producer: Producer,
 }
 
@@ -52,10 +58,10 @@ pub(crate) struct World {
     pub(crate) broker: Option<Running>,
     /// How often the broker was started.
     pub(crate) broker_starts: u64,
-    pub(crate) orders: SimulatedDatabase,
+    pub(crate) orders: File,
     pub(crate) service: Option<Service>,
-    pub(crate) packets: SimulatedDatabase,
-    pub(crate) consumer: Option<Process>,
+    pub(crate) packets: File,
+    pub(crate) consumer: Option<Consuming>,
     pub(crate) facts: Facts,
     pub(crate) visits: BTreeMap<Point, u32>,
     pub(crate) history: Vec<String>,
@@ -67,6 +73,9 @@ pub(crate) struct World {
     processes: u64,
     starting: bool,
     asks: (mpsc::UnboundedSender<Asked>, mpsc::UnboundedReceiver<Asked>),
+    /// Their connections hold nothing any more, and stay: a file that is just being closed cannot be opened.
+    dead: Vec<Box<dyn Any>>,
+    _directory: TempDir,
 }
 
 /// What was seen so far, for the invariants.
@@ -105,6 +114,7 @@ impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let seed = plan.seed;
         let clock = Arc::new(ManualClock::at(START));
+        let directory = directory();
         set_time(None);
         set_time(Some(START));
         let mut world = Self {
@@ -114,9 +124,9 @@ impl World {
             disk: CrashBackend::new(),
             broker: None,
             broker_starts: 0,
-            orders: SimulatedDatabase::new(),
+            orders: File::new(&directory.path().join("orders")),
             service: None,
-            packets: SimulatedDatabase::new(),
+            packets: File::new(&directory.path().join("packets")),
             consumer: None,
             facts: Facts::default(),
             visits: BTreeMap::new(),
@@ -127,6 +137,8 @@ impl World {
             processes: 0,
             starting: false,
             asks: mpsc::unbounded_channel(),
+            dead: Vec::new(),
+            _directory: directory,
         };
         world.start_broker();
         world
@@ -143,7 +155,7 @@ impl World {
     fn number_of(&self, actor: Actor) -> u64 {
         match actor {
             Actor::Service => self.service.as_ref().map_or(0, |service| service.process.number),
-            Actor::Consumer => self.consumer.as_ref().map_or(0, |consumer| consumer.number),
+            Actor::Consumer => self.consumer.as_ref().map_or(0, |consumer| consumer.process.number),
             Actor::Broker => self.broker_starts,
         }
     }
@@ -195,11 +207,13 @@ impl World {
         match actor {
             Actor::Service => {
                 let service = self.service.take().expect("who dies was alive");
-                self.orders.roll_back_all_of(service.process.number);
+                service.database.dies();
+                self.dead.push(Box::new(service));
             }
             Actor::Consumer => {
                 let consumer = self.consumer.take().expect("who dies was alive");
-                self.packets.roll_back_all_of(consumer.number);
+                consumer.database.dies();
+                self.dead.push(Box::new(consumer));
             }
             Actor::Broker => self.cut_power(),
         }
@@ -211,14 +225,19 @@ impl World {
 
     pub(crate) async fn start_what_is_down(&mut self) {
         if self.service.is_none() && self.may_start(Actor::Service) {
-            self.starting = true;
             self.start_service().await;
-            self.starting = false;
         }
         if self.consumer.is_none() && self.may_start(Actor::Consumer) {
-            let process = self.new_process(Actor::Consumer);
-            self.consumer = Some(process);
+            self.start_consumer().await;
         }
+    }
+
+    /// A process starts: nothing fails meanwhile.
+    pub(crate) async fn start<T, E: Debug>(&mut self, work: impl Future<Output = Result<T, E>>) -> T {
+        self.starting = true;
+        let started = self.drive(Actor::Broker, work).await;
+        self.starting = false;
+        started.expect("nothing fails while it starts").expect("it starts")
     }
 
     /// Runs what a process does to its end; `None` when it dies.
