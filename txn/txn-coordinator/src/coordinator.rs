@@ -178,7 +178,7 @@ impl Coordinator {
     /// Whether there is room for these halves, one answer each. To be asked before they are appended, for as many as are
     /// there: it takes the lock once.
     pub fn admit<'h>(&self, halves: impl IntoIterator<Item = &'h NewHalf>) -> Vec<Result<(), HalfError>> {
-        let (state, options) = (self.0.state.lock(), &self.0.options);
+        let (mut state, options) = (self.0.state.lock(), &self.0.options);
         let mut pending = state.pending();
         let admit = |half: &NewHalf| {
             if pending >= options.max_pending {
@@ -186,6 +186,9 @@ impl Coordinator {
             }
             if state.engine.count_of(&half.transaction) >= options.max_siblings {
                 return Err(HalfError::TooManySiblings(options.max_siblings));
+            }
+            if half.part.of > 1 {
+                self.0.begin_log(&mut state).map_err(|error| HalfError::NothingBefore(error.to_string()))?;
             }
             pending += 1;
             Ok(())

@@ -18,6 +18,7 @@ use crate::engine::{Engine, Input};
 use crate::half::{self, QUEUE};
 use crate::history::History;
 use crate::loading::Loading;
+use crate::op::op_record;
 use crate::plan::{self, Plan};
 use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
@@ -76,6 +77,19 @@ impl Inner {
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
         Ok(if planted(Bug::AcknowledgeEarly) { LogOffset::ZERO } else { state.written_to })
+    }
+
+    /// No log begins with a half of several: its message would name the half at offset 0, as copies do that stand alone,
+    /// and what it says of its followers would not be believed. An OP record that ends nothing comes first.
+    pub(crate) fn begin_log(&self, state: &mut State) -> Result<(), AppendError> {
+        if self.store.end() > LogOffset::ZERO {
+            return Ok(());
+        }
+        let first = op_record(&[], self.clock.now(), self.options.store_host);
+        let appended = self.store.append(&[[first]])?;
+        let (_, op) = appended[0].records[0];
+        state.ops.note(op, &[]);
+        Ok(())
     }
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {

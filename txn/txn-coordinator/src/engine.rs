@@ -9,6 +9,7 @@
 //! of halves with the same part (the client sent one again) the oldest one counts.
 
 mod facts;
+mod half_map;
 mod names;
 mod open;
 mod rules;

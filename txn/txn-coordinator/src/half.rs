@@ -49,6 +49,8 @@ pub enum HalfError {
     TooManyPending(usize),
     #[error("this transaction has {0} half messages already, which is the limit")]
     TooManySiblings(usize),
+    #[error("a record has to stand before the first message of several under one verdict, and cannot be written: {0}")]
+    NothingBefore(String),
 }
 
 impl HalfError {
@@ -56,7 +58,7 @@ impl HalfError {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::TooManyPending(_) | Self::TooManySiblings(_) => response::SYSTEM_BUSY,
+            Self::TooManyPending(_) | Self::TooManySiblings(_) | Self::NothingBefore(_) => response::SYSTEM_BUSY,
             _ => response::MESSAGE_ILLEGAL,
         }
     }

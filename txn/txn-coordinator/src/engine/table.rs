@@ -1,12 +1,12 @@
 //! The open transactions: found by key, by half, and by the time at which they are due.
 
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use mq_protocol::ids::UnixMillis;
 
+use super::half_map::HalfMap;
 use super::names::Name;
 use super::open::Open;
 use crate::types::HalfOffset;
@@ -22,7 +22,7 @@ pub(super) struct Table {
     chunks: Vec<Vec<Option<Open>>>,
     free: Vec<Slot>,
     by_key: HashTable<Slot>,
-    by_half: BTreeMap<HalfOffset, Slot>,
+    by_half: HalfMap,
     /// A binary heap by due time, then by oldest half; each transaction knows its place in it.
     schedule: Vec<Slot>,
     hashing: RandomState,
@@ -34,12 +34,12 @@ impl Table {
     }
 
     pub(super) fn first_half(&self) -> Option<HalfOffset> {
-        self.by_half.first_key_value().map(|(half, _)| *half)
+        self.by_half.from(HalfOffset(0)).next()
     }
 
     /// Open halves from `from` on.
     pub(super) fn halves_from(&self, from: HalfOffset) -> impl Iterator<Item = HalfOffset> {
-        self.by_half.range(from..).map(|(half, _)| *half)
+        self.by_half.from(from)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Open> {
@@ -55,7 +55,7 @@ impl Table {
     }
 
     pub(super) fn slot_of(&self, half: HalfOffset) -> Option<Slot> {
-        self.by_half.get(&half).copied()
+        self.by_half.get(half)
     }
 
     pub(super) fn get(&self, slot: Slot) -> &Open {
@@ -116,7 +116,7 @@ impl Table {
 
     /// One half less. The transaction goes with its last one.
     pub(super) fn take_half(&mut self, slot: Slot, half: HalfOffset) -> Option<Open> {
-        self.by_half.remove(&half);
+        self.by_half.remove(half);
         if self.get_mut(slot).leave(half) {
             self.settle(self.get(slot).place as usize);
             return None;
@@ -201,6 +201,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use rand::rngs::StdRng;
     use rand::seq::IteratorRandom;
     use rand::{Rng, SeedableRng};
