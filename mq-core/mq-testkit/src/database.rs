@@ -1,5 +1,5 @@
-//! Real database servers for tests, from the system's packages: PostgreSQL and MariaDB, each in a temporary directory of
-//! its own behind a Unix socket.
+//! Real database servers for tests, each in a temporary directory of its own behind a Unix socket: PostgreSQL and MariaDB
+//! from the system's packages, and MySQL, which Debian has in its next release only, from `target/mysql`.
 //!
 //! A server goes with the process that started it, whatever way that goes: a shell between the two waits for the end of
 //! its standard input, then ends the server by its process id and removes the directory. (Statics are never dropped, a
@@ -15,14 +15,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::process::workspace;
+
 const START_TIMEOUT: Duration = Duration::from_secs(180);
-/// Database servers refuse to run as root: `nobody`, on every system.
+/// PostgreSQL refuses to run as root, MariaDB does not like to: `nobody`, on every system.
 const NOBODY: u32 = 65534;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DatabaseKind {
     Postgres,
     MariaDb,
+    MySql,
 }
 
 /// A running server.
@@ -61,6 +64,7 @@ impl DatabaseServer {
         let (mut create, serve) = match kind {
             DatabaseKind::Postgres => postgres(temporary.path())?,
             DatabaseKind::MariaDb => mariadb(temporary.path())?,
+            DatabaseKind::MySql => mysql(temporary.path())?,
         };
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "sh"])
@@ -91,7 +95,7 @@ impl DatabaseServer {
             DatabaseKind::Postgres => {
                 format!("postgres://root@localhost/{}?host={directory}", database.unwrap_or("postgres"))
             }
-            DatabaseKind::MariaDb => {
+            DatabaseKind::MariaDb | DatabaseKind::MySql => {
                 format!("mysql://root@localhost/{}?socket={directory}/socket", database.unwrap_or("mysql"))
             }
         }
@@ -100,7 +104,7 @@ impl DatabaseServer {
     fn wait_until_it_is_ready(&self) -> Result<()> {
         let ready = match self.kind {
             DatabaseKind::Postgres => "database system is ready to accept connections",
-            DatabaseKind::MariaDb => "ready for connections",
+            DatabaseKind::MariaDb | DatabaseKind::MySql => "ready for connections",
         };
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -153,6 +157,34 @@ fn mariadb(directory: &Path) -> Result<Commands> {
     serve.extend([binary("mariadbd")?, "--no-defaults".into(), data]);
     serve.push(format!("--socket={}", directory.join("socket").display()));
     serve.extend(["--skip-networking", "--max-connections=300", "--innodb-buffer-pool-size=64M"].map(Into::into));
+    Ok((create, serve))
+}
+
+/// Debian's own, unpacked beside the system with all the libraries it wants, so its loader starts it. It runs as whoever
+/// runs the tests, for nobody else may be able to read `target`.
+fn mysql(directory: &Path) -> Result<Commands> {
+    let root = workspace().join("target/mysql/usr");
+    let libraries = root.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+    let mut files = std::fs::read_dir(&libraries).into_iter().flatten().flatten().map(|file| file.path());
+    let loader =
+        files.find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux")));
+    let loader = loader.with_context(|| format!("there is no MySQL in {}; {INSTALL}", root.display()))?;
+    let words = [loader, "--library-path".into(), libraries, root.join("sbin/mysqld")];
+    let mut words = words.map(|word| word.display().to_string()).to_vec();
+    words.extend([
+        "--no-defaults".into(),
+        format!("--basedir={}", root.display()),
+        "--user=root".into(),
+        "--secure-file-priv=NULL".into(),
+    ]);
+    words.push(format!("--datadir={}", directory.join("data").display()));
+    let mut create = Command::new(&words[0]);
+    create.args(&words[1..]).args(["--initialize-insecure", "--innodb-flush-log-at-trx-commit=0", "--disable-log-bin"]);
+    create.current_dir("/").stdin(Stdio::null());
+    let mut serve = words;
+    serve.push(format!("--socket={}", directory.join("socket").display()));
+    serve.extend(["--skip-networking", "--mysqlx=OFF", "--max-connections=300"].map(Into::into));
+    serve.extend(["--innodb-buffer-pool-size=64M", "--performance-schema=OFF"].map(Into::into));
     Ok((create, serve))
 }
 

@@ -80,7 +80,7 @@ pub(super) static MYSQL: Dialect = Dialect {
         "the binary log is on and sync_binlog is not 1, so a power cut rolls back what was committed: set it to 1",
         "a checkback_* table is not InnoDB: ALTER TABLE ... ENGINE=InnoDB",
     ],
-    lock_schema: Some("SELECT GET_LOCK(CONCAT('checkback.', MD5(DATABASE())), 10)"),
+    lock_schema: Some("SELECT GET_LOCK(CONCAT('checkback.', LEFT(SHA2(DATABASE(), 256), 32)), 10)"),
     create_schema: "
         CREATE TABLE IF NOT EXISTS checkback_schema (
             one     BIGINT NOT NULL PRIMARY KEY,

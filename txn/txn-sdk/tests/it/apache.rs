@@ -48,9 +48,11 @@ async fn on_apaches_broker_each_payment_becomes_one_packet_too() {
     }
     columns! {
         "PAID_SQLX_SQLITE": SqlitePool, Sqlite;
+        "PAID_SQLX_MARIADB": MySqlPool, MariaDb;
         "PAID_SQLX_MYSQL": MySqlPool, MySql;
         "PAID_SQLX_POSTGRES": PgPool, Postgres;
         "PAID_ORM_SQLITE": DatabaseConnection, Sqlite;
+        "PAID_ORM_MARIADB": DatabaseConnection, MariaDb;
         "PAID_ORM_MYSQL": DatabaseConnection, MySql;
         "PAID_ORM_POSTGRES": DatabaseConnection, Postgres;
     }

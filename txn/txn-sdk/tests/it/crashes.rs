@@ -79,7 +79,7 @@ async fn dies_with<D: TestDatabase>(
     let module = if std::any::type_name::<D>().contains("sqlx") { "on_sqlx" } else { "on_sea_orm" };
     let engine = match file.engine {
         Engine::Sqlite => "sqlite",
-        Engine::MySql => "mysql",
+        Engine::MariaDb | Engine::MySql => "mysql",
         Engine::Postgres => "postgres",
     };
     let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());

@@ -54,7 +54,7 @@ impl Proxy {
         let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(PathBuf::from);
         let server = match place.engine {
             Engine::Sqlite => return None,
-            Engine::MySql => option("socket=")?,
+            Engine::MariaDb | Engine::MySql => option("socket=")?,
             Engine::Postgres => option("host=")?.join(".s.PGSQL.5432"),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

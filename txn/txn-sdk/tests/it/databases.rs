@@ -25,6 +25,7 @@ use txn_sdk::Database;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
+    MariaDb,
     MySql,
     Postgres,
 }
@@ -34,11 +35,13 @@ macro_rules! on_all_databases {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlx {
             crate::databases::column!(sqlite, sqlx::SqlitePool, Sqlite, $($name),+);
+            crate::databases::column!(mariadb, sqlx::MySqlPool, MariaDb, $($name),+);
             crate::databases::column!(mysql, sqlx::MySqlPool, MySql, $($name),+);
             crate::databases::column!(postgres, sqlx::PgPool, Postgres, $($name),+);
         }
         mod on_sea_orm {
             crate::databases::column!(sqlite, sea_orm::DatabaseConnection, Sqlite, $($name),+);
+            crate::databases::column!(mariadb, sea_orm::DatabaseConnection, MariaDb, $($name),+);
             crate::databases::column!(mysql, sea_orm::DatabaseConnection, MySql, $($name),+);
             crate::databases::column!(postgres, sea_orm::DatabaseConnection, Postgres, $($name),+);
         }
@@ -129,9 +132,11 @@ fn shared(server: &'static Shared, kind: DatabaseKind, settings: &[(&str, &str)]
 fn server(kind: DatabaseKind) -> &'static DatabaseServer {
     static POSTGRES: Shared = OnceLock::new();
     static MARIADB: Shared = OnceLock::new();
+    static MYSQL: Shared = OnceLock::new();
     let server = match kind {
         DatabaseKind::Postgres => &POSTGRES,
         DatabaseKind::MariaDb => &MARIADB,
+        DatabaseKind::MySql => &MYSQL,
     };
     shared(server, kind, &[])
 }
@@ -140,8 +145,10 @@ fn server(kind: DatabaseKind) -> &'static DatabaseServer {
 fn weak_server(kind: DatabaseKind) -> &'static DatabaseServer {
     static POSTGRES: Shared = OnceLock::new();
     static MARIADB: Shared = OnceLock::new();
+    static MYSQL: Shared = OnceLock::new();
     match kind {
         DatabaseKind::Postgres => shared(&POSTGRES, kind, &[("fsync", "off")]),
+        DatabaseKind::MySql => shared(&MYSQL, kind, &[("innodb-flush-log-at-trx-commit", "2")]),
         // Flushed at each commit, but recovery asks the binary log, and that is not.
         DatabaseKind::MariaDb => shared(&MARIADB, kind, &[("log-bin", "binlog"), ("sync-binlog", "0")]),
     }
@@ -166,13 +173,16 @@ impl Scratch {
                 let url = format!("sqlite://{}?mode=rwc", directory.path().join("shop.db").display());
                 Self { _directory: Some(directory), ..Self::at(engine, url).await }
             }
-            Engine::MySql => Self::created(engine, server(DatabaseKind::MariaDb)).await,
+            Engine::MariaDb => Self::created(engine, server(DatabaseKind::MariaDb)).await,
+            Engine::MySql => Self::created(engine, server(DatabaseKind::MySql)).await,
             Engine::Postgres => Self::created(engine, server(DatabaseKind::Postgres)).await,
         };
         scratch
             .run(match engine {
                 Engine::Sqlite => "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, note TEXT)",
-                Engine::MySql => "CREATE TABLE orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, note TEXT)",
+                Engine::MariaDb | Engine::MySql => {
+                    "CREATE TABLE orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, note TEXT)"
+                }
                 Engine::Postgres => "CREATE TABLE orders (id BIGSERIAL PRIMARY KEY, note TEXT)",
             })
             .await;
@@ -186,7 +196,8 @@ impl Scratch {
                 let on_connect = Some("PRAGMA synchronous = NORMAL");
                 (Self::with_orders(engine).await, PoolShape { on_connect, ..A_FEW })
             }
-            Engine::MySql => (Self::created(engine, weak_server(DatabaseKind::MariaDb)).await, A_FEW),
+            Engine::MariaDb => (Self::created(engine, weak_server(DatabaseKind::MariaDb)).await, A_FEW),
+            Engine::MySql => (Self::created(engine, weak_server(DatabaseKind::MySql)).await, A_FEW),
             Engine::Postgres => (Self::created(engine, weak_server(DatabaseKind::Postgres)).await, A_FEW),
         }
     }
@@ -196,7 +207,7 @@ impl Scratch {
     pub(crate) async fn strict() -> Self {
         static STRICT: Shared = OnceLock::new();
         let server = shared(&STRICT, DatabaseKind::MariaDb, &[("innodb-snapshot-isolation", "ON")]);
-        Self::created(Engine::MySql, server).await
+        Self::created(Engine::MariaDb, server).await
     }
 
     async fn created(engine: Engine, server: &DatabaseServer) -> Self {
@@ -238,9 +249,15 @@ impl Scratch {
     pub(crate) async fn open_isolated<D: TestDatabase>(&self, level: Isolation) -> D {
         let on_connect = match (self.engine, level) {
             (Engine::Sqlite, _) => "SELECT 1",
-            (Engine::MySql, Isolation::Lowest) => "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
-            (Engine::MySql, Isolation::Repeatable) => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-            (Engine::MySql, Isolation::Serializable) => "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            (Engine::MariaDb | Engine::MySql, Isolation::Lowest) => {
+                "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"
+            }
+            (Engine::MariaDb | Engine::MySql, Isolation::Repeatable) => {
+                "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+            }
+            (Engine::MariaDb | Engine::MySql, Isolation::Serializable) => {
+                "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"
+            }
             (Engine::Postgres, Isolation::Lowest) => "SET default_transaction_isolation = 'read uncommitted'",
             (Engine::Postgres, Isolation::Repeatable) => "SET default_transaction_isolation = 'repeatable read'",
             (Engine::Postgres, Isolation::Serializable) => "SET default_transaction_isolation = 'serializable'",

@@ -222,8 +222,10 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>(engine: Engine
              INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'g', 't', 1, 0, 0 FROM n",
             "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
         ),
-        Engine::MySql => (
-            "INSERT INTO checkback_marker SELECT unhex(lpad(seq, 32, '0')), 'g', 't', 1, 0, 0 FROM seq_1_to_1200",
+        Engine::MariaDb | Engine::MySql => (
+            "INSERT INTO checkback_marker
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+             SELECT unhex(lpad(a.i * 40 + b.i, 32, '0')), 'g', 't', 1, 0, 0 FROM n a, n b WHERE a.i <= 30",
             "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
         ),
         Engine::Postgres => (
