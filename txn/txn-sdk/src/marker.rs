@@ -21,7 +21,7 @@ const CHECK_CONNECTIONS: u32 = 3;
 /// Tries of one answer that lost to other transactions.
 const CHECK_ATTEMPTS: u32 = 5;
 /// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {

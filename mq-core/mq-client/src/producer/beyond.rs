@@ -59,18 +59,41 @@ impl Producer {
         self.refuse_what_is_missing(&route, message).await.map_err(failed)
     }
 
+    /// The same from memory, for brokers that are away: refuses a half unless all of its topic's were once heard to do what
+    /// it asks for.
+    pub fn heard_offers(&self, message: &Message) -> Result<(), SendError> {
+        let Some((property, capability)) = asked_for(&message.properties).next() else { return Ok(()) };
+        let route = self.inner().routes.found(&message.topic);
+        let mut masters = route.iter().flat_map(|route| route.masters()).peekable();
+        let heard = match masters.peek() {
+            Some(_) => masters.try_for_each(|address| self.refuse_what_is_not_offered(address, message)),
+            None => {
+                let address = ByteString::from_static("any broker");
+                Err(SendFailure::NotOffered { property, capability, address })
+            }
+        };
+        heard.map_err(|reason| SendError::new(message.topic.clone(), ByteString::new(), 0, reason))
+    }
+
     async fn refuse_what_is_missing(&self, route: &Route, message: &Message) -> Result<(), SendFailure> {
         let deadline = Instant::now() + self.0.options.send_timeout;
         for address in route.masters() {
             // A connection begins with a heartbeat, and its answer says what the broker offers.
             self.inner().connection_by(address, deadline).await.map_err(CallError::from)?;
-            let offered = self.0.client.capabilities(address);
-            let is_missing = |capability: &str| !offered.iter().any(|known| known == capability);
-            if let Some((property, capability)) = asked_for(&message.properties).find(|(_, it)| is_missing(it)) {
-                return Err(SendFailure::NotOffered { property, capability, address: address.clone() });
-            }
+            self.refuse_what_is_not_offered(address, message)?;
         }
         Ok(())
+    }
+
+    fn refuse_what_is_not_offered(&self, address: &ByteString, message: &Message) -> Result<(), SendFailure> {
+        let offered = self.0.client.capabilities(address);
+        let is_missing = |capability: &str| !offered.iter().any(|known| known == capability);
+        match asked_for(&message.properties).find(|(_, it)| is_missing(it)) {
+            Some((property, capability)) => {
+                Err(SendFailure::NotOffered { property, capability, address: address.clone() })
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -196,12 +196,15 @@ impl Producer {
         &self.0.client.0
     }
 
-    fn prepare(&self, mut message: Message) -> Result<Outgoing, SendError> {
-        let options = &self.0.options;
-        if let Err(reason) = message.check(options.max_message_bytes) {
-            let failure = SendFailure::Invalid(reason);
-            return Err(SendError::new(message.topic, ByteString::new(), 0, failure));
+    fn prepare(&self, message: Message) -> Result<Outgoing, SendError> {
+        match message.check(self.0.options.max_message_bytes) {
+            Ok(()) => Ok(self.prepare_checked(message)),
+            Err(reason) => Err(SendError::new(message.topic, ByteString::new(), 0, SendFailure::Invalid(reason))),
         }
+    }
+
+    fn prepare_checked(&self, mut message: Message) -> Outgoing {
+        let options = &self.0.options;
         let message_id = self.identify(&mut message);
         let traced = self.0.tracer.iter().map(|_| Traced::of(&message, &message_id)).collect();
         let retried = take_retry_counts(&mut message);
@@ -218,7 +221,7 @@ impl Producer {
         }
         let is_reply = message.properties.get(name::MESSAGE_TYPE).is_some_and(|kind| kind == REPLY);
         let code = if is_reply { request::SEND_REPLY_MESSAGE_V2 } else { request::SEND_MESSAGE_V2 };
-        Ok(Outgoing { code, header, body, message_id, traced })
+        Outgoing { code, header, body, message_id, traced }
     }
 
     /// The message's unique key, made now unless it has one.

@@ -28,17 +28,29 @@ impl Producer {
         self.half(message, Some(broker)).await
     }
 
+    /// Says, without asking anybody, what is wrong with a half message that no broker would take: what every send of it
+    /// will be refused for.
+    pub fn check_half(&self, message: &Message) -> Result<(), SendError> {
+        let delay = DELAYS.into_iter().find(|delay| message.properties.get(delay).is_some());
+        let checked = match delay {
+            Some(delay) => {
+                Err(format!("a transactional message cannot have {delay}: delays and transactions do not mix"))
+            }
+            None => message.check(self.0.options.max_message_bytes),
+        };
+        let invalid =
+            |reason| SendError::new(message.topic.clone(), ByteString::new(), 0, SendFailure::Invalid(reason));
+        checked.map_err(invalid)
+    }
+
     async fn half(&self, mut message: Message, broker: Option<&str>) -> Result<HalfReceipt, SendError> {
+        self.check_half(&message)?;
         let topic = message.topic.clone();
-        if let Some(delay) = DELAYS.into_iter().find(|delay| message.properties.get(delay).is_some()) {
-            let reason = format!("a transactional message cannot have {delay}: delays and transactions do not mix");
-            return Err(SendError::new(topic, ByteString::new(), 0, SendFailure::Invalid(reason)));
-        }
         self.check_offers(&message).await?;
         let order_key = message.properties.get(name::ORDER_KEY).cloned();
         message.properties.set(name::TRANSACTION_PREPARED, "true");
         message.properties.set(name::PRODUCER_GROUP, self.0.group.clone());
-        let mut outgoing = self.prepare(message)?;
+        let mut outgoing = self.prepare_checked(message);
         outgoing.header.sys_flag |= sys_flag::TRANSACTION_PREPARED;
         let (receipt, answer) = self.attempts(&outgoing, Target::of_half(broker, order_key.as_deref()), true).await?;
         let header: SendMessageResponse = answer.header().expect("the receipt was made from it");

@@ -84,6 +84,10 @@ pub enum InboxError {
     NoKey,
     #[error("the message has several KEYS: say with Key::by which of them makes it unique")]
     SeveralKeys,
+    /// Its row did not go in, and no other is there: the database's durability was changed meanwhile, or a trigger keeps
+    /// the row out.
+    #[error("the message's row was not written, and no earlier one is there")]
+    NotWritten,
     #[error("the message's {part} takes {bytes} bytes, the limit is {limit}")]
     TooLong { part: &'static str, bytes: usize, limit: usize },
 }
@@ -159,7 +163,11 @@ impl<D: Database> Inbox<D> {
             return Ok(Some(admitted));
         }
         schema::require_durable::<D>(tx).await?;
-        Ok(None)
+        // A row may have been kept out for another reason than one that is there, and only that one is an effect.
+        match Self::is_sealed(tx, &admitted).await? {
+            true => Ok(None),
+            false => Err(InboxError::NotWritten),
+        }
     }
 
     /// Whether the row is still in the handler's transaction. A database that has given the transaction up (an error that

@@ -5,17 +5,17 @@ mod relay;
 mod row;
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use mq_client::{CallError, SendFailure};
-use mq_protocol::{codes::response, ids::UnixMillis};
-use tokio::sync::Notify;
+use mq_client::{CallError, Message, SendFailure, property};
+use mq_protocol::codes::response;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{decision::Fault, producer::TxnError};
 pub(crate) use relay::Relay;
-pub(crate) use row::store;
+pub(crate) use row::{relayed, store};
 
 /// What a producer does when no broker takes its half messages; without an outbox it refuses the transaction.
 #[derive(Clone, Copy, Debug)]
@@ -38,22 +38,54 @@ pub(crate) struct Outbox {
     options: OutboxOptions,
     /// Rows that wait, as the relay last counted them, and those written since.
     waiting: AtomicU64,
-    broker_down_until: AtomicI64,
+    /// For a half message; so long the one that tries the broker again is waited for.
+    send_timeout: Duration,
+    began: Instant,
+    /// So many milliseconds after `began` a transaction tries the broker again. [`UP`]: all of them do.
+    tries_at_ms: AtomicU64,
     /// A row has come.
     pub(crate) stored: Notify,
 }
 
+const UP: u64 = 0;
+
 impl Outbox {
-    pub(crate) fn new(options: OutboxOptions) -> Self {
-        Self { options, waiting: AtomicU64::new(0), broker_down_until: AtomicI64::new(i64::MIN), stored: Notify::new() }
+    pub(crate) fn new(options: OutboxOptions, send_timeout: Duration) -> Self {
+        Self {
+            options,
+            waiting: AtomicU64::new(0),
+            send_timeout,
+            began: Instant::now(),
+            tries_at_ms: AtomicU64::new(UP),
+            stored: Notify::new(),
+        }
     }
 
-    pub(crate) fn tries_broker(&self, now: UnixMillis) -> bool {
-        now.0 >= self.broker_down_until.load(Ordering::Relaxed)
+    /// While the broker is down: true for one transaction, and for the next one only when that has not come back in time.
+    pub(crate) fn tries_broker(&self) -> bool {
+        match self.tries_at_ms.load(Ordering::Relaxed) {
+            UP => true,
+            at if at > self.in_ms(Duration::ZERO) => false,
+            at => {
+                let next = self.in_ms(self.send_timeout);
+                self.tries_at_ms.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            }
+        }
     }
 
-    pub(crate) fn broker_is_down(&self, now: UnixMillis) {
-        self.broker_down_until.store(now.plus(self.options.retry_broker_after).0, Ordering::Relaxed);
+    pub(crate) fn broker_is_up(&self) {
+        if self.tries_at_ms.load(Ordering::Relaxed) != UP {
+            self.tries_at_ms.store(UP, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn broker_is_down(&self) {
+        self.tries_at_ms.store(self.in_ms(self.options.retry_broker_after), Ordering::Relaxed);
+    }
+
+    /// Never [`UP`].
+    fn in_ms(&self, after: Duration) -> u64 {
+        u64::try_from((self.began.elapsed() + after).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
     pub(crate) fn waiting(&self) -> u64 {
@@ -76,6 +108,12 @@ impl Outbox {
     }
 }
 
+/// Whether a message can wait at all. In commit order it cannot: it would be relayed in the order of the begins, and be
+/// overtaken by those of its key that go directly.
+pub(crate) fn can_wait(message: &Message) -> bool {
+    message.properties().get(property::ORDER_KEY).is_none()
+}
+
 /// Whose fault it is that a half message was not acknowledged.
 pub(crate) fn fault_of(error: &TxnError) -> Fault {
     match error {
@@ -84,7 +122,7 @@ pub(crate) fn fault_of(error: &TxnError) -> Fault {
             SendFailure::Call(CallError::Refused(said)) if said.code == response::MESSAGE_ILLEGAL => Fault::Message,
             _ => Fault::Broker,
         },
-        TxnError::UnknownTopic(_) | TxnError::NotOffered { .. } => Fault::Message,
+        TxnError::UnknownTopic(_) | TxnError::Reserved { .. } | TxnError::NotOffered { .. } => Fault::Message,
         _ => Fault::Broker,
     }
 }

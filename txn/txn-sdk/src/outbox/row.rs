@@ -73,16 +73,21 @@ impl Waiting {
         }
     }
 
-    /// The copy that the relay sends. Its unique key is a new one: the broker takes messages of one group and key for one
-    /// transaction, and a half that reached it before is to be rolled back.
+    /// The copy that the relay sends.
     pub(super) fn message(&self) -> Message {
         let message = Message::new(self.topic.as_str(), self.body.clone()).flag(self.flag);
         let properties = self.properties.iter();
         let message = properties.fold(message, |message, (name, value)| message.property(name.clone(), value.clone()));
-        let message = message.property(property::UNIQ_KEY, "").property(TRANSACTION_ID_PROPERTY, "");
         match TransactionId::try_from(self.id.as_slice()) {
-            Ok(id) => message.property(OUTBOX_ID_PROPERTY, id.to_string()),
+            Ok(id) => relayed(message, id),
             Err(_) => message,
         }
     }
+}
+
+/// Its unique key is a new one: the broker takes messages of one group and key for one transaction, and a half that
+/// reached it before is to be rolled back.
+pub(crate) fn relayed(message: Message, id: TransactionId) -> Message {
+    let message = message.property(property::UNIQ_KEY, "").property(TRANSACTION_ID_PROPERTY, "");
+    message.property(OUTBOX_ID_PROPERTY, id.to_string())
 }

@@ -152,7 +152,7 @@ impl<S> TxnProducerBuilder<S> {
             producer: wire(producer),
             topics: self.topics.into_iter().collect(),
             counters,
-            outbox: self.outbox.map(Outbox::new).map(Arc::new),
+            outbox: self.outbox.map(|options| Arc::new(Outbox::new(options, self.send_timeout))),
             trace_from: self.trace_from,
             running: TaskTracker::new(),
             stopped: CancellationToken::new(),

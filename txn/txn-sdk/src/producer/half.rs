@@ -4,7 +4,8 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use futures_util::future::try_join_all;
-use mq_client::{HalfReceipt, MAX_PARTS, Message, SendError, SendFailure, Verdict, property};
+use mq_client::{ClientError, HalfReceipt, MAX_PARTS, Message, SendError, SendFailure, Verdict, property};
+use mq_protocol::codes::response;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -16,7 +17,6 @@ use super::{
     wire::Producer,
 };
 use crate::{
-    clock,
     counters::Counters,
     decision,
     failpoints::{during, reach},
@@ -25,6 +25,10 @@ use crate::{
     outbox::{self, Outbox},
     trace::{TraceContext, span},
 };
+
+/// By these a broker knows a transaction: the unique key and the group are its name, a shared id ends others with it.
+const RESERVED: [&str; 5] =
+    [property::UNIQ_KEY, property::PRODUCER_GROUP, property::TRANSACTION_PREPARED, property::SHARED_ID, property::PART];
 
 /// What all transactions of a producer share.
 pub(crate) struct Link {
@@ -46,8 +50,11 @@ pub(crate) type TraceHook = Arc<dyn Fn() -> Option<TraceContext> + Send + Sync>;
 impl Link {
     /// A half message, or nothing: for transactions that have no table of ours.
     pub(crate) async fn send_half(self: &Arc<Self>, message: Message, on_drop: OnDrop) -> Result<Half, TxnError> {
-        let sent = self.try_send_half(TransactionId::fresh(), self.traced(message), on_drop).await;
-        sent.inspect_err(|_| self.counters.refused.add_one())
+        let sent = async {
+            self.accepts(&message)?;
+            self.try_send_half(TransactionId::fresh(), self.traced(message), on_drop).await
+        };
+        sent.await.inspect_err(|_| self.counters.refused.add_one())
     }
 
     /// What a transaction begins with: a half message or, where one is kept and no broker can be had, a place in the
@@ -57,29 +64,40 @@ impl Link {
     }
 
     async fn try_begin(self: &Arc<Self>, message: Message) -> Result<Begun, TxnError> {
+        self.accepts(&message)?;
         let (id, topic, message) = (TransactionId::fresh(), message.topic().to_owned(), self.traced(message));
-        let Some(outbox) = &self.outbox else {
+        let Some(outbox) = self.outbox.as_ref().filter(|_| outbox::can_wait(&message)) else {
             let half = self.try_send_half(id, message, OnDrop::Rollback).await?;
             return Ok(Begun { half, topic, outboxed: None });
         };
-        if outbox.tries_broker(clock::now()) {
+        if outbox.tries_broker() {
             match self.try_send_half(id, message.clone(), OnDrop::Rollback).await {
-                Ok(half) => return Ok(Begun { half, topic, outboxed: None }),
+                Ok(half) => {
+                    outbox.broker_is_up();
+                    return Ok(Begun { half, topic, outboxed: None });
+                }
                 Err(TxnError::ShuttingDown) => return Err(TxnError::ShuttingDown),
                 Err(error) if decision::goes_to_outbox(true, outbox::fault_of(&error)) => {
                     tracing::warn!(%id, %error, "no broker takes half messages: transactions go to the outbox");
-                    outbox.broker_is_down(clock::now());
+                    outbox.broker_is_down();
                 }
                 Err(error) => return Err(error),
             }
         }
         self.takes(&message)?;
+        self.will_be_taken(&message, id)?;
         outbox.admit()?;
         let (link, running) = (self.clone(), self.running.token());
         let (carrier, on_drop) = (Carrier::Outbox, OnDrop::Rollback);
         let trace = TraceContext::attached_to(&message);
         let half = Half { link, carrier, id, trace, on_drop, _running: running };
         Ok(Begun { half, topic, outboxed: Some(message) })
+    }
+
+    /// Refuses what may not wait for a broker because none would take it, or this cluster's may not do what it asks for.
+    fn will_be_taken(&self, message: &Message, id: TransactionId) -> Result<(), TxnError> {
+        let relayed = outbox::relayed(message.clone(), id).property(TRANSACTION_ID_PROPERTY, id.to_string());
+        self.producer.check_half(&relayed).and_then(|()| self.producer.heard_offers(&relayed)).map_err(refusal)
     }
 
     /// What the message says itself, else the hook, else the delivery that is being handled.
@@ -90,6 +108,15 @@ impl Link {
         match self.trace_from.as_ref().map_or_else(TraceContext::current, |hook| hook()) {
             Some(context) => context.attach(message),
             None => message,
+        }
+    }
+
+    /// The same of a message that its service made.
+    fn accepts(&self, message: &Message) -> Result<(), TxnError> {
+        self.takes(message)?;
+        match RESERVED.into_iter().find(|name| message.properties().get(name).is_some()) {
+            Some(property) => Err(TxnError::Reserved { property }),
+            None => Ok(()),
         }
     }
 
@@ -114,7 +141,7 @@ impl Link {
         if !(1..=MAX_PARTS).contains(&count) {
             return Err(TxnError::Parts { messages: count });
         }
-        messages.iter().try_for_each(|message| self.takes(message))?;
+        messages.iter().try_for_each(|message| self.accepts(message))?;
         let topic = messages[0].topic().to_owned();
         let mut parts = (1..).zip(messages).map(|(place, message)| {
             let message = self.traced(message).property(property::SHARED_ID, id.to_string());
@@ -175,11 +202,27 @@ impl Link {
     /// Tells the broker how it ended. When that fails the checkback will: the verdict source knows.
     async fn end(&self, receipt: &HalfReceipt, id: TransactionId, trace: Option<&TraceContext>, verdict: Verdict) {
         let (span, _) = span!("txn.end", trace, %id, ?verdict);
-        if let Err(error) = self.producer.end(receipt, verdict).instrument(span).await {
-            self.counters.end_lost.add_one();
-            tracing::warn!(%id, ?verdict, %error, "the broker was not told how a transaction ended; its checkback will");
+        match self.producer.end(receipt, verdict).instrument(span).await {
+            Ok(()) => {}
+            Err(error) if verdict == Verdict::Commit && is_too_late(&error) => {
+                self.counters.end_refused.add_one();
+                tracing::error!(
+                    %id, message_id = %receipt.message_id, topic = %receipt.topic, %error,
+                    "committed, and NOT published: the half message was parked, or ended otherwise by an operator. No \
+                     checkback will come: look with mq explain, then mq admin txn resume"
+                );
+            }
+            Err(error) => {
+                self.counters.end_lost.add_one();
+                tracing::warn!(%id, ?verdict, %error, "the broker was not told how a transaction ended; its checkback will");
+            }
         }
     }
+}
+
+/// The half has another outcome by now, and keeps it.
+fn is_too_late(error: &ClientError) -> bool {
+    matches!(error, ClientError::Call(error) if error.code() == Some(response::ILLEGAL_OPERATION))
 }
 
 fn refusal(error: SendError) -> TxnError {

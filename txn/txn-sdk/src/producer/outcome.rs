@@ -9,7 +9,9 @@ use crate::{database::DatabaseError, id::TransactionId};
 /// What became of a transaction whose half message the broker took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<E = Infallible> {
-    /// The rows are in. The message is out, or a checkback will bring it out.
+    /// The rows are in. The message is out, or a checkback will bring it out. The exception is a transaction that was so slow
+    /// that the broker had parked its half message before (or an operator had ended it): an error in the log and
+    /// `txn_end_refused_total` say so, `mq admin txn resume` publishes it.
     Committed,
     /// Your code returned this error: no rows, no message.
     RolledBack(E),
@@ -59,6 +61,10 @@ pub enum TxnError {
     /// The transaction was so slow to begin that a checkback has given it up already.
     #[error("fenced: a checkback has given this transaction up; it took longer than the deadline")]
     Fenced,
+    /// By this property the broker knows a transaction, so that the SDK alone sets it. Leave it out when the properties
+    /// of another message are passed on.
+    #[error("property {property} names a transaction to the broker and is set by the SDK: leave it out")]
+    Reserved { property: &'static str },
     /// The message asks for what this cluster does not do (Apache RocketMQ, for one). It was not sent.
     #[error("property {property} needs brokers that offer {capability}, and {broker} does not say so")]
     NotOffered { property: &'static str, capability: &'static str, broker: String },

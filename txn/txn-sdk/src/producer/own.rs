@@ -1,7 +1,7 @@
 //! Transactions whose truth is not in a database of ours: a reservation in Redis, another system. The service answers
 //! the checkbacks itself.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use mq_client::{Message, ReceivedMessage, Verdict};
 
@@ -10,7 +10,7 @@ use super::{
     half::{Half, OnDrop},
     outcome::{Outcome, Sent, TxnError},
 };
-use crate::id::TransactionId;
+use crate::{id::TransactionId, marker::CHECK_TIMEOUT};
 
 /// A broker asks what became of a transaction.
 #[derive(Clone, Debug)]
@@ -26,9 +26,13 @@ pub struct Asked {
 ///
 /// The rules that the marker table follows hold here too. `Commit` only for what has happened for good, and `Rollback`
 /// only after making sure that it cannot happen any more (fence the id off in the same atomic step); while neither is
-/// sure, or the store does not answer, `Unknown`.
+/// sure, or the store does not answer, `Unknown`. An answer that takes longer than 30 seconds is dropped and counts as
+/// `Unknown`: a check that hangs keeps no others waiting.
 #[derive(Clone)]
-pub struct Own(Arc<dyn Fn(Asked) -> Answering + Send + Sync>);
+pub struct Own {
+    check: Arc<dyn Fn(Asked) -> Answering + Send + Sync>,
+    within: Duration,
+}
 
 type Answering = Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
@@ -38,11 +42,15 @@ impl Own {
         C: Fn(Asked) -> A + Send + Sync + 'static,
         A: Future<Output = Verdict> + Send + 'static,
     {
-        Self(Arc::new(move |asked| Box::pin(check(asked))))
+        Self { check: Arc::new(move |asked| Box::pin(check(asked))), within: CHECK_TIMEOUT }
     }
 
     pub(crate) async fn verdict(&self, asked: Asked) -> Verdict {
-        (self.0)(asked).await
+        let id = asked.transaction_id;
+        tokio::time::timeout(self.within, (self.check)(asked)).await.unwrap_or_else(|_| {
+            tracing::warn!(%id, "checkback answered unknown: the service's check took more than {:?}", self.within);
+            Verdict::Unknown
+        })
     }
 }
 
@@ -90,5 +98,41 @@ impl Pending {
             half.sent(outcome)
         });
         ended.await.unwrap_or_else(|_| in_doubt.widen())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_client::MessageQueue;
+    use mq_client::{LogOffset, Properties, QueueOffset, UnixMillis};
+
+    use super::*;
+
+    fn asked() -> Asked {
+        let queue = MessageQueue { topic: "T".into(), broker_name: "b".into(), queue_id: 0 };
+        let message = ReceivedMessage {
+            topic: "T".into(),
+            body: "x".into(),
+            message_id: "ID".into(),
+            properties: Properties::default(),
+            queue: Arc::new(queue),
+            queue_offset: QueueOffset(0),
+            reconsume_times: 0,
+            born_timestamp: UnixMillis(0),
+            store_timestamp: UnixMillis(0),
+            flag: 0,
+            sys_flag: 0,
+            log_offset: LogOffset(0),
+            offset_message_id: "".into(),
+        };
+        Asked { transaction_id: TransactionId::fresh(), message, checked_times: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_check_that_hangs_is_unknown() {
+        let hanging = Own { within: Duration::from_millis(5), ..Own::new(|_| std::future::pending()) };
+        assert_eq!(hanging.verdict(asked()).await, Verdict::Unknown);
+        let answering = Own::new(|_| std::future::ready(Verdict::Commit));
+        assert_eq!(answering.verdict(asked()).await, Verdict::Commit);
     }
 }

@@ -51,6 +51,8 @@ pub(crate) enum OnEnd {
     Record,
     /// As if the request had been lost on the way.
     Lose,
+    /// The half has another outcome by now.
+    Refuse(i32),
 }
 
 /// A stored half message and what was heard of it.
@@ -222,7 +224,13 @@ impl Broker {
                 Some(success)
             }
             request::SEND_MESSAGE_V2 => self.store(command).await,
-            request::END_TRANSACTION => self.end(command).then_some(success).filter(|_| !command.is_oneway()),
+            request::END_TRANSACTION => {
+                let answer = match self.0.state.lock().on_end {
+                    OnEnd::Refuse(code) => command.error(code, "as told"),
+                    OnEnd::Record | OnEnd::Lose => success,
+                };
+                self.end(command).then_some(answer).filter(|_| !command.is_oneway())
+            }
             _ => Some(success),
         }
     }
@@ -305,8 +313,9 @@ impl Broker {
         if state.on_end == OnEnd::Lose {
             return false;
         }
+        let refused = matches!(state.on_end, OnEnd::Refuse(_));
         state.halves[index as usize].ends.push(verdict);
-        if verdict == Verdict::Commit {
+        if verdict == Verdict::Commit && !refused {
             state.publish(index as usize);
         }
         true

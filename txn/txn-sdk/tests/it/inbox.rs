@@ -19,6 +19,7 @@ const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('red packet')";
 
 on_all_databases!(
     parallel_duplicates_have_one_effect,
+    only_a_row_that_is_there_makes_a_duplicate,
     failed_deliveries_leave_nothing_and_may_come_again,
     a_handler_that_lost_its_transaction_has_no_effect_and_is_asked_again,
     messages_are_told_apart_by_group_topic_tag_and_key,
@@ -92,6 +93,43 @@ async fn parallel_duplicates_have_one_effect<D: TestDatabase>(engine: Engine) {
         .map(|s| s.value)
         .sum();
     assert_eq!(counted, duplicates as u64);
+}
+
+/// A row that does not go in, though none is there: as when durability is switched off and on again between two looks.
+async fn only_a_row_that_is_there_makes_a_duplicate<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    let consumer = Consumer::builder("127.0.0.1:1")
+        .group("red-packet")
+        .inbox(Inbox::new(file.open::<D>().await))
+        .on("ORDER_PAID", async |tx, _: Msg<Paid>| D::run(tx, INSERT_ORDER).await);
+    consumer.prepare().await.unwrap();
+    let (keep_out, let_in): (&[&str], &str) = match engine {
+        Engine::Sqlite => (
+            &["CREATE TRIGGER keeps_out BEFORE INSERT ON checkback_inbox BEGIN SELECT RAISE(IGNORE); END"],
+            "DROP TRIGGER keeps_out",
+        ),
+        Engine::Postgres => (
+            &[
+                "CREATE FUNCTION keeps_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+                "CREATE TRIGGER keeps_out BEFORE INSERT ON checkback_inbox FOR EACH ROW EXECUTE FUNCTION keeps_out()",
+            ],
+            "DROP TRIGGER keeps_out ON checkback_inbox",
+        ),
+        _ => (
+            &["CREATE TRIGGER keeps_out BEFORE INSERT ON checkback_inbox
+               FOR EACH ROW SIGNAL SQLSTATE '23000' SET MYSQL_ERRNO = 1062"],
+            "DROP TRIGGER keeps_out",
+        ),
+    };
+    for statement in keep_out {
+        file.run(statement).await;
+    }
+    let delivered = consumer.deliver(paid(1)).await;
+    assert!(matches!(&delivered, Delivered::Later(why) if why.contains("not written")), "{delivered:?}");
+    file.run(let_in).await;
+    assert_eq!(consumer.deliver(paid(1)).await, Delivered::Done);
+    assert_eq!(consumer.deliver(paid(1)).await, Delivered::Duplicate);
+    assert_eq!(file.orders().await, 1);
 }
 
 async fn failed_deliveries_leave_nothing_and_may_come_again<D: TestDatabase>(engine: Engine) {

@@ -29,6 +29,8 @@ on_all_databases!(
     a_half_that_did_reach_the_broker_is_rolled_back_and_its_copy_relayed,
     work_that_fails_leaves_nothing_in_the_outbox,
     a_full_outbox_refuses_and_writes_nothing,
+    what_no_broker_would_take_never_waits,
+    one_transaction_tries_a_silent_broker_again,
     a_message_that_no_broker_takes_holds_up_nobody,
     several_instances_relay_each_message_once,
     a_lost_end_of_a_relayed_message_is_made_good_by_the_checkback,
@@ -152,6 +154,48 @@ async fn a_full_outbox_refuses_and_writes_nothing<D: TestDatabase>(engine: Engin
     broker.until("published", async |broker| broker.published() == keys(0..taken)).await;
 }
 
+async fn what_no_broker_would_take_never_waits<D: TestDatabase>(engine: Engine) {
+    let (broker, file, txn) = stage::<D>(engine).await;
+    broker.on_send(DOWN);
+    pay(&txn, 1).await; // from now on the broker is known to be down
+    let second = Duration::from_secs(1);
+    for (what, message) in [
+        ("a body over the limit", Message::new("ORDER_PAID", vec![b'x'; 4 * 1024 * 1024 + 1])),
+        ("no body", Message::new("ORDER_PAID", "")),
+        ("a delay", message(2).delay_level(3)),
+        ("properties over the limit", message(2).property("long", "x".repeat(31_600))),
+        ("commit order", message(2).in_commit_order("account-7")),
+        ("a delay that nobody offers", message(2).delay_from_commit(second)),
+        ("a limit of checks that nobody offers", message(2).max_checks(3)),
+        ("somebody else's unique key", message(2).property("UNIQ_KEY", "0A")),
+    ] {
+        let sent = txn.send(message, async |tx| D::run(tx, INSERT_ORDER).await).await;
+        let by_name = matches!(
+            sent,
+            Err(TxnError::HalfRefused(_)
+                | TxnError::HalfUnknown(_)
+                | TxnError::NotOffered { .. }
+                | TxnError::Reserved { .. })
+        );
+        assert!(by_name, "{what}: {sent:?}");
+        assert_eq!((file.orders().await, file.count(WAITING).await), (1, 1), "{what}");
+    }
+}
+
+/// The others do not wait with it.
+async fn one_transaction_tries_a_silent_broker_again<D: TestDatabase>(engine: Engine) {
+    let (broker, file, txn) = stage::<D>(engine).await;
+    broker.on_send(DOWN);
+    pay(&txn, 0).await;
+    broker.on_send(OnSend::StoreSilently);
+    tokio::time::sleep(Duration::from_millis(250)).await; // retry_broker_after
+    let paid = futures_util::future::join_all((1..=12).map(|order| pay(&txn, order))).await;
+    assert_eq!((paid.iter().flatten().count(), file.orders().await), (0, 13));
+    let halves = broker.halves();
+    let tries = halves.iter().filter(|half| half.property("CHECKBACK_OUTBOX_TX_ID").is_none()).count();
+    assert_eq!(tries, 1, "of the transactions, not of the relay");
+}
+
 async fn a_message_that_no_broker_takes_holds_up_nobody<D: TestDatabase>(engine: Engine) {
     let (broker, file, txn) = stage::<D>(engine).await;
     broker.on_send(DOWN);
@@ -242,7 +286,10 @@ async fn a_stopped_broker_costs_no_message_and_doubles_none<D: TestDatabase>(eng
             16 => cluster.restart().await.unwrap(),
             _ => {}
         }
-        pay(&txn, order).await;
+        // What this cluster was heard to offer may wait for it, too.
+        let message = if order == 12 { message(order).max_checks(1_000) } else { message(order) };
+        let sent = txn.send(message, async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+        assert_eq!(sent.outcome, Outcome::Committed);
     }
     assert!(sample(&txn.counters(), "outbox_stored_total", None) >= 8);
 

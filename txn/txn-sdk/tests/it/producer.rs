@@ -25,7 +25,9 @@ on_all_databases!(
     commit_publishes,
     error_rolls_back_and_cancels,
     a_half_that_is_not_safe_runs_no_business,
+    properties_that_name_a_transaction_are_the_sdks_own,
     a_lost_end_is_made_good_by_the_checkback,
+    a_commit_that_comes_too_late_is_counted_apart,
     an_unknown_commit_is_in_doubt_until_the_checkback,
     a_refused_commit_is_an_error_without_rows,
     a_connection_that_dies_in_the_commit_leaves_it_in_doubt,
@@ -106,6 +108,25 @@ async fn error_rolls_back_and_cancels<D: TestDatabase>(engine: Engine) {
     assert_eq!(broker.check(0).await, Verdict::Rollback);
 }
 
+/// With the unique key of another message it would be the transaction of that one to the broker, and share its verdict.
+async fn properties_that_name_a_transaction_are_the_sdks_own<D: TestDatabase>(engine: Engine) {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    for name in ["UNIQ_KEY", "CHECKBACK_SHARED_ID", "CHECKBACK_PART", "PGROUP", "TRAN_MSG"] {
+        let forwarded = || message().property(name, "1/2");
+        let one = txn.send(forwarded(), async |tx| D::run(tx, INSERT_ORDER).await).await.map(drop);
+        let all = txn.begin_all(vec![message(), forwarded()]).await.map(drop);
+        for refused in [one, all] {
+            assert!(
+                matches!(&refused, Err(TxnError::Reserved { property }) if *property == name),
+                "{name}: {refused:?}"
+            );
+        }
+    }
+    assert_eq!((broker.halves().len(), file.orders().await), (0, 0));
+    assert_eq!(sample(&txn.counters(), "txn_outcome_total", Some("refused")), 10);
+}
+
 async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>(engine: Engine) {
     let file = Scratch::with_orders(engine).await;
     for (on_send, stored) in [
@@ -139,6 +160,22 @@ async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>(engine: Engin
         assert_eq!(!broker.halves().is_empty(), stored, "{on_send:?}");
     }
     assert_eq!(file.orders().await, 0);
+}
+
+/// The half was parked meanwhile: no checkback will come, so this is no lost end.
+async fn a_commit_that_comes_too_late_is_counted_apart<D: TestDatabase>(engine: Engine) {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    let txn = producer(&broker, file.open::<D>().await, LONG).await;
+    let counted = || ["txn_end_refused_total", "txn_end_lost_total"].map(|name| sample(&txn.counters(), name, None));
+    broker.on_end(OnEnd::Refuse(response::ILLEGAL_OPERATION));
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!((sent.outcome, file.orders().await, counted()), (Outcome::Committed, 1, [1, 0]));
+    // A rollback loses nothing by it, and what may be tried again is lost only.
+    let sent = txn.send(message(), async |_| Err::<(), _>("declined")).await.unwrap();
+    assert_eq!((sent.outcome, counted()), (Outcome::RolledBack("declined"), [1, 1]));
+    broker.on_end(OnEnd::Refuse(response::SYSTEM_BUSY));
+    let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!((sent.outcome, counted()), (Outcome::Committed, [1, 2]));
 }
 
 async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>(engine: Engine) {
