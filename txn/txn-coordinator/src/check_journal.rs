@@ -3,7 +3,8 @@
 //! ```text
 //! header  magic u64 "CKBKCHKS", version u32, crc u32 (of the rest), half u64, its log offset u64: tells this log from
 //!         another one
-//! batch   magic u32 "CKCB", entries u32, crc u32 (of the entries), entries: half u64, checks u32
+//! batch   magic u32 "CKCB", entries u32, crc u32 (of the entries), entries: half u64, checks u32, attempts since the
+//!         last of them that found nobody to ask u32
 //! ```
 //! Numbers are big-endian. The last count of a half is the one that counts; reading ends at the first batch that is not
 //! whole. Not synced by itself: what a power cut takes are a few counts. A file that is missing, damaged or of another
@@ -16,21 +17,22 @@ use std::sync::Arc;
 use mq_protocol::ids::LogOffset;
 use mq_store::backend::{Backend, File, Space, open_if_there, replace_file};
 
+use crate::engine::Count;
 use crate::types::HalfOffset;
 
 pub(crate) const PATH: &str = "checkback/checks";
 const MAGIC: u64 = u64::from_be_bytes(*b"CKBKCHKS");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: u64 = 32;
 const BATCH_MAGIC: u32 = u32::from_be_bytes(*b"CKCB");
 const BATCH_HEAD_BYTES: usize = 12;
-const ENTRY_BYTES: usize = 12;
+const ENTRY_BYTES: usize = 16;
 /// The file grows by so much.
 const STEP_BYTES: u64 = 64 << 10;
 /// A file of fewer counts is not worth writing anew.
 const MIN_ENTRIES: usize = 10_000;
 
-pub(crate) type Count = (HalfOffset, u16);
+pub(crate) type Entry = (HalfOffset, Count);
 
 /// A half of the log that the counts belong to, and where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl CheckJournal {
     pub(crate) fn open(
         backend: Arc<dyn Backend>,
         known: impl FnOnce(Anchor) -> bool,
-    ) -> io::Result<(Self, HashMap<HalfOffset, u16>)> {
+    ) -> io::Result<(Self, HashMap<HalfOffset, Count>)> {
         let mut journal = Self { backend, file: None, end: 0, entries: 0, lacking: false };
         let Some(file) = open_if_there(&*journal.backend, PATH)? else { return Ok((journal, HashMap::new())) };
         let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(0)];
@@ -75,12 +77,14 @@ impl CheckJournal {
     }
 
     /// Adds these counts. `anchor` is asked for when the file begins.
-    pub(crate) fn append(&mut self, counts: &[Count], anchor: impl FnOnce() -> Option<Anchor>) -> io::Result<()> {
+    pub(crate) fn append(&mut self, counts: &[Entry], anchor: impl FnOnce() -> Option<Anchor>) -> io::Result<()> {
         if counts.is_empty() {
             return Ok(());
         }
         if self.file.is_none() {
-            return anchor().map_or(Ok(()), |anchor| self.rewrite(counts, anchor));
+            let anchor = anchor();
+            self.lacking |= anchor.is_none();
+            return anchor.map_or(Ok(()), |anchor| self.rewrite(counts, anchor));
         }
         let batch = batch(counts);
         let written = self.write(&batch);
@@ -111,7 +115,7 @@ impl CheckJournal {
     }
 
     /// A new file in its place, with these counts alone.
-    pub(crate) fn rewrite(&mut self, counts: &[Count], anchor: Anchor) -> io::Result<()> {
+    pub(crate) fn rewrite(&mut self, counts: &[Entry], anchor: Anchor) -> io::Result<()> {
         let mut bytes = header(anchor);
         if !counts.is_empty() {
             bytes.extend(batch(counts));
@@ -142,14 +146,15 @@ fn read_header(bytes: &[u8]) -> Option<(Anchor, &[u8])> {
     (header(anchor) == head).then_some((anchor, rest))
 }
 
-fn batch(counts: &[Count]) -> Vec<u8> {
+fn batch(counts: &[Entry]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(BATCH_HEAD_BYTES + counts.len() * ENTRY_BYTES);
     bytes.extend(BATCH_MAGIC.to_be_bytes());
     bytes.extend((counts.len() as u32).to_be_bytes());
     bytes.extend([0; 4]);
-    for (half, checks) in counts {
+    for (half, Count { checks, unasked }) in counts {
         bytes.extend(half.0.to_be_bytes());
         bytes.extend(u32::from(*checks).to_be_bytes());
+        bytes.extend(unasked.to_be_bytes());
     }
     let crc = crc32fast::hash(&bytes[BATCH_HEAD_BYTES..]);
     bytes[8..12].copy_from_slice(&crc.to_be_bytes());
@@ -157,7 +162,7 @@ fn batch(counts: &[Count]) -> Vec<u8> {
 }
 
 /// The first batch of `bytes`, if it is whole, and what is behind it.
-fn read_batch(bytes: &[u8]) -> Option<(Vec<Count>, &[u8])> {
+fn read_batch(bytes: &[u8]) -> Option<(Vec<Entry>, &[u8])> {
     let (head, rest) = bytes.split_at_checked(BATCH_HEAD_BYTES)?;
     let number = |at: usize| head[at..at + 4].try_into().map(u32::from_be_bytes).ok();
     let (magic, entries, crc) = (number(0)?, number(4)?, number(8)?);
@@ -166,11 +171,13 @@ fn read_batch(bytes: &[u8]) -> Option<(Vec<Count>, &[u8])> {
         return None;
     }
     let count = |entry: &[u8; ENTRY_BYTES]| {
-        let (half, checks) = entry.split_first_chunk::<8>()?;
-        let checks = u32::from_be_bytes(checks.try_into().ok()?);
-        Some((HalfOffset(u64::from_be_bytes(*half)), u16::try_from(checks).ok()?))
+        let (half, counts) = entry.split_first_chunk::<8>()?;
+        let (checks, unasked) = counts.split_first_chunk::<4>()?;
+        let checks = u16::try_from(u32::from_be_bytes(*checks)).ok()?;
+        let unasked = u32::from_be_bytes(unasked.try_into().ok()?);
+        Some((HalfOffset(u64::from_be_bytes(*half)), Count { checks, unasked }))
     };
-    let counts: Option<Vec<Count>> = body.as_chunks::<ENTRY_BYTES>().0.iter().map(count).collect();
+    let counts: Option<Vec<Entry>> = body.as_chunks::<ENTRY_BYTES>().0.iter().map(count).collect();
     Some((counts?, behind))
 }
 
@@ -182,9 +189,15 @@ mod tests {
 
     const ANCHOR: Anchor = Anchor { half: HalfOffset(3), at: LogOffset(999) };
 
+    /// So many checks, and attempts that found nobody.
+    fn count(checks: u16) -> Count {
+        Count { checks, unasked: u32::from(checks) * 70_000 }
+    }
+
     fn opened(backend: &MemoryBackend) -> (CheckJournal, Vec<(u64, u16)>) {
         let (journal, counts) = CheckJournal::open(Arc::new(backend.clone()), |anchor| anchor == ANCHOR).unwrap();
-        let mut counts: Vec<_> = counts.into_iter().map(|(half, checks)| (half.0, checks)).collect();
+        assert!(counts.values().all(|each| *each == count(each.checks)), "{counts:?}");
+        let mut counts: Vec<_> = counts.into_iter().map(|(half, count)| (half.0, count.checks)).collect();
         counts.sort_unstable();
         (journal, counts)
     }
@@ -195,7 +208,7 @@ mod tests {
         let (mut journal, _) = opened(&backend);
         let batches = [vec![(3, 1), (4, 1)], vec![(3, 2)], vec![(5, 1), (4, 2), (3, 3)]];
         for counts in &batches {
-            let counts: Vec<_> = counts.iter().map(|(half, checks)| (HalfOffset(*half), *checks)).collect();
+            let counts: Vec<_> = counts.iter().map(|(half, checks)| (HalfOffset(*half), count(*checks))).collect();
             journal.append(&counts, || Some(ANCHOR)).unwrap();
         }
         assert_eq!(opened(&backend).1, [(3, 3), (4, 2), (5, 1)]);
@@ -208,8 +221,8 @@ mod tests {
             file.write_at(at, &byte).unwrap();
             let expected: &[_] = match at {
                 0..32 => &[],
-                32..68 => &[],
-                68..92 => &[(3, 1), (4, 1)],
+                32..76 => &[],
+                76..104 => &[(3, 1), (4, 1)],
                 _ => &[(3, 2), (4, 1)],
             };
             assert_eq!(opened(&backend).1, expected, "byte {at}");
@@ -222,10 +235,10 @@ mod tests {
         let backend = MemoryBackend::new();
         let (mut journal, _) = opened(&backend);
         let other = Anchor { at: LogOffset(5), ..ANCHOR };
-        journal.append(&[(HalfOffset(3), 7)], || Some(other)).unwrap();
+        journal.append(&[(HalfOffset(3), count(7))], || Some(other)).unwrap();
         let (mut journal, counts) = opened(&backend);
         assert_eq!(counts, []);
-        journal.append(&[(HalfOffset(4), 1)], || Some(ANCHOR)).unwrap();
+        journal.append(&[(HalfOffset(4), count(1))], || Some(ANCHOR)).unwrap();
         assert_eq!(opened(&backend).1, [(4, 1)]);
     }
 
@@ -234,7 +247,7 @@ mod tests {
         let backend = MemoryBackend::new();
         let (mut journal, _) = opened(&backend);
         for round in 1..=300 {
-            let counts: Vec<_> = (0..100).map(|half| (HalfOffset(half), round)).collect();
+            let counts: Vec<_> = (0..100).map(|half| (HalfOffset(half), count(round))).collect();
             journal.append(&counts, || Some(ANCHOR)).unwrap();
             if journal.wants_rewrite(100) {
                 journal.rewrite(&counts, ANCHOR).unwrap();

@@ -21,6 +21,7 @@ use crate::half::{HalfError, NewHalf, QUEUE};
 use crate::history::Who;
 use crate::progress::Progress;
 use crate::recovery;
+use crate::steady_time::SteadyTime;
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
 use crate::verdict_file::VerdictFile;
 
@@ -164,8 +165,9 @@ impl Coordinator {
         };
         let (journal, counts) =
             CheckJournal::open(backend, known).map_err(|error| OpenError::CheckJournal { error })?;
+        let time = SteadyTime::new(clock.clone());
         let rebuilt = recovery::rebuild(&store, saved, counts, options.rules.clone(), clock.now())?;
-        let state = Mutex::new(State::new(rebuilt, &store, clock.now()));
+        let state = Mutex::new(State::new(rebuilt, &store, time, clock.now()));
         let (verdict_file, journal) = (Mutex::new(verdict_file), Mutex::new(journal));
         Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, journal, state })))
     }
@@ -241,7 +243,9 @@ impl Coordinator {
     /// are set.
     #[must_use]
     pub fn next_due(&self) -> Option<UnixMillis> {
-        self.0.state.lock().engine.next_due(self.0.clock.now())
+        let (now, mut state) = (self.0.clock.now(), self.0.state.lock());
+        state.time.at(now);
+        state.engine.next_due().map(|due| state.time.wall(due))
     }
 
     /// The oldest half without an outcome: the log has to keep it.
@@ -256,7 +260,7 @@ impl Coordinator {
         Stats {
             pending_halves: state.pending(),
             unread: state.unread(),
-            quarantined: state.quarantine.count,
+            quarantined: state.quarantine.count(),
             counters: state.engine.counters(),
         }
     }

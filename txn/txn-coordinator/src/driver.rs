@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::check_journal::CheckJournal;
 use crate::coordinator::{CheckpointError, TransactionOptions};
 use crate::ends::Ends;
-use crate::engine::{Engine, Input};
+use crate::engine::{Action, Engine, Input};
 use crate::half::{self, QUEUE};
 use crate::history::History;
 use crate::loading::Loading;
@@ -24,6 +24,7 @@ use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
 use crate::quarantine::{Quarantine, QuarantinedHalf};
 use crate::recovery::{Rebuilt, half_at, place_of};
+use crate::steady_time::SteadyTime;
 use crate::types::HalfOffset;
 use crate::verdict_file::{Block, Covered, VerdictFile};
 
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
 
 pub(crate) struct State {
     pub(crate) engine: Engine,
+    pub(crate) time: SteadyTime,
     pub(crate) published: Published,
     pub(crate) ends: Ends,
     pub(crate) history: History,
@@ -112,11 +114,11 @@ impl Inner {
 }
 
 impl State {
-    pub(crate) fn new(rebuilt: Rebuilt, store: &Store, now: UnixMillis) -> Self {
+    pub(crate) fn new(rebuilt: Rebuilt, store: &Store, time: SteadyTime, now: UnixMillis) -> Self {
         let Rebuilt { engine, ops, finished, quarantine, loading } = rebuilt;
         let (published, ends, history) = (Published::default(), Ends::default(), History::default());
         let written_to = store.end();
-        let mut state = Self { engine, ends, history, quarantine, loading, ops, finished, published, written_to };
+        let mut state = Self { engine, time, ends, history, quarantine, loading, ops, finished, published, written_to };
         state.published = Published::at(state.progress(store, now));
         if state.loading.as_ref().is_some_and(|loading| loading.next >= loading.end) {
             state.loaded();
@@ -124,8 +126,16 @@ impl State {
         state
     }
 
+    pub(crate) fn step(&mut self, now: UnixMillis, mut input: Input) -> Vec<Action> {
+        let steady = self.time.at(now);
+        if let Input::Stored(half) = &mut input {
+            half.stored_at = self.time.of(half.stored_at);
+        }
+        self.engine.step(steady, input)
+    }
+
     pub(crate) fn tell(&mut self, now: UnixMillis, fact: Input) {
-        let actions = self.engine.step(now, fact);
+        let actions = self.step(now, fact);
         assert!(actions.is_empty(), "facts lead to no actions: {actions:?}");
     }
 
@@ -142,8 +152,8 @@ impl State {
         match half::read_half(record) {
             Ok(half) => {
                 self.tell(now, Input::Stored(half));
-                if let Some(checks) = self.loading.as_mut().and_then(|loading| loading.counts.remove(&offset)) {
-                    self.tell(now, Input::Counted(offset, checks));
+                if let Some(count) = self.loading.as_mut().and_then(|loading| loading.counts.remove(&offset)) {
+                    self.tell(now, Input::Counted(offset, count));
                 }
                 true
             }

@@ -83,7 +83,7 @@ impl Inner {
             request.fits(&half.message)
         });
         let end = End { half: request.half, verdict: request.verdict, on_disk };
-        let action = state.engine.step(now, Input::End(end));
+        let action = state.step(now, Input::End(end));
         Ok(match action.into_iter().next() {
             None => Decided::Answer(Ended { durable_at: LogOffset::ZERO, answer: Answer::Unknown }),
             Some(Action::Acknowledge(outcome)) => {

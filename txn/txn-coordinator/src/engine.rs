@@ -14,7 +14,6 @@ mod names;
 mod open;
 mod rules;
 mod settled;
-mod steady_time;
 mod table;
 mod view;
 
@@ -28,10 +27,9 @@ use crate::verdicts::Verdicts;
 use names::Names;
 use open::{Incomplete, Open, PartSet};
 use settled::{Ended, Settled};
-use steady_time::SteadyTime;
 use table::{Slot, Table};
 
-pub use facts::{Action, End, Half, Input, Pending};
+pub use facts::{Action, Count, End, Half, Input, Pending};
 pub use rules::{Counters, Rules, Schedule};
 
 #[derive(Clone, Debug)]
@@ -42,7 +40,6 @@ pub struct Engine {
     verdicts: Verdicts,
     settled: Settled,
     counters: Counters,
-    time: SteadyTime,
 }
 
 impl Engine {
@@ -56,7 +53,6 @@ impl Engine {
             verdicts,
             settled,
             counters: Counters::default(),
-            time: SteadyTime::default(),
         }
     }
 
@@ -65,34 +61,34 @@ impl Engine {
         self.rules = Rules { timeout, check_interval, check_max, ..self.rules.clone() };
     }
 
+    /// `now` never goes back, and never faster than time does.
     #[must_use]
     pub fn step(&mut self, now: UnixMillis, input: Input) -> Vec<Action> {
-        let steady = self.time.steady(now);
         match input {
-            Input::Stored(half) => self.stored(half, now, steady),
+            Input::Stored(half) => self.stored(half, now),
             Input::End(end) => return self.end(end).into_iter().collect(),
-            Input::Due => return self.due(steady),
+            Input::Due => return self.due(now),
             Input::CheckSent(half, result) => self.check_sent(half, result),
-            Input::CheckNow(half) => self.check_now(half, steady),
-            Input::Counted(half, checks) => self.counted(half, checks, steady),
-            Input::Decided(half, outcome) => self.decided(half, outcome, steady),
-            Input::Written(halves, outcome) => self.written(&halves, outcome, steady),
+            Input::CheckNow(half) => self.check_now(half, now),
+            Input::Counted(half, count) => self.counted(half, count, now),
+            Input::Decided(half, outcome) => self.decided(half, outcome, now),
+            Input::Written(halves, outcome) => self.written(&halves, outcome, now),
             Input::Gone(half) => self.gone(half),
         }
         Vec::new()
     }
 
-    fn stored(&mut self, half: Half, now: UnixMillis, steady: UnixMillis) {
+    fn stored(&mut self, half: Half, now: UnixMillis) {
         if let Some(outcome) = self.verdicts.get(half.offset) {
-            return self.ended_before(&half, outcome, steady);
+            return self.ended_before(&half, outcome, now);
         }
         if let Some(slot) = self.table.slot_of(half.offset) {
             // Learnt before (from its record, say), now from the one who knows its client.
             return self.set_client(slot, half.client);
         }
-        let due = steady.plus(self.first_wait(&half, now));
+        let due = now.plus(self.first_wait(&half, now));
         let open = self.slot_by_key(&half.transaction);
-        let slot = open.unwrap_or_else(|| self.begin(&half, due, steady));
+        let slot = open.unwrap_or_else(|| self.begin(&half, due, now));
         if open.is_some() {
             let check_max = self.check_max(slot).min(self.rules.check_max_of(half.check_max));
             self.table.add_half(slot, half.offset, |open| join(open, &half, due, check_max));
@@ -101,11 +97,11 @@ impl Engine {
     }
 
     /// The first half of a transaction that is not open: a new one, or one that has ended before.
-    fn begin(&mut self, half: &Half, due: UnixMillis, steady: UnixMillis) -> Slot {
+    fn begin(&mut self, half: &Half, due: UnixMillis, now: UnixMillis) -> Slot {
         let (group, id) = (self.names.take(half.transaction.group()), half.transaction.id());
         let reopens = |ended: &&Ended| half.resumes && ended.outcome == Outcome::Parked;
         let ended = self.settled.get(group, id).filter(|ended| !reopens(ended));
-        let due = if ended.is_some() { steady } else { due };
+        let due = if ended.is_some() { now } else { due };
         let mut open = Open::new(group, id.into(), half.offset, half.part, due);
         (open.checks, open.check_max) = (count(half.checks), half.check_max.unwrap_or(0));
         if let Some(ended) = ended {
@@ -116,11 +112,11 @@ impl Engine {
     }
 
     /// Told late, or read back: what is known of the half holds for its transaction.
-    fn ended_before(&mut self, half: &Half, outcome: Outcome, steady: UnixMillis) {
+    fn ended_before(&mut self, half: &Half, outcome: Outcome, now: UnixMillis) {
         let done = PartSet::default().with(half.part);
         if let Some(slot) = self.slot_by_key(&half.transaction).filter(|_| outcome != Outcome::Parked) {
             self.table.get_mut(slot).add_done(done);
-            self.close_soon(slot, outcome, steady);
+            self.close_soon(slot, outcome, now);
         }
         let group = self.names.take(half.transaction.group());
         let ended = Ended { group, id: half.transaction.id().into(), outcome, done };
@@ -197,12 +193,12 @@ impl Engine {
         }
     }
 
-    fn due(&mut self, steady: UnixMillis) -> Vec<Action> {
+    fn due(&mut self, now: UnixMillis) -> Vec<Action> {
         let mut actions = Vec::new();
-        while let Some((slot, _)) = self.table.next().filter(|(_, due)| *due <= steady) {
+        while let Some((slot, _)) = self.table.next().filter(|(_, due)| *due <= now) {
             // Whatever is decided now: if it fails, or is not answered, this is when to look again.
             let forget = if planted(Bug::ForgetHalf) { 1 << 20 } else { 1 };
-            self.table.set_due(slot, steady.plus(self.rules.check_interval.max(LEAST_INTERVAL) * forget));
+            self.table.set_due(slot, now.plus(self.rules.check_interval.max(LEAST_INTERVAL) * forget));
             actions.push(self.visit(slot));
             if actions.len() >= self.rules.due_batch {
                 break;
@@ -254,31 +250,32 @@ impl Engine {
         }
     }
 
-    fn check_now(&mut self, half: HalfOffset, steady: UnixMillis) {
+    fn check_now(&mut self, half: HalfOffset, now: UnixMillis) {
         if let Some(slot) = self.table.slot_of(half) {
-            let due = self.table.get(slot).due.min(steady);
+            let due = self.table.get(slot).due.min(now);
             self.table.set_due(slot, due);
         }
     }
 
-    fn counted(&mut self, half: HalfOffset, checks: u16, steady: UnixMillis) {
+    fn counted(&mut self, half: HalfOffset, Count { checks, unasked }: Count, now: UnixMillis) {
         let Some(slot) = self.table.slot_of(half) else { return };
         let check_max = self.check_max(slot);
         let open = self.table.get_mut(slot);
         let before = open.checks;
         open.checks = before.max(checks);
+        open.unasked = open.unasked.max(unasked);
         if u32::from(before) < check_max && u32::from(checks) >= check_max && open.decided.is_none() {
             // As with what Apache counted: the answer to the last check may still come.
-            let due = open.due.max(steady.plus(self.rules.check_interval));
+            let due = open.due.max(now.plus(self.rules.check_interval));
             self.table.set_due(slot, due);
         }
     }
 
-    fn decided(&mut self, half: HalfOffset, outcome: Outcome, steady: UnixMillis) {
+    fn decided(&mut self, half: HalfOffset, outcome: Outcome, now: UnixMillis) {
         let Some(slot) = self.table.slot_of(half) else { return };
         let open = self.table.get_mut(slot);
         open.add_done(PartSet::default().with(open.part_of(half)));
-        self.close_soon(slot, outcome, steady);
+        self.close_soon(slot, outcome, now);
         let open = self.table.get(slot);
         let done = if open.parts() == 1 { PartSet::default().with(Part::WHOLE) } else { open.done() };
         let ended = Ended { group: self.names.again(open.group), id: open.id.clone(), outcome, done };
@@ -286,15 +283,15 @@ impl Engine {
     }
 
     /// The transaction has its outcome: what is left of it gets its OP record at the next look.
-    fn close_soon(&mut self, slot: Slot, outcome: Outcome, steady: UnixMillis) {
+    fn close_soon(&mut self, slot: Slot, outcome: Outcome, now: UnixMillis) {
         let open = self.table.get_mut(slot);
         if open.decided.is_none() {
             open.decided = Some(outcome);
-            self.table.set_due(slot, steady);
+            self.table.set_due(slot, now);
         }
     }
 
-    fn written(&mut self, halves: &[HalfOffset], outcome: Option<Outcome>, steady: UnixMillis) {
+    fn written(&mut self, halves: &[HalfOffset], outcome: Option<Outcome>, now: UnixMillis) {
         for half in halves {
             let Some(slot) = self.table.slot_of(*half) else { continue };
             let open = self.table.get_mut(slot);
@@ -311,7 +308,7 @@ impl Engine {
                 ended.client.into_iter().for_each(|client| self.names.give_back(client));
                 self.settled.remember(Ended { group: ended.group, id: ended.id, outcome, done }, &mut self.names);
             } else if !planted(Bug::SiblingLeft) {
-                self.close_soon(slot, outcome, steady);
+                self.close_soon(slot, outcome, now);
             }
         }
     }

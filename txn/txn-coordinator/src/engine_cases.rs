@@ -82,7 +82,13 @@ impl Bench {
             }
             "gone" => Input::Gone(half()),
             "now" => Input::CheckNow(half()),
-            "counted" => Input::Counted(half(), words[2].parse().unwrap()),
+            "counted" => Input::Counted(
+                half(),
+                Count {
+                    checks: words[2].parse().unwrap(),
+                    unasked: option("unasked").map_or(0, |n| n.parse().unwrap()),
+                },
+            ),
             other => panic!("unknown word {other:?} in {line:?}"),
         };
         let actions = self.engine.step(self.now, input);
@@ -105,7 +111,7 @@ impl Bench {
     }
 
     /// The halves that are open or ended, and when the engine wants to look next.
-    fn state(&mut self) -> String {
+    fn state(&self) -> String {
         let mut text = String::new();
         for half in self.on_disk.keys() {
             let state = match (self.engine.is_open(*half), self.engine.outcome(*half)) {
@@ -116,7 +122,7 @@ impl Bench {
             };
             write!(text, "{half} {state}, ").unwrap();
         }
-        match self.engine.next_due(self.now) {
+        match self.engine.next_due() {
             Some(due) => write!(text, "next at {}", (due.0 - 1_000_000_000) / 1000).unwrap(),
             None => text.push_str("nothing due"),
         }

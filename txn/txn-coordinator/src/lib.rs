@@ -24,6 +24,7 @@ mod progress;
 mod quarantine;
 mod recovery;
 mod said;
+mod steady_time;
 mod ticking;
 mod types;
 mod verdict_file;

@@ -8,6 +8,7 @@ use mq_protocol::record::StoredMessage;
 use mq_store::ReadError;
 
 use crate::driver::{Inner, State};
+use crate::engine::Count;
 use crate::recovery::half_at;
 use crate::types::HalfOffset;
 
@@ -23,7 +24,7 @@ pub(crate) struct Loading {
     /// Halves that are not read yet.
     pub(crate) left: usize,
     /// How often they were asked about.
-    pub(crate) counts: HashMap<HalfOffset, u16>,
+    pub(crate) counts: HashMap<HalfOffset, Count>,
 }
 
 impl Loading {

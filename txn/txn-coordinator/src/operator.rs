@@ -251,7 +251,10 @@ impl Coordinator {
 impl Inner {
     fn row(&self, half: HalfOffset) -> Result<Option<PendingHalf>, ReadError> {
         let Some(record) = half_at(&self.store, half)? else { return Ok(None) };
-        let pending = self.state.lock().engine.pending_of(half);
+        let (now, mut state) = (self.clock.now(), self.state.lock());
+        state.time.at(now);
+        let pending = state.engine.pending_of(half).map(|it| Pending { due: state.time.wall(it.due), ..it });
+        drop(state);
         Ok(Some(row(half, &record, pending)))
     }
 

@@ -12,7 +12,7 @@ use mq_protocol::record_view::RecordView;
 use mq_protocol::{sys_flag, topic};
 use mq_store::{Bounds, ReadError, Store};
 
-use crate::engine::{Engine, Input, Rules};
+use crate::engine::{Count, Engine, Input, Rules};
 use crate::half::{QUEUE, read_half, transaction_in};
 use crate::loading::Loading;
 use crate::op::ended_by;
@@ -39,7 +39,7 @@ pub(crate) struct Rebuilt {
 pub(crate) fn rebuild(
     store: &Store,
     saved: Option<(Covered, Verdicts)>,
-    counts: HashMap<HalfOffset, u16>,
+    counts: HashMap<HalfOffset, Count>,
     rules: Rules,
     now: UnixMillis,
 ) -> Result<Rebuilt, ReadError> {
@@ -129,7 +129,7 @@ impl Rebuilt {
     }
 
     /// Halves that the file covers and has no verdict for: read while the broker serves.
-    fn leave_the_rest(&mut self, end: HalfOffset, counts: HashMap<HalfOffset, u16>) {
+    fn leave_the_rest(&mut self, end: HalfOffset, counts: HashMap<HalfOffset, Count>) {
         self.engine.reset_counters();
         let next = self.engine.verdicts().next_without(self.finished, end);
         let left = self.engine.verdicts().count_without(next, end).saturating_sub(self.engine.pending_below(end));
@@ -137,10 +137,9 @@ impl Rebuilt {
         self.loading = Some(Loading { next, end, left, counts });
     }
 
-    fn count(&mut self, counts: &HashMap<HalfOffset, u16>, now: UnixMillis) {
-        for (half, checks) in counts.iter().filter(|(half, _)| self.engine.is_open(**half)).collect::<BTreeMap<_, _>>()
-        {
-            self.tell(Input::Counted(*half, *checks), now);
+    fn count(&mut self, counts: &HashMap<HalfOffset, Count>, now: UnixMillis) {
+        for (half, count) in counts.iter().filter(|(half, _)| self.engine.is_open(**half)).collect::<BTreeMap<_, _>>() {
+            self.tell(Input::Counted(*half, *count), now);
         }
     }
 

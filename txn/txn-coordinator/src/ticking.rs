@@ -6,10 +6,10 @@ use mq_protocol::record::StoredMessage;
 use mq_protocol::topic;
 use mq_store::ReadError;
 
-use crate::check_journal::{Anchor, Count};
+use crate::check_journal::{Anchor, Entry};
 use crate::coordinator::Check;
 use crate::driver::{Inner, State, is_durable};
-use crate::engine::{Action, Input};
+use crate::engine::{Action, Input, Rules};
 use crate::half;
 use crate::history::{EventKind, Who};
 use crate::plan::{self, Messages, Plan, Topics};
@@ -30,7 +30,7 @@ impl Inner {
         {
             let mut state = self.state.lock();
             let mut plans = Vec::new();
-            for action in state.engine.step(now, Input::Due) {
+            for action in state.step(now, Input::Due) {
                 match action {
                     Action::Check { half, client, attempt } => asks.push(Ask { half, client, attempt }),
                     Action::Close { copies, ends, outcome } => {
@@ -140,21 +140,21 @@ impl Inner {
     /// What became of these checks, and who got them. Their counts go to the journal.
     pub(crate) fn checked(&self, results: impl IntoIterator<Item = (HalfOffset, CheckResult, Who)>) {
         let now = self.clock.now();
-        let mut counts: Vec<Count> = Vec::new();
+        let mut counts: Vec<Entry> = Vec::new();
         {
             let mut state = self.state.lock();
+            let step = unasked_step(state.engine.rules());
             for (half, result, by) in results {
-                let before = state.engine.checks_of(half);
+                let before = state.engine.count(half);
                 state.tell(now, Input::CheckSent(half, result));
-                let after = state.engine.checks_of(half);
+                let Some(after) = state.engine.count(half) else { continue };
                 let what = match result {
-                    CheckResult::Delivered => EventKind::Asked { attempt: after.map_or(0, u32::from) },
+                    CheckResult::Delivered => EventKind::Asked { attempt: after.checks.into() },
                     CheckResult::NobodyToAsk => EventKind::NobodyToAsk,
                 };
-                if after.is_some() {
-                    state.history.note(now, half, what, by);
-                }
-                counts.extend(after.filter(|_| after != before).map(|checks| (half, checks)));
+                state.history.note(now, half, what, by);
+                let is_worth_it = after.unasked.is_multiple_of(step);
+                counts.extend(Some((half, after)).filter(|_| is_worth_it && Some(after) != before));
             }
         }
         let anchor = || self.anchor(counts.first()?.0);
@@ -170,7 +170,7 @@ impl Inner {
     /// Keeps the journal of checks no longer than twice what it has to say.
     pub(crate) fn tidy_journal(&self) -> std::io::Result<()> {
         let mut journal = self.journal.lock();
-        let (counts, anchor) = {
+        let (counts, first) = {
             let state = self.state.lock();
             // While a start still reads halves, the journal says more than the engine knows.
             if state.loading.is_some() || !journal.wants_rewrite(state.engine.pending()) {
@@ -178,12 +178,18 @@ impl Inner {
             }
             (state.engine.counts(), state.engine.first_open())
         };
-        match anchor.and_then(|half| self.anchor(half)) {
-            Some(anchor) => journal.rewrite(&counts, anchor),
-            None => {
-                journal.begin_anew();
-                Ok(())
-            }
-        }
+        let Some(first) = first else {
+            journal.begin_anew();
+            return Ok(());
+        };
+        // Where the first one lies may not be readable now: then the journal stays as it is.
+        self.anchor(first).map_or(Ok(()), |anchor| journal.rewrite(&counts, anchor))
     }
+}
+
+/// With nobody to ask, a million halves would write 16 MB every half minute: a restart may forget one part in 256 of the
+/// time that they are kept for.
+fn unasked_step(rules: &Rules) -> u32 {
+    let attempts = rules.reserved.as_millis() / rules.check_interval.as_millis().max(1);
+    u32::try_from(attempts / 256).unwrap_or(u32::MAX).max(1)
 }

@@ -47,6 +47,8 @@ pub(crate) struct VerdictFile {
     file: Arc<dyn File>,
     /// Every block below that is kept has its page: each is written when the table grows to it.
     end: u64,
+    /// The pages of all blocks below are holes, but for those that an earlier run had no time for.
+    begin: u64,
 }
 
 impl VerdictFile {
@@ -60,7 +62,7 @@ impl VerdictFile {
             }
             opened => opened?,
         };
-        Ok(Self { file, end: 0 })
+        Ok(Self { file, end: 0, begin: 0 })
     }
 
     /// What was saved last; `None` when nothing was, or not all of it is as it was written.
@@ -108,7 +110,14 @@ impl VerdictFile {
         }
         self.file.sync()?;
         self.file.write_at(0, &encode(covered, self.end))?;
-        self.file.sync()
+        self.file.sync()?;
+        // Only now nobody asks for them: what a crash leaves of them goes with the next ones.
+        let kept = (covered.first.0 / HALVES_PER_BLOCK).min(self.end);
+        if kept > self.begin {
+            self.file.zero(PAGE * (1 + self.begin), PAGE * (kept - self.begin), Space::Sparse)?;
+            self.begin = kept;
+        }
+        Ok(())
     }
 }
 
@@ -177,6 +186,35 @@ mod tests {
 
     fn outcomes(verdicts: &Verdicts) -> Vec<Option<Outcome>> {
         (0..60_000).map(|half| verdicts.get(HalfOffset(half))).collect()
+    }
+
+    #[test]
+    fn pages_of_forgotten_halves_are_given_back_and_the_rest_is_read_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let backend = mq_store::FileBackend::new(directory.path()).expect("a backend");
+        let mut file = VerdictFile::open(&backend).expect("a file");
+        let mut verdicts = Verdicts::starting_at(HalfOffset(0));
+        let mut covered = saved().1;
+        let kib = || {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(directory.path().join(PATH)).expect("it is there").blocks() / 2
+        };
+        for round in 1..=20 {
+            let end = round * 10 * HALVES_PER_BLOCK;
+            for half in end - 10 * HALVES_PER_BLOCK..end {
+                verdicts.set(HalfOffset(half), Outcome::Committed);
+            }
+            let first = HalfOffset(end - HALVES_PER_BLOCK - 5);
+            verdicts.forget_below(first);
+            covered = Covered { half: HalfOffset(end), finished: HalfOffset(end), first, ..covered };
+            file.save(&covered, &verdicts.take_changed()).expect("saved");
+            assert!(kib() <= 64, "{} KiB after {round} rounds", kib());
+        }
+        let (found, again) =
+            VerdictFile::open(&backend).and_then(|mut file| file.load()).expect("read").expect("whole");
+        assert_eq!(found, covered);
+        let last = HalfOffset(covered.half.0 - 1);
+        assert_eq!((again.get(last), again.get(covered.first)), (Some(Outcome::Committed), Some(Outcome::Committed)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct Half {
     pub offset: HalfOffset,
     pub transaction: TransactionKey,
     pub part: Part,
-    /// By the broker's clock; the client's clock decides nothing.
+    /// By the engine's time; the client's clock decides nothing.
     pub stored_at: UnixMillis,
     /// `CHECK_IMMUNITY_TIME_IN_SECONDS`; zero when the client did not ask for any.
     pub immunity: Duration,
@@ -25,6 +25,15 @@ pub struct Half {
     /// Stored by an operator to open a parked transaction again.
     pub resumes: bool,
     pub client: Option<ClientId>,
+}
+
+/// How often a transaction was asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Checks that were delivered.
+    pub checks: u16,
+    /// Attempts since the last of them that found nobody to ask.
+    pub unasked: u32,
 }
 
 /// END_TRANSACTION, beside what the half queue holds at the place that it names.
@@ -46,8 +55,8 @@ pub enum Input {
     CheckSent(HalfOffset, CheckResult),
     /// An operator wants it checked now.
     CheckNow(HalfOffset),
-    /// So many checks were counted before the restart. Recovery only.
-    Counted(HalfOffset, u16),
+    /// What was counted before the restart. Recovery only.
+    Counted(HalfOffset, Count),
     /// A real message (or a parked copy) of this half is in the log; an OP record may still be missing. Recovery only.
     Decided(HalfOffset, Outcome),
     /// An OP record that ends these halves is in the log. Without an outcome (recovery): what was decided for the
@@ -103,7 +112,7 @@ pub struct Pending {
     pub check_max: u32,
     /// Fruitless attempts since the last delivered check.
     pub unasked: u32,
-    /// By the clock that `now` is read from.
+    /// By the engine's time.
     pub due: UnixMillis,
     pub halves: Halves,
     pub decided: Option<Outcome>,

@@ -2,6 +2,7 @@
 
 use mq_protocol::ids::UnixMillis;
 
+use super::facts::Count;
 use super::names::Name;
 use crate::types::{HalfOffset, Halves, Outcome, Part};
 
@@ -85,6 +86,10 @@ impl Open {
             asking: false,
             decided: None,
         }
+    }
+
+    pub(super) fn count_of_checks(&self) -> Count {
+        Count { checks: self.checks, unasked: self.unasked }
     }
 
     pub(super) fn first(&self) -> HalfOffset {

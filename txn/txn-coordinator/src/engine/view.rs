@@ -3,16 +3,15 @@
 use mq_protocol::ids::UnixMillis;
 
 use super::names::Name;
-use super::{Counters, Engine, Pending, Rules};
+use super::{Count, Counters, Engine, Pending, Rules};
 use crate::types::{HalfOffset, Halves, Outcome, Part, TransactionKey};
 use crate::verdicts::Verdicts;
 
 impl Engine {
-    /// When the next [`Input::Due`] has something to do, by the clock that `now` is read from.
+    /// When the next [`Input::Due`] has something to do.
     #[must_use]
-    pub fn next_due(&mut self, now: UnixMillis) -> Option<UnixMillis> {
-        self.time.steady(now);
-        self.table.next().map(|(_, due)| self.time.wall(due))
+    pub fn next_due(&self) -> Option<UnixMillis> {
+        self.table.next().map(|(_, due)| due)
     }
 
     /// Halves without an outcome.
@@ -82,16 +81,17 @@ impl Engine {
         open.is_some_and(|open| open.checks > 0 || open.unasked > 0)
     }
 
-    /// Delivered checks of an open half's transaction.
+    /// How often an open half's transaction was asked about.
     #[must_use]
-    pub fn checks_of(&self, half: HalfOffset) -> Option<u16> {
-        self.table.slot_of(half).map(|slot| self.table.get(slot).checks)
+    pub fn count(&self, half: HalfOffset) -> Option<Count> {
+        self.table.slot_of(half).map(|slot| self.table.get(slot).count_of_checks())
     }
 
-    /// The same of all that have been asked about, each under its oldest half.
+    /// The same of all that somebody was, or should have been, asked about, each under its oldest half.
     #[must_use]
-    pub fn counts(&self) -> Vec<(HalfOffset, u16)> {
-        self.table.all().filter(|open| open.checks > 0).map(|open| (open.first(), open.checks)).collect()
+    pub fn counts(&self) -> Vec<(HalfOffset, Count)> {
+        let counts = self.table.all().map(|open| (open.first(), open.count_of_checks()));
+        counts.filter(|(_, count)| *count != Count::default()).collect()
     }
 
     /// The part of its transaction that an open half is.
@@ -110,7 +110,7 @@ impl Engine {
             checks: u32::from(open.checks),
             check_max: self.check_max(slot),
             unasked: open.unasked,
-            due: self.time.wall(open.due),
+            due: open.due,
             halves: open.halves(),
             decided: open.decided,
         })

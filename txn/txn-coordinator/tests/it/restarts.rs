@@ -1,8 +1,9 @@
 //! What a restart finds: counts of checks, verdicts, and halves that are read while the broker serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use mq_protocol::ids::LogOffset;
+use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::topic;
 use mq_store::{Backend, Clock, MemoryBackend};
 use txn_coordinator::{Answer, CheckResult, Coordinator, HalfOffset, Outcome, TransactionOptions, Verdict};
@@ -148,4 +149,63 @@ fn a_start_serves_before_it_has_read_what_is_pending() {
     assert_eq!(bench.found().real["t7"].len(), 1);
     assert_eq!(coordinator.outcome(HalfOffset(0)), None);
     assert!(bench.store.durable() > LogOffset::ZERO);
+}
+
+/// Back, forward, and to and fro: neither is a half asked about before its time, nor later, nor is a verdict forgotten.
+#[test]
+fn a_clock_that_is_set_drops_nothing_and_rushes_nothing() {
+    const HOURS: i64 = 3_600_000;
+    for jumps in [&[73 * HOURS][..], &[-73 * HOURS], &[73 * HOURS, -73 * HOURS], &[-5, 73 * HOURS, 5]] {
+        let mut bench = bench();
+        let ended = bench.half("ended");
+        bench.end(ended, "ended", Verdict::Rollback).unwrap();
+        bench.half_with("slow", &[("CHECK_IMMUNITY_TIME_IN_SECONDS", "600")]);
+        let jump = |bench: &Bench<MemoryBackend>| {
+            for by in jumps {
+                bench.clock.set(UnixMillis(bench.clock.now().0 + by));
+                assert!(bench.tick().is_empty(), "{jumps:?}");
+                let wait = bench.coordinator.next_due().unwrap().since(bench.clock.now());
+                assert!(wait > Duration::from_secs(20), "{jumps:?}: {wait:?}");
+            }
+        };
+        jump(&bench);
+        bench.advance(599);
+        assert!(bench.tick().is_empty(), "{jumps:?}");
+        bench.advance(1);
+        let asked = |bench: &Bench<MemoryBackend>, result| {
+            let checks = bench.tick();
+            checks.iter().for_each(|check| bench.coordinator.check_result(check.half, result));
+            checks.len()
+        };
+        assert_eq!(asked(&bench, CheckResult::NobodyToAsk), 1, "{jumps:?}");
+        jump(&bench);
+        bench.advance(30);
+        assert_eq!(
+            asked(&bench, CheckResult::Delivered),
+            1,
+            "{jumps:?}: one check an interval, whatever the clock says"
+        );
+        bench.coordinator.checkpoint().unwrap();
+        bench.restart_on(bench.backend.clone());
+        assert_eq!(bench.end(ended, "ended", Verdict::Commit).unwrap_err().code(), 604);
+        bench.advance(600);
+        assert_eq!(asked(&bench, CheckResult::Delivered), 1, "{jumps:?}");
+        assert_eq!(bench.outcomes(), [Some(Outcome::RolledBack), None]);
+    }
+}
+
+#[test]
+fn a_half_that_nobody_can_be_asked_about_is_parked_however_often_the_broker_starts() {
+    let mut bench = bench();
+    bench.half("a");
+    bench.advance(6);
+    for attempt in 1..=4 {
+        let [check] = &bench.tick()[..] else { panic!("attempt {attempt}") };
+        bench.coordinator.check_result(check.half, CheckResult::NobodyToAsk);
+        bench.restart_on(bench.backend.clone());
+        bench.advance(30);
+    }
+    assert!(bench.tick().is_empty());
+    assert_eq!(bench.outcomes(), [Some(Outcome::Parked)]);
+    assert_eq!(bench.found().parked["a"][0].message.property("CHECKBACK_PARKED"), Some("nobody to ask"));
 }

@@ -311,7 +311,7 @@ impl World {
             }
             let due = self.running().coordinator.next_due().unwrap_or(until);
             let next = due.min(until).max(now.plus(Duration::from_secs(1)));
-            self.clock.set(next);
+            self.clock.advance(next.since(now));
             set_time(Some(next));
         }
     }
