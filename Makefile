@@ -124,11 +124,19 @@ databases: target/mysql/unpacked
 
 # This release of Debian has no MySQL, its next one has: unpacked here with its libraries, not installed. A mirror of that
 # release may be older than its signature says.
+next_debian := deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main
+apt_next = apt-get -qq -o Dir::State=$(CURDIR)/$(@D)/apt -o Dir::Cache=$(CURDIR)/$(@D)/apt -o Dir::Etc::sourceparts=- \
+	-o Dir::Etc::sourcelist=$(CURDIR)/$(@D)/apt/sources -o Dir::State::status=$(CURDIR)/$(@D)/apt/installed \
+	-o Acquire::Check-Valid-Until=false -o Acquire::Retries=3 -o APT::Sandbox::User= -o Debug::NoLocking=true
+
 target/mysql/unpacked:
-	@$(call need,mmdebstrap,mmdebstrap)
-	@rm -rf target/mysql && mkdir -p target
-	mmdebstrap --quiet --variant=extract --include=mysql-server-core --aptopt='Acquire::Check-Valid-Until "false"; Acquire::Retries "3"' \
-		--keyring=/usr/share/keyrings/debian-archive-keyring.gpg sid target/mysql http://deb.debian.org/debian
+	@rm -rf $(@D) && mkdir -p $(@D)/apt/{lists,archives}/partial
+	@echo '$(next_debian)' >$(@D)/apt/sources && touch $(@D)/apt/installed
+	@echo "fetching mysql-server-core"
+	@$(apt_next) update
+	@$(apt_next) install --yes --no-install-recommends --download-only mysql-server-core
+	@for package in $(@D)/apt/archives/*.deb; do dpkg-deb --extract $$package $(@D); done
+	@rm -rf $(@D)/apt
 	@touch $@
 
 .PHONY: clean
