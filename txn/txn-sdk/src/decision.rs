@@ -150,6 +150,15 @@ pub fn relay_batch(halves: impl IntoIterator<Item = Result<(), Fault>>) -> Vec<R
     halves.into_iter().map(decide).collect()
 }
 
+/// The time that rows are cleaned by. Of a clock that is ahead only what a monotonic one has seen counts, from the last round
+/// on, else from the newest row: a leap takes no row that may still be asked for, and raises no horizon into the future.
+pub fn believed(now: UnixMillis, last_round: Option<(UnixMillis, Duration)>, newest_row: UnixMillis) -> UnixMillis {
+    match last_round {
+        Some((time, ago)) => now.min(time.plus(ago)),
+        None => now.min(newest_row),
+    }
+}
+
 /// How long a row that no broker takes is left alone: doubled each time, an hour at most. It is never given up.
 pub fn postponed(attempts: u32) -> Duration {
     const LONGEST: Duration = Duration::from_secs(3600);
@@ -244,6 +253,25 @@ mod tests {
             (false, Fault::Message, false),
         ] {
             assert_eq!(goes_to_outbox(has_outbox, fault), goes, "{has_outbox} {fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_leaps_ahead_is_not_believed() {
+        const LEAP: i64 = 73 * 3_600_000;
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        for (what, now, last_round, newest_row, expected) in [
+            ("a start, right", 1_000, None, 900, 900),
+            ("a start after a leap", 1_000 + LEAP, None, 900, 900),
+            ("a start, behind the rows of others", 800, None, 900, 800),
+            ("right", 601_000, Some((1_000, minutes(10))), 0, 601_000),
+            ("a leap since the last round", 601_000 + LEAP, Some((1_000, minutes(10))), LEAP, 601_000),
+            ("set back since", 500, Some((1_000, minutes(10))), 0, 500),
+            ("right again after that", 1_201_000, Some((500, minutes(10))), 0, 600_500),
+        ] {
+            let last_round = last_round.map(|(time, ago)| (UnixMillis(time), ago));
+            let believed = believed(UnixMillis(now), last_round, UnixMillis(newest_row));
+            assert_eq!(believed, UnixMillis(expected), "{what}");
         }
     }
 

@@ -1,14 +1,16 @@
-//! Cleans settled rows: marker and inbox rows that no checkback and no redelivery can ask about any more. Producer and
-//! consumer may share a database and keep their rows for different times, so each cleans its own rows only.
+//! Cleans settled rows: marker and inbox rows that no checkback and no redelivery can ask about any more. Groups may share
+//! a database and keep their rows for different times, so each cleans its own rows only.
 
 use std::time::Duration;
 
 use mq_protocol::ids::UnixMillis;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    database::{Database, DatabaseError, Side, Value},
+    database::{Begin, Database, DatabaseError, Side, Value},
+    decision,
     id::TransactionId,
 };
 
@@ -20,28 +22,37 @@ const EVERY: Duration = Duration::from_secs(600);
 /// Whose rows a housekeeper cleans.
 #[derive(Clone, Debug)]
 pub(crate) enum Rows {
-    Markers,
+    /// Of this producer group.
+    Markers(String),
     /// Of this consumer group.
     Inbox(String),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Housekeeper<D> {
-    pub(crate) side: Side<D>,
-    pub(crate) rows: Rows,
+pub struct Housekeeper<D> {
+    side: Side<D>,
+    rows: Rows,
     /// Longer than twice the time that the broker keeps a message.
-    pub(crate) keep: Duration,
+    keep: Duration,
+    /// The time that the last round went by, and when that was.
+    last_round: Option<(UnixMillis, Instant)>,
+    /// Below it nothing is left: what other groups keep there need not be passed again.
+    cleaned: UnixMillis,
 }
 
 impl<D: Database> Housekeeper<D> {
-    pub(crate) async fn run_until(self, shutdown: CancellationToken) {
+    pub(crate) fn new(side: Side<D>, rows: Rows, keep: Duration) -> Self {
+        Self { side, rows, keep, last_round: None, cleaned: UnixMillis(0) }
+    }
+
+    pub(crate) async fn run_until(mut self, shutdown: CancellationToken) {
         loop {
             let jitter = f64::from(TransactionId::fresh().as_bytes()[15]) / 255.0;
             let pause = EVERY.mul_f64(0.5 + jitter);
             if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
-            match self.clean(clock::now()).await {
+            match self.round(clock::now(), Instant::now()).await {
                 Ok(0) => {}
                 Ok(rows) => tracing::debug!(rows, "cleaned settled rows"),
                 Err(error) => tracing::warn!(%error, "settled rows could not be cleaned; later"),
@@ -49,23 +60,56 @@ impl<D: Database> Housekeeper<D> {
         }
     }
 
+    /// Cleans by as much of the clock's time as can be believed, and never up to the newest row.
+    pub async fn round(&mut self, now: UnixMillis, at: Instant) -> Result<u64, DatabaseError> {
+        let Some(newest) = self.newest().await? else { return Ok(0) };
+        let last_round = self.last_round.map(|(time, then)| (time, at.saturating_duration_since(then)));
+        let time = decision::believed(now, last_round, newest);
+        self.last_round = Some((time, at));
+        let horizon = self.horizon(time).min(newest);
+        let gone = self.clean_between(self.cleaned, horizon).await?;
+        self.cleaned = self.cleaned.max(horizon);
+        Ok(gone)
+    }
+
     /// Says how many rows went.
     pub(crate) async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
-        let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
-        let horizon = UnixMillis(now.0.saturating_sub(keep));
+        self.clean_between(UnixMillis(0), self.horizon(now)).await
+    }
+
+    fn horizon(&self, now: UnixMillis) -> UnixMillis {
+        UnixMillis(now.0.saturating_sub(i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    async fn clean_between(&self, from: UnixMillis, horizon: UnixMillis) -> Result<u64, DatabaseError> {
         let dialect = self.side.dialect();
         match &self.rows {
-            Rows::Markers => {
+            Rows::Markers(group) => {
+                let group = Value::Bytes(group.as_bytes());
                 // Before the first row goes: from then on a missing row proves nothing, and checkbacks answer so.
-                self.side.execute(dialect.raise_horizon, &[Value::Number(horizon.0)]).await?;
-                let bound = TransactionId::lower_bound(horizon);
-                self.in_batches(dialect.clean_markers, &[Value::Bytes(&bound), Value::Number(BATCH)]).await
+                self.side.execute(dialect.raise_horizon, &[group, Value::Number(horizon.0)]).await?;
+                let [from, to] = [from, horizon].map(TransactionId::lower_bound);
+                let of_group = [group, Value::Bytes(&from), Value::Bytes(&to), Value::Number(BATCH)];
+                self.in_batches(dialect.clean_markers, &of_group).await
             }
             Rows::Inbox(group) => {
                 let of_group = [Value::Number(horizon.0), Value::Bytes(group.as_bytes()), Value::Number(BATCH)];
                 self.in_batches(dialect.clean_inbox, &of_group).await
             }
         }
+    }
+
+    /// When the newest row was made.
+    async fn newest(&self) -> Result<Option<UnixMillis>, DatabaseError> {
+        let mut tx = self.side.begin(Begin::Look).await?;
+        let row = match &self.rows {
+            Rows::Markers(_) => D::row::<1>(&mut tx, self.side.dialect().newest_marker, &[]).await?,
+            Rows::Inbox(group) => {
+                D::row(&mut tx, self.side.dialect().newest_inbox, &[Value::Bytes(group.as_bytes())]).await?
+            }
+        };
+        D::rollback(tx).await?;
+        Ok(row.and_then(|[created_ms]| created_ms).map(UnixMillis))
     }
 
     async fn in_batches(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {

@@ -59,7 +59,8 @@ mod database;
 #[doc(hidden)]
 pub mod decision;
 pub mod failpoints;
-mod housekeeping;
+#[doc(hidden)]
+pub mod housekeeping;
 mod id;
 mod marker;
 mod outbox;

@@ -23,6 +23,9 @@ const CHECK_ATTEMPTS: u32 = 5;
 /// For one answer, a connection's opening on a busy machine included. The broker does not wait for it, but asks again.
 pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// No horizon, no promise: somebody has emptied a table.
+const NONE: UnixMillis = UnixMillis(i64::MAX);
+
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
     /// The age from which a checkback fences off a transaction that has no row yet. Correctness does not depend on it,
@@ -78,16 +81,21 @@ pub enum Seal {
 pub struct Markers<D> {
     database: D,
     checks: Side<D>,
+    group: String,
     options: MarkerOptions,
 }
 
 impl<D: Database> Markers<D> {
-    /// Creates or migrates the tables; refuses a database whose commits would not survive a power cut.
-    pub async fn open(database: D, options: MarkerOptions) -> Result<Self, DatabaseError> {
+    /// Of a producer group. Creates or migrates the tables; refuses a database whose commits would not survive a power cut.
+    pub async fn open(database: D, group: &str, options: MarkerOptions) -> Result<Self, DatabaseError> {
         let database = database.with_own_pool(PoolSize::Same);
         schema::prepare(&database).await?;
         let checks = Side::of(&database, CHECK_CONNECTIONS, options.lock_timeout)?;
-        Ok(Self { database, checks, options })
+        let side = Side::of(&database, 1, schema::LOCK_TIMEOUT)?;
+        let joined = join(&side, group).await;
+        side.close().await;
+        joined?;
+        Ok(Self { database, checks, group: group.to_owned(), options })
     }
 
     pub fn database(&self) -> &D {
@@ -115,11 +123,25 @@ impl<D: Database> Markers<D> {
     /// The last statement of a transaction. Its marker must still be in it, and its tombstone cannot have been cleaned
     /// before the marker went in. It also finds a transaction that the database has given up: PostgreSQL would roll that
     /// back at the COMMIT, and call it a success.
-    pub async fn seal(tx: &mut D::Tx, id: TransactionId) -> Result<Seal, DatabaseError> {
+    pub async fn seal(tx: &mut D::Tx, id: TransactionId, group: &str) -> Result<Seal, DatabaseError> {
+        Self::seal_by(tx, id, group, D::dialect_of(tx).look).await
+    }
+
+    /// The same in a transaction that may have read something before its marker was in.
+    pub(crate) async fn seal_late(tx: &mut D::Tx, id: TransactionId, group: &str) -> Result<Seal, DatabaseError> {
+        Self::seal_by(tx, id, group, D::dialect_of(tx).look_again).await
+    }
+
+    async fn seal_by(
+        tx: &mut D::Tx,
+        id: TransactionId,
+        group: &str,
+        look: &'static str,
+    ) -> Result<Seal, DatabaseError> {
         if planted(Bug::SealSkipped) {
             return Ok(Seal::Sealed);
         }
-        Ok(match look::<D>(tx, id).await? {
+        Ok(match look_by::<D>(tx, id, group, look).await? {
             (_, horizon) if id.born() < horizon => Seal::Fenced,
             (Some(_), _) => Seal::Sealed,
             (None, _) => Seal::Ended,
@@ -166,20 +188,20 @@ impl<D: Database> Markers<D> {
     }
 
     async fn try_to_decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
-        let (row, horizon) = self.look(id).await?;
+        let (row, horizon) = self.look(id, owner.group).await?;
         let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),
             Step::Fence if planted(Bug::SkipFence) => Ok(Verdict::Rollback),
             Step::Fence if self.fence(id, owner).await? => Ok(Verdict::Rollback),
-            Step::Fence => Ok(decision::second_look(self.look(id).await?.0)),
+            Step::Fence => Ok(decision::second_look(self.look(id, owner.group).await?.0)),
         }
     }
 
     /// A row that it shows is there for good.
-    async fn look(&self, id: TransactionId) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
+    async fn look(&self, id: TransactionId, group: &str) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
         let mut tx = self.checks.begin(Begin::Look).await?;
-        let seen = look::<D>(&mut tx, id).await?;
+        let seen = look::<D>(&mut tx, id, group).await?;
         D::rollback(tx).await?;
         // In a transaction of its own: a strict server refuses a write to what has changed since a snapshot.
         if let (Some(barrier), Some(_)) = (self.checks.dialect().barrier, seen.0) {
@@ -193,7 +215,7 @@ impl<D: Database> Markers<D> {
         let mut tx = self.checks.begin(Begin::Write).await?;
         let written = insert_row::<D>(&mut tx, &id, owner, Row::TOMBSTONE).await?;
         // Otherwise a marker may have been committed and cleaned since the first look.
-        if written && look::<D>(&mut tx, id).await?.1 <= id.born() {
+        if written && look::<D>(&mut tx, id, owner.group).await?.1 <= id.born() {
             database::commit::<D>(tx).await?;
             return Ok(true);
         }
@@ -201,14 +223,16 @@ impl<D: Database> Markers<D> {
         Ok(false)
     }
 
-    /// Deletes markers that nobody can ask about any more, in small batches, and says how many rows went. The producer does it
-    /// every few minutes.
+    /// Deletes markers of this group that nobody can ask about any more, in small batches, and says how many rows went. `now`
+    /// is believed: a time in the future deletes what is still needed. The producer does it every few minutes, by a clock
+    /// that it does not trust.
     pub async fn clean(&self, now: UnixMillis) -> Result<u64, DatabaseError> {
         self.housekeeper().clean(now).await
     }
 
-    pub(crate) fn housekeeper(&self) -> Housekeeper<D> {
-        Housekeeper { side: self.checks.clone(), rows: Rows::Markers, keep: self.options.keep }
+    #[doc(hidden)]
+    pub fn housekeeper(&self) -> Housekeeper<D> {
+        Housekeeper::new(self.checks.clone(), Rows::Markers(self.group.clone()), self.options.keep)
     }
 }
 
@@ -245,10 +269,34 @@ async fn insert_row<D: Database>(
     database::insert::<D>(tx, D::dialect_of(tx).insert_marker, &values).await
 }
 
-async fn look<D: Database>(tx: &mut D::Tx, id: TransactionId) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
-    let seen = D::row(tx, D::dialect_of(tx).look, &[Value::Bytes(id.as_bytes())]).await?;
+/// The group has a horizon before it has a marker.
+async fn join<D: Database>(side: &Side<D>, group: &str) -> Result<(), DatabaseError> {
+    let mut tx = side.begin(Begin::Look).await?;
+    let (_, horizon) = look::<D>(&mut tx, TransactionId::fresh(), group).await?;
+    D::rollback(tx).await?;
+    if horizon == NONE {
+        side.execute(side.dialect().join_cleaned, &[Value::Bytes(group.as_bytes())]).await?;
+    }
+    Ok(())
+}
+
+async fn look<D: Database>(
+    tx: &mut D::Tx,
+    id: TransactionId,
+    group: &str,
+) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
+    look_by::<D>(tx, id, group, D::dialect_of(tx).look).await
+}
+
+/// The row, and the group's horizon.
+async fn look_by<D: Database>(
+    tx: &mut D::Tx,
+    id: TransactionId,
+    group: &str,
+    look: &'static str,
+) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
+    let seen = D::row(tx, look, &[Value::Bytes(group.as_bytes()), Value::Bytes(id.as_bytes())]).await?;
     let [horizon, state, mode] = seen.unwrap_or_default();
     let row = state.zip(mode).map(|(state, mode)| Row { state, mode });
-    // No horizon, no promise: somebody has emptied the table.
-    Ok((row, UnixMillis(horizon.unwrap_or(i64::MAX))))
+    Ok((row, horizon.map_or(NONE, UnixMillis)))
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! checkback_marker   tx_id -> what became of a transaction   (written inside the user's transaction, or as a tombstone)
-//! checkback_horizon  one row: below this time of birth, marker rows may have been cleaned
+//! checkback_cleaned  one row for each producer group: below this time of birth, its marker rows may have been cleaned
+//! checkback_horizon  one row: the same for all groups, as instances of earlier versions clean
 //! checkback_inbox    messages whose effect is in this database (written inside the consumer's transaction)
 //! checkback_outbox   messages that wait for a broker   (written inside the user's transaction)
 //! checkback_relay    one row for each group: which instance relays its outbox
@@ -14,7 +15,7 @@ use std::time::Duration;
 use crate::database::{self, Begin, Database, DatabaseError, Dialect, Side, Value};
 
 /// How long the start may wait for others (an instance that migrates, on SQLite any writer).
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Brings the tables up to date and makes sure that what this database calls committed survives a power cut.
 pub(crate) async fn prepare<D: Database>(database: &D) -> Result<(), DatabaseError> {

@@ -99,7 +99,10 @@ impl<D: Database> Effect<D> {
             return Ok(Seal::Ended);
         }
         match self.emitted.iter().map(Half::id).min() {
-            Some(oldest) => Markers::<D>::seal(&mut self.tx, oldest).await,
+            Some(oldest) => {
+                let link = self.link.as_ref().expect("what was emitted went by it");
+                Markers::<D>::seal_late(&mut self.tx, oldest, link.producer.group()).await
+            }
             None => Ok(Seal::Sealed),
         }
     }

@@ -146,7 +146,7 @@ impl<D: Database> Inbox<D> {
 
     pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper<D>, DatabaseError> {
         let side = Side::of(&self.database, 1, LOCK_TIMEOUT)?;
-        Ok(Housekeeper { side, rows: Rows::Inbox(group.to_owned()), keep: self.keep })
+        Ok(Housekeeper::new(side, Rows::Inbox(group.to_owned()), self.keep))
     }
 
     /// Writes the message's row into `tx`. `None`: its effect is already in this database.

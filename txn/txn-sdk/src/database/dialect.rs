@@ -5,8 +5,10 @@
 //!
 //! * A row goes in, or finds its key taken, or waits for the transaction that is just inserting that key. So a tombstone
 //!   never passes by a marker that may still be committed.
-//! * The horizon is read *after* the marker row is in, and never from an older snapshot. A tombstone goes only once the
-//!   horizon has passed it: whoever could insert over the place of a cleaned tombstone then sees that horizon.
+//! * The horizon of the marker's producer group is read *after* the marker row is in, and never from an older snapshot. A
+//!   tombstone goes only once the horizon of its group has passed it: whoever could insert over the place of a cleaned
+//!   tombstone then sees that horizon. Each group has a row of its own from its first start on, so that there always is one to
+//!   lock or to miss. The one row of `checkback_horizon` counts for all groups: instances of earlier versions raise it.
 //! * A row goes in only if the commit will be durable.
 //! * A row that is seen is durable before anybody is told of it (`barrier`).
 
@@ -23,17 +25,25 @@ pub struct Dialect {
     pub(crate) lock_timeout: Option<&'static str>,
     /// `(tx_id, group, topic, state, mode, created_ms)`
     pub(crate) insert_marker: &'static str,
-    /// `(tx_id) -> (horizon_ms, state, mode)`
+    /// `(group, tx_id) -> (horizon_ms, state, mode)`; no row: no horizon is known
     pub(crate) look: &'static str,
+    /// The same with the newest horizon, for a transaction that may have read something before its marker was in.
+    pub(crate) look_again: &'static str,
     /// `(group, topic, tag, key, created_ms)`
     pub(crate) insert_inbox: &'static str,
     /// `(group, topic, tag, key) -> one row, if it is there`
     pub(crate) look_inbox: &'static str,
     /// Where others see a commit before it is on disk: a write whose own durable commit puts all earlier ones there.
     pub(crate) barrier: Option<&'static str>,
-    /// `(horizon_ms)`
+    /// `(group)`: from now on it has a horizon, at first the one that all groups had together in earlier versions.
+    pub(crate) join_cleaned: &'static str,
+    /// `(group, horizon_ms)`
     pub(crate) raise_horizon: &'static str,
-    /// `(smallest tx_id to keep, rows)`
+    /// `-> created_ms` of the last marker of any group
+    pub(crate) newest_marker: &'static str,
+    /// `(group) -> created_ms`
+    pub(crate) newest_inbox: &'static str,
+    /// `(group, smallest tx_id to look at, smallest one to keep, rows)`
     pub(crate) clean_markers: &'static str,
     /// `(created_ms to keep, group, rows)`
     pub(crate) clean_inbox: &'static str,

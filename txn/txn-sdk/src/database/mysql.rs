@@ -1,7 +1,8 @@
 //! MySQL and MariaDB, tables of InnoDB. An insert waits for another transaction that is inserting the same key.
 //!
 //! * Others see a commit before it is on disk: hence the barrier.
-//! * A snapshot begins with the first plain read, so it is younger than the marker row, which is the first statement.
+//! * A snapshot begins with the first plain read, so it is younger than the marker row, which is the first statement. Not
+//!   so for what a handler emits: there a locking read sees the newest horizon.
 //! * The SDK's own transactions are REPEATABLE READ: a server set to READ UNCOMMITTED would show them rows that may yet
 //!   be rolled back.
 //! * With a binary log, recovery asks that whether a transaction committed: then it must be synced as well.
@@ -18,6 +19,14 @@ macro_rules! durable {
     };
 }
 
+macro_rules! look {
+    () => {
+        "SELECT GREATEST(h.horizon_ms, c.horizon_ms), m.state, m.mode
+        FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = ?
+        LEFT JOIN checkback_marker m ON m.tx_id = ?"
+    };
+}
+
 pub(super) static MYSQL: Dialect = Dialect {
     begin: |begin| match begin {
         Begin::Work => "BEGIN",
@@ -31,9 +40,8 @@ pub(super) static MYSQL: Dialect = Dialect {
         SELECT ?, ?, ?, ?, ?, ? FROM DUAL WHERE ",
         durable!()
     ),
-    look: "
-        SELECT h.horizon_ms, m.state, m.mode
-        FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?",
+    look: look!(),
+    look_again: concat!(look!(), " LOCK IN SHARE MODE"),
     insert_inbox: concat!(
         "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT ?, ?, ?, ?, ? FROM DUAL WHERE ",
@@ -43,8 +51,19 @@ pub(super) static MYSQL: Dialect = Dialect {
         SELECT 1 FROM checkback_inbox
         WHERE consumer_group = ? AND topic = ? AND tag = ? AND message_key = ?",
     barrier: Some("UPDATE checkback_schema SET barrier = barrier + 1"),
-    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = GREATEST(horizon_ms, ?)",
-    clean_markers: "DELETE FROM checkback_marker WHERE tx_id < ? ORDER BY tx_id LIMIT ?",
+    join_cleaned: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT ?, horizon_ms FROM checkback_horizon
+        ON DUPLICATE KEY UPDATE checkback_cleaned.horizon_ms = checkback_cleaned.horizon_ms",
+    raise_horizon: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?, ?)
+        ON DUPLICATE KEY UPDATE horizon_ms = GREATEST(horizon_ms, VALUES(horizon_ms))",
+    newest_marker: "SELECT created_ms FROM checkback_marker ORDER BY tx_id DESC LIMIT 1",
+    newest_inbox: "
+        SELECT created_ms FROM checkback_inbox WHERE consumer_group = ? ORDER BY created_ms DESC LIMIT 1",
+    // The column's collation takes groups for one that differ in case.
+    clean_markers: "
+        DELETE FROM checkback_marker
+        WHERE CAST(producer_group AS BINARY) = ? AND tx_id >= ? AND tx_id < ? ORDER BY tx_id LIMIT ?",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE created_ms < ? AND consumer_group = ? ORDER BY created_ms LIMIT ?",
@@ -72,7 +91,8 @@ pub(super) static MYSQL: Dialect = Dialect {
                 SELECT * FROM information_schema.tables
                 WHERE table_schema = DATABASE() AND engine <> 'InnoDB'
                   AND table_name IN (
-                      'checkback_marker', 'checkback_horizon', 'checkback_inbox', 'checkback_outbox')) THEN 3
+                      'checkback_marker', 'checkback_horizon', 'checkback_cleaned', 'checkback_inbox',
+                      'checkback_outbox')) THEN 3
             ELSE 0
         END",
     weaknesses: &[
@@ -125,6 +145,10 @@ pub(super) static MYSQL: Dialect = Dialect {
             producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
             holder         VARBINARY(16)  NOT NULL,
             until_ms       BIGINT         NOT NULL
+        ) ENGINE=InnoDB",
+        "CREATE TABLE IF NOT EXISTS checkback_cleaned (
+            producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
+            horizon_ms     BIGINT         NOT NULL
         ) ENGINE=InnoDB",
     ],
     set_version: "

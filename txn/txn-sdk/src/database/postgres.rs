@@ -2,7 +2,7 @@
 //! is on disk.
 //!
 //! A snapshot may be older than a horizon that was raised meanwhile. Under READ COMMITTED each statement has a fresh one.
-//! Above it, `look` locks the horizon's row: that fails (40001) if it was raised after the snapshot. (FOR KEY SHARE would
+//! Above it, `look` locks the horizon's rows: that fails (40001) if one was raised after the snapshot. (FOR KEY SHARE would
 //! not.) It is the last statement before the commit, so the lock is held for a moment.
 
 use sqlx::{
@@ -21,6 +21,19 @@ macro_rules! durable {
     };
 }
 
+const LOOK: &str = "
+    SELECT CASE current_setting('transaction_isolation')
+               WHEN 'read committed' THEN (
+                   SELECT greatest(h.horizon_ms, c.horizon_ms)
+                   FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = asked.producer_group)
+               ELSE (
+                   SELECT greatest(h.horizon_ms, c.horizon_ms)
+                   FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = asked.producer_group
+                   FOR SHARE)
+           END, m.state, m.mode
+    FROM (VALUES ($1::bytea, $2::bytea)) AS asked (producer_group, tx_id)
+    LEFT JOIN checkback_marker m ON m.tx_id = asked.tx_id";
+
 pub(crate) static POSTGRES: Dialect = Dialect {
     begin: |begin| match begin {
         Begin::Work => "BEGIN",
@@ -34,12 +47,8 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         durable!(),
         " ON CONFLICT (tx_id) DO NOTHING"
     ),
-    look: "
-        SELECT CASE current_setting('transaction_isolation')
-                   WHEN 'read committed' THEN (SELECT horizon_ms FROM checkback_horizon)
-                   ELSE (SELECT horizon_ms FROM checkback_horizon FOR SHARE)
-               END, m.state, m.mode
-        FROM (VALUES ($1::bytea)) AS asked (tx_id) LEFT JOIN checkback_marker m ON m.tx_id = asked.tx_id",
+    look: LOOK,
+    look_again: LOOK,
     insert_inbox: concat!(
         "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT $1, $2, $3, $4, $5 WHERE ",
@@ -50,10 +59,21 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         SELECT 1::bigint FROM checkback_inbox
         WHERE consumer_group = $1 AND topic = $2 AND tag = $3 AND message_key = $4",
     barrier: None,
-    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = greatest(horizon_ms, $1)",
+    join_cleaned: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT $1, horizon_ms FROM checkback_horizon
+        ON CONFLICT (producer_group) DO NOTHING",
+    raise_horizon: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES ($1, $2)
+        ON CONFLICT (producer_group)
+        DO UPDATE SET horizon_ms = greatest(checkback_cleaned.horizon_ms, excluded.horizon_ms)",
+    newest_marker: "SELECT created_ms FROM checkback_marker ORDER BY tx_id DESC LIMIT 1",
+    newest_inbox: "
+        SELECT created_ms FROM checkback_inbox WHERE consumer_group = $1 ORDER BY created_ms DESC LIMIT 1",
     clean_markers: "
         DELETE FROM checkback_marker
-        WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < $1 ORDER BY tx_id LIMIT $2)",
+        WHERE tx_id IN (
+            SELECT tx_id FROM checkback_marker
+            WHERE convert_to(producer_group, 'UTF8') = $1 AND tx_id >= $2 AND tx_id < $3 ORDER BY tx_id LIMIT $4)",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE ctid = ANY (ARRAY(
@@ -117,6 +137,10 @@ pub(crate) static POSTGRES: Dialect = Dialect {
             producer_group BYTEA  NOT NULL PRIMARY KEY,
             holder         BYTEA  NOT NULL,
             until_ms       BIGINT NOT NULL
+        )",
+        "CREATE TABLE checkback_cleaned (
+            producer_group BYTEA  NOT NULL PRIMARY KEY,
+            horizon_ms     BIGINT NOT NULL
         )",
     ],
     set_version: "

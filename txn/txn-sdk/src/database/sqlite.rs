@@ -12,6 +12,11 @@ use sqlx::{
 
 use super::{Begin, DatabaseError, Dialect, PoolSize, own_pool};
 
+const LOOK: &str = "
+    SELECT max(h.horizon_ms, c.horizon_ms), m.state, m.mode
+    FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = ?1
+    LEFT JOIN checkback_marker m ON m.tx_id = ?2";
+
 pub(super) static SQLITE: Dialect = Dialect {
     begin: |begin| match begin {
         Begin::Work | Begin::Write => "BEGIN IMMEDIATE",
@@ -23,9 +28,8 @@ pub(super) static SQLITE: Dialect = Dialect {
         SELECT ?1, ?2, ?3, ?4, ?5, ?6
         WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
         ON CONFLICT (tx_id) DO NOTHING",
-    look: "
-        SELECT h.horizon_ms, m.state, m.mode
-        FROM checkback_horizon h LEFT JOIN checkback_marker m ON m.tx_id = ?1",
+    look: LOOK,
+    look_again: LOOK,
     insert_inbox: "
         INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT ?1, ?2, ?3, ?4, ?5
@@ -35,10 +39,20 @@ pub(super) static SQLITE: Dialect = Dialect {
         SELECT 1 FROM checkback_inbox
         WHERE consumer_group = ?1 AND topic = ?2 AND tag = ?3 AND message_key = ?4",
     barrier: None,
-    raise_horizon: "UPDATE checkback_horizon SET horizon_ms = max(horizon_ms, ?1)",
+    join_cleaned: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT ?1, horizon_ms FROM checkback_horizon WHERE true
+        ON CONFLICT (producer_group) DO NOTHING",
+    raise_horizon: "
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?1, ?2)
+        ON CONFLICT (producer_group) DO UPDATE SET horizon_ms = max(horizon_ms, ?2)",
+    newest_marker: "SELECT created_ms FROM checkback_marker ORDER BY tx_id DESC LIMIT 1",
+    newest_inbox: "
+        SELECT created_ms FROM checkback_inbox WHERE consumer_group = ?1 ORDER BY created_ms DESC LIMIT 1",
     clean_markers: "
         DELETE FROM checkback_marker
-        WHERE tx_id IN (SELECT tx_id FROM checkback_marker WHERE tx_id < ?1 ORDER BY tx_id LIMIT ?2)",
+        WHERE tx_id IN (
+            SELECT tx_id FROM checkback_marker
+            WHERE CAST(producer_group AS BLOB) = ?1 AND tx_id >= ?2 AND tx_id < ?3 ORDER BY tx_id LIMIT ?4)",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE rowid IN (
@@ -101,6 +115,10 @@ pub(super) static SQLITE: Dialect = Dialect {
             producer_group BLOB    NOT NULL PRIMARY KEY,
             holder         BLOB    NOT NULL,
             until_ms       INTEGER NOT NULL
+        ) WITHOUT ROWID",
+        "CREATE TABLE checkback_cleaned (
+            producer_group BLOB    NOT NULL PRIMARY KEY,
+            horizon_ms     INTEGER NOT NULL
         ) WITHOUT ROWID",
     ],
     set_version: "

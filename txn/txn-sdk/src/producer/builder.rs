@@ -200,7 +200,7 @@ impl<D: Database> TxnProducerBuilder<D> {
         if deadline >= every * (CHECKS - 1) {
             return Err(BuildError::DeadlineOutlastsChecks { deadline, every });
         }
-        let verdicts = Markers::open(self.source.clone(), self.options).await?;
+        let verdicts = Markers::open(self.source.clone(), &self.group, self.options).await?;
         let link = self.link(&verdicts).await?;
         tokio::spawn(verdicts.housekeeper().run_until(link.stopped.clone()));
         if link.outbox.is_some() {
@@ -230,7 +230,7 @@ impl<D: Database> TxnProducer<D> {
         database: D,
         options: MarkerOptions,
     ) -> Result<Self, DatabaseError> {
-        let verdicts = Markers::open(database, options).await?;
+        let verdicts = Markers::open(database, producer.group(), options).await?;
         let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
         let link =
             Link { producer, topics: topics.collect(), counters, outbox: None, trace_from: None, running, stopped };

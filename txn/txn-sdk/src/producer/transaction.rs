@@ -147,7 +147,7 @@ async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Resul
     if planted(Bug::EndBeforeCommit) {
         half.end(Verdict::Commit).await;
     }
-    let sealed = Markers::<D>::seal(&mut tx, half.id()).await;
+    let sealed = Markers::<D>::seal(&mut tx, half.id(), half.link().producer.group()).await;
     let ending = during("txn-commit-sent", marker::close::<D>(tx, sealed)).await;
     if let Some(verdict) = ending.verdict() {
         reach("txn-between-commit-and-end");

@@ -6,6 +6,7 @@ use mq_protocol::ids::UnixMillis;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sea_orm::DatabaseConnection;
 use sqlx::SqlitePool;
+use tokio::time::Instant;
 use txn_sdk::{DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, Seal, TransactionId, Verdict};
 
 use crate::databases::{Engine, Isolation, PoolShape, Scratch, TestDatabase, on_all_databases};
@@ -24,6 +25,9 @@ on_all_databases!(
     locked_database_is_unknown_and_promises_nothing,
     fresh_instance_answers_for_a_dead_one,
     cleaned_rows_are_unknown_never_rollback,
+    each_group_cleans_its_own_markers,
+    a_clock_that_leaps_ahead_cleans_nothing,
+    tables_of_an_earlier_version_keep_their_horizon,
     weak_durability_is_refused,
     instances_may_start_at_once,
 );
@@ -41,7 +45,7 @@ fn options() -> MarkerOptions {
 }
 
 async fn markers<D: TestDatabase>(file: &Scratch) -> Markers<D> {
-    Markers::open(file.open::<D>().await, options()).await.unwrap()
+    Markers::open(file.open::<D>().await, OWNER.group, options()).await.unwrap()
 }
 
 /// Asks until the answer is definite: a transaction that was dropped a moment ago may still hold its row.
@@ -62,7 +66,7 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     let mut tx = database.begin().await?;
     Markers::<D>::mark(&mut tx, id, OWNER).await?;
     D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
-    match Markers::<D>::seal(&mut tx, id).await? {
+    match Markers::<D>::seal(&mut tx, id, OWNER.group).await? {
         Seal::Sealed => {}
         Seal::Fenced => return Err(MarkError::Fenced),
         Seal::Ended => panic!("nobody has ended it"),
@@ -130,7 +134,7 @@ async fn isolated_race<D: TestDatabase>(engine: Engine, isolation: Isolation) {
 }
 
 async fn race<D: TestDatabase>(file: &Scratch, database: D, rounds: u64) {
-    let markers = Markers::open(database, options()).await.unwrap();
+    let markers = Markers::open(database, OWNER.group, options()).await.unwrap();
     let (mut committed, mut fenced) = (0, 0);
     for seed in 0.. {
         if seed >= rounds && committed > 0 && fenced > 0 {
@@ -219,18 +223,18 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>(engine: Engine
     let (old_markers, inbox_row) = match engine {
         Engine::Sqlite => (
             "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
-             INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'g', 't', 1, 0, 0 FROM n",
+             INSERT INTO checkback_marker SELECT unhex(printf('00%030d', i)), 'order-service', 't', 1, 0, 0 FROM n",
             "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
         ),
         Engine::MariaDb | Engine::MySql => (
             "INSERT INTO checkback_marker
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
-             SELECT unhex(lpad(a.i * 40 + b.i, 32, '0')), 'g', 't', 1, 0, 0 FROM n a, n b WHERE a.i <= 30",
+             SELECT unhex(lpad(a.i * 40 + b.i, 32, '0')), 'order-service', 't', 1, 0, 0 FROM n a, n b WHERE a.i <= 30",
             "INSERT INTO checkback_inbox VALUES (x'01', x'02', x'', x'FF', 1)",
         ),
         Engine::Postgres => (
             "INSERT INTO checkback_marker
-             SELECT decode(lpad(i::text, 32, '0'), 'hex'), 'g', 't', 1, 0, 0 FROM generate_series(1, 1200) i",
+             SELECT decode(lpad(i::text, 32, '0'), 'hex'), 'order-service', 't', 1, 0, 0 FROM generate_series(1, 1200) i",
             r"INSERT INTO checkback_inbox VALUES ('\x01', '\x02', '', '\xFF', 1)",
         ),
     };
@@ -249,10 +253,83 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>(engine: Engine
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Unknown, "a clock that falls back lowers no horizon");
 }
 
+/// Of another group of the same database, which keeps its rows for longer: its transactions are none of this one's.
+async fn each_group_cleans_its_own_markers<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    let database = file.open::<D>().await;
+    let open = async |group: &'static str, keep: u32| {
+        let options = MarkerOptions { keep: keep * DAY, ..options() };
+        (Markers::open(database.clone(), group, options).await.unwrap(), MarkerOwner { group, topic: "ORDER_PAID" })
+    };
+    // One collation takes their names for the same.
+    let ((short, short_owner), (long, long_owner)) = (open("orders", 2).await, open("ORDERS", 30).await);
+    let commit = async |owner: MarkerOwner<'static>| {
+        let (id, mut tx) = (born(8 * DAY), database.begin().await.unwrap());
+        Markers::<D>::mark(&mut tx, id, owner).await.unwrap();
+        assert_eq!(Markers::<D>::seal(&mut tx, id, owner.group).await.unwrap(), Seal::Sealed);
+        D::commit(tx).await.unwrap();
+        id
+    };
+    let (forgotten, kept) = (commit(short_owner).await, commit(long_owner).await);
+    assert_eq!(short.clean(now()).await.unwrap(), 1);
+    assert_eq!(short.verdict(forgotten, short_owner).await, Verdict::Unknown, "its row may have been cleaned");
+    assert_eq!(long.verdict(kept, long_owner).await, Verdict::Commit);
+    assert_eq!(long.verdict(born(8 * DAY), long_owner).await, Verdict::Rollback, "nothing of that group was cleaned");
+    commit(long_owner).await;
+    assert_eq!((long.clean(now()).await.unwrap(), short.clean(now()).await.unwrap()), (0, 0));
+    assert_eq!(long.verdict(kept, long_owner).await, Verdict::Commit);
+}
+
+async fn a_clock_that_leaps_ahead_cleans_nothing<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    let markers = markers::<D>(&file).await;
+    let (database, began) = (markers.database(), Instant::now());
+    let (old, young) = (born(8 * DAY), born(Duration::ZERO));
+    transaction(database, young, true).await.unwrap();
+    let leapt = UnixMillis(now().0 + (30 * DAY).as_millis() as i64);
+    let mut running = markers.housekeeper();
+    assert_eq!(running.round(now(), began).await.unwrap(), 0);
+    assert_eq!(running.round(leapt, began + Duration::from_secs(600)).await.unwrap(), 0);
+    // A start under such a clock, and a round after that.
+    let mut started = markers.housekeeper();
+    for minutes in [0, 10] {
+        assert_eq!(started.round(leapt, began + Duration::from_secs(60 * minutes)).await.unwrap(), 0);
+    }
+    assert_eq!(markers.verdict(young, OWNER).await, Verdict::Commit);
+    transaction(database, born(Duration::ZERO), true).await.expect("nothing of today is below the horizon");
+    // Set right, it cleans as ever.
+    transaction(database, born(6 * DAY), true).await.unwrap();
+    assert!(matches!(transaction(database, old, true).await, Err(MarkError::Fenced)));
+    assert_eq!(running.round(now(), began + Duration::from_secs(1200)).await.unwrap(), 0);
+    assert_eq!(running.round(UnixMillis(now().0 + DAY.as_millis() as i64 * 2), began + 2 * DAY).await.unwrap(), 1);
+}
+
+/// Rows below the horizon that all groups had together may be gone: it counts for each of them from then on.
+async fn tables_of_an_earlier_version_keep_their_horizon<D: TestDatabase>(engine: Engine) {
+    let file = Scratch::with_orders(engine).await;
+    drop(markers::<D>(&file).await);
+    for statement in ["DROP TABLE checkback_cleaned", "UPDATE checkback_horizon SET horizon_ms = 4102444800000"] {
+        file.run(statement).await;
+    }
+    // As many migrations as there were.
+    file.run(match engine {
+        Engine::Sqlite | Engine::Postgres => "UPDATE checkback_schema SET version = 8",
+        Engine::MariaDb | Engine::MySql => "UPDATE checkback_schema SET version = 6",
+    })
+    .await;
+    let markers = markers::<D>(&file).await;
+    let year_2100 = TransactionId::born_at(UnixMillis(4_102_444_799_999));
+    assert_eq!(markers.verdict(year_2100, OWNER).await, Verdict::Unknown, "its row may have been cleaned");
+    assert!(matches!(transaction(markers.database(), year_2100, true).await, Err(MarkError::Fenced)));
+    let after = TransactionId::born_at(UnixMillis(4_102_444_800_000));
+    transaction(markers.database(), after, true).await.unwrap();
+    assert_eq!(markers.verdict(after, OWNER).await, Verdict::Commit);
+}
+
 async fn weak_durability_is_refused<D: TestDatabase>(engine: Engine) {
     let (place, shape) = Scratch::weak(engine).await;
     let weak = place.open_as::<D>(shape).await;
-    let opened = Markers::open(weak.clone(), options()).await.map(drop);
+    let opened = Markers::open(weak.clone(), OWNER.group, options()).await.map(drop);
     assert!(matches!(opened, Err(DatabaseError::NotDurable(_))), "{opened:?}");
     let mut tx = weak.begin().await.unwrap();
     let marked = Markers::<D>::mark(&mut tx, TransactionId::fresh(), OWNER).await;
@@ -267,13 +344,19 @@ async fn a_horizon_that_rises_meanwhile_fences<D: TestDatabase>(engine: Engine) 
     }
     for isolation in [Isolation::Lowest, Isolation::Repeatable, Isolation::Serializable] {
         let place = Scratch::with_orders(engine).await;
-        let markers = Markers::open(place.open_isolated::<D>(isolation).await, options()).await.unwrap();
+        let markers = Markers::open(place.open_isolated::<D>(isolation).await, OWNER.group, options()).await.unwrap();
         let id = born(6 * DAY);
         let mut tx = markers.database().begin().await.unwrap();
         Markers::<D>::mark(&mut tx, id, OWNER).await.unwrap();
         D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
-        place.run("UPDATE checkback_horizon SET horizon_ms = 9000000000000").await;
-        match Markers::<D>::seal(&mut tx, id).await {
+        // As an instance of this version cleans, and as one of an earlier version does.
+        place
+            .run(match isolation {
+                Isolation::Repeatable => "UPDATE checkback_cleaned SET horizon_ms = 9000000000000",
+                _ => "UPDATE checkback_horizon SET horizon_ms = 9000000000000",
+            })
+            .await;
+        match Markers::<D>::seal(&mut tx, id, OWNER.group).await {
             Ok(Seal::Fenced) => {}
             Err(error) if error.to_string().contains("could not serialize") => {}
             other => panic!("{isolation:?}: {other:?}"),
@@ -287,7 +370,7 @@ async fn instances_may_start_at_once<D: TestDatabase>(engine: Engine) {
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..6 {
         let database = file.open::<D>().await;
-        starts.spawn(async move { Markers::open(database, options()).await });
+        starts.spawn(async move { Markers::open(database, OWNER.group, options()).await });
     }
     for started in starts.join_all().await {
         started.unwrap();
@@ -295,7 +378,7 @@ async fn instances_may_start_at_once<D: TestDatabase>(engine: Engine) {
     if engine == Engine::Sqlite {
         assert_eq!(file.count("SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'").await, 1);
     }
-    assert_eq!(file.count("SELECT count(*) FROM checkback_horizon").await, 1);
+    assert_eq!(file.count("SELECT count(*) FROM checkback_cleaned").await, 1);
 }
 
 /// Many checkbacks at once, where the server is strict about snapshots: none of them loses to the others.
@@ -316,13 +399,13 @@ async fn strict_snapshots_make_no_answer_unknown() {
 
 #[tokio::test]
 async fn disconnected_sea_orm_is_refused() {
-    let opened = Markers::open(DatabaseConnection::default(), options()).await;
+    let opened = Markers::open(DatabaseConnection::default(), OWNER.group, options()).await;
     assert!(matches!(opened, Err(DatabaseError::Unsupported(_))));
 }
 
 #[tokio::test]
 async fn a_database_in_memory_is_refused() {
     let memory = SqlitePool::open("sqlite::memory:", PoolShape { connections: 1, on_connect: None }).await;
-    let opened = Markers::open(memory, options()).await.map(drop);
+    let opened = Markers::open(memory, OWNER.group, options()).await.map(drop);
     assert!(matches!(&opened, Err(DatabaseError::NotWal(mode)) if mode == "memory"), "{opened:?}");
 }
