@@ -187,8 +187,11 @@ impl World {
         }
         let rows = &self.orders.committed().rows;
         let settled = |order: &String| messages.get(order) == Some(&1) || parked.contains(order);
-        if !rows.iter().all(settled) || !messages.keys().all(|order| rows.contains(order)) {
-            self.violation("T4", &format!("orders {rows:?}, messages {messages:?}, parked {parked:?}"));
+        if let Some(order) = rows.iter().find(|order| !settled(order)) {
+            self.violation("T4", &format!("{order} is committed, and has {:?} messages", messages.get(order)));
+        }
+        if let Some(order) = messages.keys().find(|order| !rows.contains(*order)) {
+            self.violation("T4", &format!("{order} has a message, and is not committed"));
         }
         let packets: BTreeSet<String> = self
             .packets
@@ -197,8 +200,8 @@ impl World {
             .iter()
             .map(|packet| packet.split('/').next().unwrap_or_default().into())
             .collect();
-        if !packets.iter().eq(messages.keys()) {
-            self.violation("C", &format!("messages {messages:?}, effects {packets:?}"));
+        if let Some(order) = messages.keys().find(|order| !packets.contains(*order)) {
+            self.violation("C", &format!("{order} has a message, and no effect"));
         }
         for (order, said) in &self.facts.said {
             if matches!(*said, "refused" | "rolled back") && rows.contains(order) {

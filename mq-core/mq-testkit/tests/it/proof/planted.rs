@@ -24,7 +24,10 @@ impl Bug {
     }
 
     pub(crate) fn named(name: &str) -> Self {
-        Self::all().find(|bug| bug.name() == name).expect("PROOF_BUG names a bug of docs/PROOF.md")
+        let known = Self::all().find(|bug| bug.name() == name);
+        known.unwrap_or_else(|| {
+            panic!("PROOF_BUG={name} is none of {:?}", Self::all().map(Self::name).collect::<Vec<_>>())
+        })
     }
 
     fn name(self) -> String {

@@ -50,7 +50,7 @@ points! {
     Consumer: Received, InboxRow, EffectWritten, EffectCommitted, BeforeAck, AckLost;
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     CrashBefore,
     CrashAfter,

@@ -53,6 +53,9 @@ impl World {
     }
 }
 
+/// Plays the plan that `PROOF` names, and nothing else.
+const REPLAY: &str = "cargo test -p mq-testkit --features proof --test it -- proof::simulation::the_plan --nocapture";
+
 /// How a run went.
 pub(crate) struct Went {
     world: World,
@@ -74,9 +77,8 @@ fn holds(plan: &Plan, rounds: u32) -> World {
     let Went { world, violation } = go(plan.clone(), rounds);
     if let Some(violation) = violation {
         println!("{}", world.history.join("\n"));
-        panic!(
-            "{violation}\nREPLAY: PROOF={plan} cargo test -p mq-testkit --features proof --test it proof:: -- --nocapture"
-        );
+        let bug = std::env::var("PROOF_BUG").map(|bug| format!("PROOF_BUG={bug} ")).unwrap_or_default();
+        panic!("{violation}\nREPLAY: {bug}PROOF={plan} {REPLAY}");
     }
     assert!(world.plan.faults.is_empty(), "{plan}: not reached: {}", world.plan);
     world
@@ -142,7 +144,7 @@ fn seeds() -> u64 {
 #[test]
 fn the_plan_that_the_environment_names() {
     let Ok(plan) = std::env::var("PROOF") else { return };
-    let runs = || holds(&plan.parse().expect("PROOF is a plan as it is printed"), 3);
+    let runs = || holds(&plan.parse().expect("PROOF is point:kind:visit,…,seed, as it is printed"), 3);
     let world = match std::env::var("PROOF_BUG") {
         Ok(name) => Bug::named(&name).planted(runs),
         Err(_) => runs(),
