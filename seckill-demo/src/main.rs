@@ -11,7 +11,14 @@ use seckill_demo::{replay, stack};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
+    run().await.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     process::start();
     let shutdown = process::shutdown_on_signals()?;

@@ -2,6 +2,8 @@
 //!
 //! Producers and consumers make one for themselves, or share one. Knows nothing of how messages are sent or consumed.
 
+mod asked;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -12,20 +14,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    self, ConsumedDirectly, ConsumerData, ConsumerPositions, HeartbeatData, MessageQueue, ProducerData, QueueOffsets,
+    self, ConsumedDirectly, ConsumerData, ConsumerPositions, HeartbeatData, InboxAnswer, ProducerData, QueueOffsets,
 };
-use mq_protocol::codes::{request, response};
+use mq_protocol::codes::request;
 use mq_protocol::command::Command;
-use mq_protocol::header::{
-    ConsumeMessageDirectly, ConsumerRunningInfo, ConsumerStatus, HeartbeatResponse, NotifyConsumerIdsChanged,
-    ResetOffset, UnregisterClient,
-};
-use mq_protocol::record::StoredMessage;
+use mq_protocol::header::{HeartbeatResponse, UnregisterClient};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::consumer::InboxLookup;
 use crate::error::{CallError, ClientError, RequestError};
 use crate::message::ReceivedMessage;
 use crate::names::NameServers;
@@ -126,7 +125,11 @@ pub(crate) trait GroupMember: Send + Sync {
     /// Handles one message that an operator picked: 309.
     fn consume_directly(self: Arc<Self>, message: ReceivedMessage) -> Consuming;
     /// What an operator's tool is told about it: 307.
-    fn running_info(&self) -> Bytes;
+    fn running_info(&self, inbox: Option<&InboxAnswer>) -> Bytes;
+    /// Who looks into the inbox of its database, where it has one.
+    fn inbox(&self) -> Option<InboxLookup> {
+        None
+    }
 }
 
 pub(crate) type Consuming = Pin<Box<dyn Future<Output = ConsumedDirectly> + Send>>;
@@ -365,108 +368,6 @@ impl Inner {
             }
         }
         self.reconnecting.lock().remove(&address);
-    }
-
-    fn answer(&self, connection: &Connection, command: &Command) {
-        let reply = match command.code {
-            request::GET_CONSUMER_RUNNING_INFO => self.running_info(command),
-            request::GET_CONSUMER_STATUS_FROM_CLIENT => self.positions(command),
-            request::CONSUME_MESSAGE_DIRECTLY => self.consume_directly(connection, command).map(|()| None),
-            request::PUSH_REPLY_MESSAGE_TO_CLIENT => Ok(Some(crate::producer::on_reply(&self.requests, command))),
-            request::CHECK_TRANSACTION_STATE
-            | request::NOTIFY_CONSUMER_IDS_CHANGED
-            | request::RESET_CONSUMER_CLIENT_OFFSET => Ok(Some(command.response(0))),
-            code => {
-                let reason = format!("this client does not serve {}", request::name(code).unwrap_or("this request"));
-                Ok(Some(command.error(response::REQUEST_CODE_NOT_SUPPORTED, reason)))
-            }
-        };
-        match reply {
-            Ok(None) => {}
-            Ok(Some(reply)) => connection.reply(&reply),
-            Err(reason) => connection.reply(&command.error(response::SYSTEM_ERROR, reason)),
-        }
-    }
-
-    fn member(&self, group: &str) -> Result<Arc<dyn GroupMember>, String> {
-        let member = self.consumers.lock().get(group).and_then(Weak::upgrade);
-        member.ok_or_else(|| format!("group {group} is not consumed here"))
-    }
-
-    fn running_info(&self, command: &Command) -> Result<Option<Command>, String> {
-        let header: ConsumerRunningInfo = command.header().map_err(|error| error.to_string())?;
-        Ok(Some(command.response(0).with_body(self.member(&header.consumer_group)?.running_info())))
-    }
-
-    fn positions(&self, command: &Command) -> Result<Option<Command>, String> {
-        let header: ConsumerStatus = command.header().map_err(|error| error.to_string())?;
-        let positions = self.member(&header.group)?.positions(&header.topic);
-        Ok(Some(command.response(0).with_body(body::to_json_with_object_keys(&positions))))
-    }
-
-    /// The handler may take its time: the answer comes from a task.
-    fn consume_directly(&self, connection: &Connection, command: &Command) -> Result<(), String> {
-        let header: ConsumeMessageDirectly = command.header().map_err(|error| error.to_string())?;
-        let stored = StoredMessage::decode(&command.body).map_err(|error| error.to_string())?;
-        let queue = MessageQueue {
-            topic: stored.message.topic.to_string(),
-            broker_name: header.broker_name.unwrap_or_default().to_string(),
-            queue_id: stored.message.queue_id.0,
-        };
-        let consuming =
-            self.member(&header.consumer_group)?.consume_directly(ReceivedMessage::new(stored, &Arc::new(queue)));
-        let (connection, answer) = (connection.clone(), command.response(0));
-        tokio::spawn(async move { connection.reply(&answer.with_body(body::to_json(&consuming.await))) });
-        Ok(())
-    }
-
-    fn reset(&self, command: &Command) -> Result<(), String> {
-        let header: ResetOffset = command.header().map_err(|error| error.to_string())?;
-        let offsets = body::from_json("table of offsets", &command.body).map_err(|error| error.to_string())?;
-        self.member(&header.group)?.reset(offsets);
-        Ok(())
-    }
-}
-
-impl Inbound for Inner {
-    fn request(&self, connection: &Connection, command: Command) {
-        match command.code {
-            request::CHECK_TRANSACTION_STATE => {
-                if let Some(me) = self.me.upgrade() {
-                    crate::producer::on_check(&me, connection, &command);
-                }
-            }
-            request::RESET_CONSUMER_CLIENT_OFFSET => {
-                if let Err(reason) = self.reset(&command) {
-                    tracing::warn!(reason, "a reset of offsets that is not followed");
-                }
-            }
-            request::NOTIFY_CONSUMER_IDS_CHANGED => {
-                if let Ok(header) = command.header::<NotifyConsumerIdsChanged>() {
-                    let member = self.consumers.lock().get(&header.consumer_group).and_then(Weak::upgrade);
-                    member.inspect(|member| member.members_changed());
-                }
-            }
-            _ => {}
-        }
-        if !command.is_oneway() {
-            self.answer(connection, &command);
-        }
-    }
-
-    fn greet(&self, connection: Connection) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move { self.heartbeat(&connection).await })
-    }
-
-    fn closed(&self, address: &ByteString) {
-        if self.closed.is_cancelled() {
-            return;
-        }
-        tracing::info!(%address, "connection lost");
-        if let Some(me) = self.me.upgrade() {
-            let address = address.clone();
-            tokio::spawn(async move { me.reconnect(address).await });
-        }
     }
 }
 

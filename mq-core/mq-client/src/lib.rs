@@ -33,7 +33,7 @@ pub use consumer::{
 };
 pub use error::{CallError, ClientError, Refused, RequestError, RouteError, SendError, SendFailure};
 pub use message::{Message, ReceivedMessage};
-pub use mq_protocol::body::MessageQueue;
+pub use mq_protocol::body::{InboxAnswer, MessageQueue};
 pub use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 pub use mq_protocol::properties::{Properties, name as property};
 pub use producer::{

@@ -65,6 +65,10 @@ pub mod name {
     pub const DELAY_FROM_COMMIT_MS: &str = "CHECKBACK_DELAY_MS";
     /// Messages with the same key stand in one queue in the order of their commits.
     pub const ORDER_KEY: &str = "CHECKBACK_ORDER_KEY";
+    /// The transaction that a message belongs to, as its SDK knows it.
+    pub const SDK_TRANSACTION: &str = "CHECKBACK_TX_ID";
+    /// On a message from an SDK's outbox: the transaction that put it there.
+    pub const SDK_OUTBOX_TRANSACTION: &str = "CHECKBACK_OUTBOX_TX_ID";
     /// Instead of `transactionCheckMax`.
     pub const MAX_CHECKS: &str = "CHECKBACK_MAX_CHECKS";
     /// Why a half was parked; on its copy.

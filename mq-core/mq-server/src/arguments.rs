@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Broker(BrokerOptions),
     /// A name server and a broker in one process.
     Up(UpOptions),
-    /// Asks and changes running brokers: topics, groups, offsets, messages, settings.
+    /// Asks and changes running brokers: topics, groups, offsets, messages, transactions, settings.
     Admin(AdminOptions),
     /// What became of a business key: half message, checks, verdict, message, each group's delivery; and what is missing.
     Explain(ExplainOptions),

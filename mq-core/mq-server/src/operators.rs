@@ -6,8 +6,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -15,9 +17,13 @@ use mq_broker::{Broker, Refused};
 use mq_protocol::body::{self, TxnDeed, TxnName, TxnQuery};
 use mq_protocol::codes::{request, response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A deed takes a few hundred.
 const MAX_BODY_BYTES: usize = 16 << 10;
+/// Of [`TxnQuery`] and of [`TxnDeed`].
+const QUESTION_FIELDS: [&str; 5] = ["parked", "from", "limit", "group", "topic"];
+const DEED_FIELDS: [&str; 4] = ["half", "confirm", "verdict", "by"];
 
 pub(crate) fn routes(broker: Arc<Broker>) -> Router {
     Router::new()
@@ -31,33 +37,76 @@ pub(crate) fn routes(broker: Arc<Broker>) -> Router {
 }
 
 type Peer = Extension<SocketAddr>;
+/// What is wrong with a question, in the API's own shape.
+type Slip = (StatusCode, String);
 
-async fn list(State(broker): State<Arc<Broker>>, peer: Peer, Query(query): Query<TxnQuery>) -> Response {
-    answer(broker, request::TXN_LIST, &query, peer.0).await
+async fn list(State(broker): State<Arc<Broker>>, peer: Peer, uri: Uri) -> Response {
+    match question(&uri) {
+        Ok(query) => answer(broker, request::TXN_LIST, &query, peer.0).await,
+        Err((status, reason)) => refused(status, &reason),
+    }
 }
 
-async fn show(State(broker): State<Arc<Broker>>, peer: Peer, Path(half): Path<u64>) -> Response {
-    answer(broker, request::TXN_SHOW, &TxnName { half: Some(half), ..TxnName::default() }, peer.0).await
+async fn show(State(broker): State<Arc<Broker>>, peer: Peer, Path(half): Path<String>) -> Response {
+    match half.parse() {
+        Ok(half) => {
+            let name = TxnName { half: Some(half), ..TxnName::default() };
+            answer(broker, request::TXN_SHOW, &name, peer.0).await
+        }
+        Err(_) => refused(StatusCode::BAD_REQUEST, &format!("{half:?} is no number of a half")),
+    }
 }
 
-async fn check(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Json<TxnDeed>) -> Response {
+async fn check(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
     change(broker.0, request::TXN_CHECK, peer.0, &headers, &deed).await
 }
 
-async fn resolve(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Json<TxnDeed>) -> Response {
+async fn resolve(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
     change(broker.0, request::TXN_RESOLVE, peer.0, &headers, &deed).await
 }
 
-async fn resume(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Json<TxnDeed>) -> Response {
+async fn resume(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
     change(broker.0, request::TXN_RESUME, peer.0, &headers, &deed).await
 }
 
-async fn change(broker: Arc<Broker>, code: i32, peer: SocketAddr, headers: &HeaderMap, deed: &TxnDeed) -> Response {
+async fn change(broker: Arc<Broker>, code: i32, peer: SocketAddr, headers: &HeaderMap, deed: &[u8]) -> Response {
     if !peer.ip().is_loopback() || !is_local(headers) {
         let reason = "transactions are settled from the broker's own machine only, by its loopback address";
         return refused(StatusCode::FORBIDDEN, reason);
     }
-    answer(broker, code, deed, peer).await
+    match deed_of(headers, deed) {
+        Ok(deed) => answer(broker, code, &deed, peer).await,
+        Err((status, reason)) => refused(status, &reason),
+    }
+}
+
+fn question(uri: &Uri) -> Result<TxnQuery, Slip> {
+    let bad = |rejected: QueryRejection| (StatusCode::BAD_REQUEST, rejected.body_text());
+    let Query(fields) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(bad)?;
+    known(fields.iter().map(|(name, _)| name), &QUESTION_FIELDS)?;
+    Query::try_from_uri(uri).map(|Query(query)| query).map_err(bad)
+}
+
+/// A slip in a name must not pass for "not given": that would be another half.
+fn deed_of(headers: &HeaderMap, body: &[u8]) -> Result<TxnDeed, Slip> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next().map(str::trim) != Some("application/json") {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is to be sent as application/json".into()));
+    }
+    let bad = |error: serde_json::Error| (StatusCode::BAD_REQUEST, error.to_string());
+    let fields: Map<String, Value> = serde_json::from_slice(body).map_err(bad)?;
+    known(fields.keys(), &DEED_FIELDS)?;
+    if !fields.contains_key("half") {
+        return Err((StatusCode::BAD_REQUEST, "half is missing: which one is meant?".into()));
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(bad)
+}
+
+fn known<'n>(mut names: impl Iterator<Item = &'n String>, all: &[&str]) -> Result<(), Slip> {
+    match names.find(|name| !all.contains(&name.as_str())) {
+        Some(strange) => Err((StatusCode::BAD_REQUEST, format!("{strange:?} is none of {}", all.join(", ")))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the caller means this machine by name. A page of elsewhere that made its own name point here does not.

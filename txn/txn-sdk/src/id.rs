@@ -6,7 +6,7 @@ use mq_protocol::ids::UnixMillis;
 use uuid::{Builder, Uuid};
 
 /// The property that carries the id. UNIQ_KEY stays as Java lays it out, because tools decode a time from it.
-pub const TRANSACTION_ID_PROPERTY: &str = "CHECKBACK_TX_ID";
+pub const TRANSACTION_ID_PROPERTY: &str = mq_client::property::SDK_TRANSACTION;
 
 /// The key of a transaction in the marker table. Its first 48 bits are its time of birth, so that the row, the check
 /// and the clean-up all read one and the same time whatever their clocks say.

@@ -73,13 +73,13 @@ mod trace;
 
 pub use consumer::{
     ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, Effect, HandlerError, Handlers, Inbox,
-    InboxError, Key, Msg, NoHandler, OnTopic, OnTopicEmitting,
+    InboxError, Key, Msg, NoHandler, OnTopic, OnTopicEmitting, Witness,
 };
 pub use counters::{Sample, prometheus};
 pub use database::{Database, DatabaseError};
 pub use id::{InvalidTransactionId, TRANSACTION_ID_PROPERTY, TransactionId};
 pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers, Seal};
-pub use mq_client::{Message, ReceivedMessage, Verdict};
+pub use mq_client::{InboxAnswer, Message, ReceivedMessage, Verdict};
 pub use outbox::OutboxOptions;
 pub use producer::{
     Asked, BuildError, Outcome, Own, Pending, Sent, Source, Transaction, TxnError, TxnProducer, TxnProducerBuilder,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    BrokerConsumeStats, ConsumeStats, ConsumerConnections, IsPopped, MessageQueue, MessageRequestMode, Popped,
-    ProducerConnections, ProducerTable, RunningInfo, SubscriptionGroup, SubscriptionGroupTable, SubscriptionGroups,
+    BrokerConsumeStats, ConsumeStats, ConsumerConnections, INBOX_PROPERTY, InboxAnswer, IsPopped, MessageQueue,
+    MessageRequestMode, Popped, ProducerConnections, ProducerTable, RunningInfo, SubscriptionGroup,
+    SubscriptionGroupTable, SubscriptionGroups,
 };
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -137,8 +138,35 @@ impl Admin {
 
     /// What one connected consumer does, by its own account.
     pub async fn running_info(&self, broker: &Master, group: &str, client: &str) -> Result<RunningInfo, ClientError> {
-        let header =
-            ConsumerRunningInfo { consumer_group: group.into(), client_id: client.into(), jstack_enable: Some(false) };
+        self.ask_member(broker, group, client, None).await
+    }
+
+    /// What the inbox of one connected consumer says of the message with this offset id. `None`: it has no inbox.
+    pub async fn inbox(
+        &self,
+        broker: &Master,
+        group: &str,
+        client: &str,
+        offset_id: &str,
+    ) -> Result<Option<InboxAnswer>, ClientError> {
+        let told = self.ask_member(broker, group, client, Some(offset_id.into())).await?;
+        let answer = told.properties.get(INBOX_PROPERTY);
+        Ok(answer.and_then(|answer| mq_protocol::body::from_json("inbox", answer.as_bytes()).ok()))
+    }
+
+    async fn ask_member(
+        &self,
+        broker: &Master,
+        group: &str,
+        client: &str,
+        inbox_of: Option<ByteString>,
+    ) -> Result<RunningInfo, ClientError> {
+        let header = ConsumerRunningInfo {
+            consumer_group: group.into(),
+            client_id: client.into(),
+            jstack_enable: Some(false),
+            inbox_of,
+        };
         self.read(broker, Command::request_with(request::GET_CONSUMER_RUNNING_INFO, &header)).await
     }
 

@@ -45,6 +45,11 @@ impl Admin {
         Client::new(options).map(Self)
     }
 
+    /// On the connections of a client that is there.
+    pub(crate) fn of(client: Client) -> Self {
+        Self(client)
+    }
+
     /// The client behind it, for a producer or consumer that shares its connections.
     #[must_use]
     pub fn client(&self) -> &Client {

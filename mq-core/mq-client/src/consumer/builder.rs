@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mq_protocol::ByteString;
-use mq_protocol::body::MessageQueue;
+use mq_protocol::body::{InboxAnswer, MessageQueue};
 use mq_protocol::topic;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -20,11 +20,13 @@ use super::filter::Filter;
 use super::group::{Group, Mode};
 use super::handler::{Handler, MessageHandler};
 use super::in_flight::FlowLimits;
+use super::inbox::InboxLookup;
 use super::local_offsets::LocalOffsets;
 use super::meters::Meters;
 use super::start::ConsumeFrom;
 use crate::client::{Client, ClientChoice, ClientOptions, GroupMember};
 use crate::error::ClientError;
+use crate::message::ReceivedMessage;
 use crate::producer::Producer;
 use crate::trace::Tracer;
 use crate::unique_key;
@@ -82,6 +84,7 @@ pub struct PushConsumerBuilder {
     group: ByteString,
     subscriptions: BTreeMap<String, Filter>,
     handler: Option<(Mode, Handler)>,
+    inbox: Option<InboxLookup>,
     broadcast: Option<Option<PathBuf>>,
     options: PushOptions,
 }
@@ -93,6 +96,7 @@ impl PushConsumerBuilder {
             group: ByteString::new(),
             subscriptions: BTreeMap::new(),
             handler: None,
+            inbox: None,
             broadcast: None,
             options: PushOptions::default(),
         }
@@ -122,6 +126,17 @@ impl PushConsumerBuilder {
     #[must_use]
     pub fn orderly(mut self, handler: impl MessageHandler) -> Self {
         self.handler = Some((Mode::Orderly, Handler::new(handler)));
+        self
+    }
+
+    /// Says to operators (`mq explain`) whether the effect of a message is in this consumer's database.
+    #[must_use]
+    pub fn inbox<F, L>(mut self, look: F) -> Self
+    where
+        F: Fn(ReceivedMessage) -> L + Send + Sync + 'static,
+        L: Future<Output = InboxAnswer> + Send + 'static,
+    {
+        self.inbox = Some(InboxLookup::new(look));
         self
     }
 
@@ -202,6 +217,7 @@ impl PushConsumerBuilder {
             mode,
             subscriptions,
             handler,
+            inbox: self.inbox,
             broadcast,
             producer,
             assigned: Mutex::default(),

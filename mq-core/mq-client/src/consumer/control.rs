@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
 use mq_protocol::body::{
-    self, ConsumeType, ConsumedDirectly, ConsumerData, ConsumerPositions, DirectResult, MessageModel, ObjectKey,
-    QueueKey, QueueOffsets,
+    self, ConsumeType, ConsumedDirectly, ConsumerData, ConsumerPositions, DirectResult, INBOX_PROPERTY, InboxAnswer,
+    MessageModel, ObjectKey, QueueKey, QueueOffsets,
 };
 use mq_protocol::ids::QueueOffset;
 use serde_json::json;
@@ -16,6 +16,7 @@ use serde_json::json;
 use super::assigned::Assigned;
 use super::group::{Group, Mode};
 use super::handler::Action;
+use super::inbox::InboxLookup;
 use crate::client::{Consuming, GroupMember};
 use crate::message::ReceivedMessage;
 
@@ -76,20 +77,28 @@ impl GroupMember for Group {
         })
     }
 
-    fn running_info(&self) -> bytes::Bytes {
+    fn inbox(&self) -> Option<InboxLookup> {
+        self.inbox.clone()
+    }
+
+    fn running_info(&self, inbox: Option<&InboxAnswer>) -> bytes::Bytes {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let assigned = self.assigned.lock();
         let queues: BTreeMap<QueueKey, serde_json::Value> =
             assigned.values().map(|assigned| (ObjectKey((*assigned.queue).clone()), queue_info(assigned))).collect();
+        let mut properties = json!({
+            "PROP_CONSUME_TYPE": "CONSUME_PASSIVELY",
+            "PROP_CONSUMEORDERLY": (self.mode == Mode::Orderly).to_string(),
+            "PROP_CONSUMER_START_TIMESTAMP": started.to_string(),
+            "PROP_CLIENT_VERSION": "V5_3_3",
+        });
+        if let Some(inbox) = inbox {
+            properties[INBOX_PROPERTY] = json!(json!(inbox).to_string());
+        }
         body::to_json_with_object_keys(&json!({
             "mqPopTable": {},
             "mqTable": queues,
-            "properties": {
-                "PROP_CONSUME_TYPE": "CONSUME_PASSIVELY",
-                "PROP_CONSUMEORDERLY": (self.mode == Mode::Orderly).to_string(),
-                "PROP_CONSUMER_START_TIMESTAMP": started.to_string(),
-                "PROP_CLIENT_VERSION": "V5_3_3",
-            },
+            "properties": properties,
             "statusTable": self.meters.status(),
             "subscriptionSet": self.subscriptions.values().collect::<Vec<_>>(),
         }))

@@ -18,6 +18,7 @@ use super::assigned::Assigned;
 use super::builder::PushOptions;
 use super::calls::{PullRequest, PullStatus, Pulled};
 use super::handler::{Action, Handler};
+use super::inbox::InboxLookup;
 use super::local_offsets::LocalOffsets;
 use super::meters::Meters;
 use crate::client::{Client, Inner};
@@ -46,6 +47,7 @@ pub(super) struct Group {
     pub(super) options: PushOptions,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
     pub(super) handler: Handler,
+    pub(super) inbox: Option<InboxLookup>,
     pub(super) tracer: Option<Tracer>,
     pub(super) meters: Meters,
     /// Set: every member reads every queue and keeps its own offsets.

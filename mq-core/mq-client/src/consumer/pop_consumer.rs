@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mq_protocol::ByteString;
 use mq_protocol::body::{
-    self, ConsumeType, ConsumedDirectly, ConsumerData, ConsumerPositions, DirectResult, MessageModel, MessageQueue,
-    QueueOffsets,
+    self, ConsumeType, ConsumedDirectly, ConsumerData, ConsumerPositions, DirectResult, InboxAnswer, MessageModel,
+    MessageQueue, QueueOffsets,
 };
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
@@ -300,7 +300,7 @@ impl GroupMember for Shared {
         })
     }
 
-    fn running_info(&self) -> bytes::Bytes {
+    fn running_info(&self, _: Option<&InboxAnswer>) -> bytes::Bytes {
         let properties = serde_json::json!({"PROP_CONSUME_TYPE": "CONSUME_POP"});
         body::to_json(
             &serde_json::json!({"mqTable": {}, "properties": properties, "statusTable": {}, "subscriptionSet": []}),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mq_protocol::body::{TxnShown, TxnState};
+use mq_protocol::body::{InboxAnswer, TxnEvent, TxnShown, TxnState};
 use mq_protocol::ids::UnixMillis;
 
 use super::facts::{DelayedFacts, Facts, GroupFacts, MessageFacts, RetryFate, TransactionFacts};
@@ -12,6 +12,8 @@ use crate::trace::TraceRecord;
 
 /// Topics that are named where nothing was found.
 const NAMED_TOPICS: usize = 5;
+/// How our broker tells of the verdict.
+const SAID_ROLLBACK: &str = "said rollback";
 
 pub(super) fn decide(facts: &Facts) -> Explanation {
     let mut found = Found { now: facts.now, steps: Vec::new(), missing: Vec::new() };
@@ -19,7 +21,10 @@ pub(super) fn decide(facts: &Facts) -> Explanation {
         let is_it = |message: &&MessageFacts| message.id == transaction.id && message.topic == transaction.topic;
         let visible = facts.messages.iter().find(is_it);
         let delayed = facts.delayed.iter().any(|one| one.id == transaction.id && one.topic == transaction.topic);
-        found.transaction(transaction, visible, delayed);
+        let relayed =
+            |message: &&MessageFacts| message.outbox_of.is_some() && message.outbox_of == transaction.sdk_transaction;
+        let relayed = facts.messages.iter().find(relayed).map(|message| message.id.as_str());
+        found.transaction(transaction, visible, delayed, relayed);
     }
     for delayed in &facts.delayed {
         let is_out = facts.messages.iter().any(|message| message.id == delayed.id && message.topic == delayed.topic);
@@ -55,17 +60,27 @@ impl Found {
         self.missing.push(Missing { stage, message: message.to_owned(), why: why.into(), fix: fix.into() });
     }
 
-    fn transaction(&mut self, half: &TransactionFacts, visible: Option<&MessageFacts>, delayed: bool) {
+    /// `relayed`: the copy that its producer sent from its outbox.
+    fn transaction(
+        &mut self,
+        half: &TransactionFacts,
+        visible: Option<&MessageFacts>,
+        delayed: bool,
+        relayed: Option<&str>,
+    ) {
         let TransactionFacts { id, group, topic, broker, .. } = half;
         let told = half.shown.as_ref().map(|shown| &shown.half).filter(|told| told.parts > 1);
         let part = told.map(|told| format!(", {} of {} under one verdict", told.part, told.parts)).unwrap_or_default();
         let what = format!("half {} for {topic} stored on {broker} by producer group {group}{part}", half.half);
         self.step(id, half.stored_at, Stage::Half, Source::Log, what);
         let mut last = half.stored_at;
-        for event in half.shown.iter().flat_map(|shown| &shown.history) {
-            let by = event.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
-            self.step(id, UnixMillis(event.at), Stage::Check, Source::Broker, format!("{}{by}", event.what));
-            last = last.max(UnixMillis(event.at));
+        let history = half.shown.as_ref().map_or(&[][..], |shown| &shown.history);
+        for alike in history.chunk_by(|one, next| (&one.what, &one.by) == (&next.what, &next.by)) {
+            let (first, newest) = (&alike[0], &alike[alike.len() - 1]);
+            let by = first.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
+            let times = if alike.len() > 1 { format!(", {} times since", alike.len()) } else { String::new() };
+            self.step(id, UnixMillis(first.at), Stage::Check, Source::Broker, format!("{}{by}{times}", first.what));
+            last = last.max(UnixMillis(newest.at));
         }
         if let Some((at, _)) = half.parked {
             self.step(id, at, Stage::Parked, Source::Log, "given up: a copy waits for an operator");
@@ -83,8 +98,7 @@ impl Found {
                 }
             }
             Some(TxnState::RolledBack) => {
-                let what = "rolled back: the producer's database transaction did not commit, so nothing is published";
-                self.step(id, last, Stage::Verdict, Source::Broker, what);
+                self.step(id, last, Stage::Verdict, Source::Broker, rolled_back(half, relayed));
             }
             Some(TxnState::Parked) => self.parked(half),
             Some(TxnState::Open | TxnState::Resumed) => self.open(half),
@@ -164,16 +178,25 @@ impl Found {
 
     fn group(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord]) {
         let (id, group) = (&message.id, &facts.group);
+        if let Some(InboxAnswer::Done { key, at }) = &facts.inbox {
+            let what = format!("the inbox of {group} has its row, {key}: the effect is committed");
+            self.step(id, *at, Stage::Inbox, Source::Consumer, what);
+        }
         for retry in &facts.retries {
-            let what = format!("{group} sent it back; try {} comes later", retry.number);
+            let what = match retry.fate {
+                _ if retry.number < 2 => format!("{group} gets it again: an operator has sent it"),
+                RetryFate::Resting => format!("{group} failed it and sent it back for try {}", retry.number),
+                RetryFate::Ready | RetryFate::Done => {
+                    format!("try {} for {group}: the one before failed", retry.number)
+                }
+            };
             self.step(id, retry.at, Stage::Retry, Source::Log, what);
         }
         if let Some(at) = facts.dead_at {
-            let tries = facts.retries.last().map(|retry| format!(" after {} tries", retry.number)).unwrap_or_default();
             self.step(id, at, Stage::DeadLetter, Source::Log, format!("a dead letter of {group}"));
-            let why = format!("{group} gave it up{tries}: its handler failed every time");
-            let fix = format!("mend the handler, then send it again: `mq admin message read %DLQ%{group}`");
-            return self.lacks(id, Stage::Delivery, why, fix);
+            if facts.retries.last().is_none_or(|retry| retry.at <= at) {
+                return self.gave_up(message, facts);
+            }
         }
         if let Some(retry) = facts.retries.last() {
             let why = match retry.fate {
@@ -186,7 +209,7 @@ impl Found {
                 }
                 RetryFate::Ready => format!("{group} failed it; try {} is on its way", retry.number),
             };
-            return self.lacks(id, Stage::Delivery, why, format!("`mq admin group status {group}`"));
+            return self.undelivered(message, facts, why, format!("`mq admin group status {group}`"));
         }
         if let Some(filter) = &facts.passes_over {
             let what = format!("not for {group}, which subscribes to {filter}");
@@ -201,7 +224,7 @@ impl Found {
             let until = until.filter(|until| *until > self.now).map(|until| lasting(until.since(self.now)));
             let until = until.map_or_else(|| "soon".to_owned(), |left| format!("in {left}"));
             let why = format!("{group} popped it and has not acknowledged it; unless it does, it comes again {until}");
-            return self.lacks(id, Stage::Delivery, why, format!("`mq admin group clients {group}` shows who pops"));
+            return self.undelivered(message, facts, why, format!("`mq admin group clients {group}` shows who pops"));
         }
         match facts.committed {
             Some(committed) if committed > message.offset && facts.pops_untold => {
@@ -213,10 +236,19 @@ impl Found {
         }
     }
 
+    fn gave_up(&mut self, message: &MessageFacts, facts: &GroupFacts) {
+        let group = &facts.group;
+        let tries = facts.retries.last().map(|retry| format!(" after {} tries", retry.number)).unwrap_or_default();
+        let why = format!("{group} gave it up{tries}: its handler failed every time");
+        let again = format!("`mq admin message resend {group} --key {}`", message.id);
+        self.undelivered(message, facts, why, format!("mend the handler, then have it tried again: {again}"));
+    }
+
     /// Without a trace nothing tells a message that was handled from one that the group began behind.
     fn passed(&mut self, message: &MessageFacts, facts: &GroupFacts, traces: &[TraceRecord]) {
         let group = &*facts.group;
-        if handled_at(traces, group).is_some() {
+        let is_done = matches!(facts.inbox, Some(InboxAnswer::Done { .. }));
+        if is_done || handled_at(traces, group).is_some() {
             return self.handled(message, facts, traces, "at the first try");
         }
         let what = format!(
@@ -224,6 +256,46 @@ impl Found {
              or a skip (a trace would tell)"
         );
         self.step(&message.id, message.stored_at, Stage::Delivery, Source::Broker, what);
+        self.no_effect(message, facts);
+    }
+
+    /// The position is behind the message, and the effect is not there.
+    fn no_effect(&mut self, message: &MessageFacts, facts: &GroupFacts) {
+        let GroupFacts { group, .. } = facts;
+        let (why, fix) = match &facts.inbox {
+            None | Some(InboxAnswer::Done { .. }) => return,
+            Some(InboxAnswer::NotThere { key }) => {
+                let why = format!(
+                    "the position of {group} is behind it, and the inbox has no row {key}: its handler never ran (the group \
+                     began behind it, or was reset or skipped past it), or the row is older than the inbox keeps them"
+                );
+                let fix = format!(
+                    "if the effect is missing, deliver again: `mq admin offset reset {group} {}`; what is in the inbox is not \
+                     done twice",
+                    message.topic
+                );
+                (why, fix)
+            }
+            Some(InboxAnswer::Unknown { reason }) => {
+                (format!("the inbox of {group} does not answer: {reason}"), format!("look at the database of {group}"))
+            }
+        };
+        self.lacks(&message.id, Stage::Inbox, why, fix);
+    }
+
+    /// Not acknowledged; and what the group's database says meanwhile.
+    fn undelivered(&mut self, message: &MessageFacts, facts: &GroupFacts, why: String, fix: String) {
+        let meanwhile = match &facts.inbox {
+            None => String::new(),
+            Some(InboxAnswer::Done { .. }) => {
+                "; the effect is committed, only the acknowledgement is missing".to_owned()
+            }
+            Some(InboxAnswer::NotThere { key }) => {
+                format!("; its inbox has no row {key}: nothing of the effect is in its database")
+            }
+            Some(InboxAnswer::Unknown { reason }) => format!("; its inbox does not answer: {reason}"),
+        };
+        self.lacks(&message.id, Stage::Delivery, why + &meanwhile, fix);
     }
 
     /// The time is the trace's; the committed position has none.
@@ -233,12 +305,19 @@ impl Found {
         let at = traced.or(retried).unwrap_or(message.stored_at);
         let what = format!("acknowledged by {} {when}: its committed position is behind it", facts.group);
         self.step(&message.id, at, Stage::Delivery, Source::Broker, what);
+        self.no_effect(message, facts);
     }
 
     fn waits(&mut self, message: &MessageFacts, facts: &GroupFacts, committed: Option<u64>) {
         let GroupFacts { group, consumers, .. } = facts;
         let (why, fix) = if message.offset < facts.handed_out_to {
-            let why = format!("{group} was handed it and has not acknowledged it: a handler is at work, slow or stuck");
+            if matches!(facts.inbox, Some(InboxAnswer::Done { .. })) {
+                return; // Its position is told within seconds.
+            }
+            let why = format!(
+                "{group} was handed it and has not told that it is past it: a handler is at work, slow or stuck, or done just \
+                 now (consumers tell every few seconds)"
+            );
             (why, format!("`mq admin group status {group}`"))
         } else if *consumers == 0 {
             let why = format!("{group} has no consumer online");
@@ -253,7 +332,7 @@ impl Found {
             let why = format!("{group} is online and has not committed anything in its queue yet");
             (why, format!("whether it began behind this message: `mq admin group progress {group}`"))
         };
-        self.lacks(&message.id, Stage::Delivery, why, fix);
+        self.undelivered(message, facts, why, fix);
     }
 
     fn nothing(&mut self, facts: &Facts) {
@@ -262,11 +341,27 @@ impl Found {
             topics.push_str(&format!(" and {} more", facts.topics.len() - NAMED_TOPICS));
         }
         let why = format!(
-            "no half message and no message of {} has the key: the producer did not come so far (no half, no message), sent \
-             it without this key (KEYS), or the log no longer has it",
+            "no half message and no message of {} has the key: the producer did not come so far (no half, no message), keeps \
+             it in its outbox until a broker takes it, sent it without this key (KEYS), or the log no longer has it",
             if topics.is_empty() { "any topic" } else { topics.as_str() }
         );
-        self.lacks("", Stage::Half, why, "look into the producer's own log and database");
+        self.lacks(
+            "",
+            Stage::Half,
+            why,
+            "look into the producer's own log and database (with an outbox: table checkback_outbox)",
+        );
+    }
+}
+
+/// By whom, as far as the broker remembers, and what that means.
+fn rolled_back(half: &TransactionFacts, relayed: Option<&str>) -> String {
+    let said = |event: &&TxnEvent| event.what == SAID_ROLLBACK;
+    let event = half.shown.iter().flat_map(|shown| &shown.history).rev().find(said);
+    let by = event.and_then(|event| event.by.as_ref()).map(|by| format!(" by {by}")).unwrap_or_default();
+    match relayed {
+        Some(copy) => format!("rolled back{by}: the transaction went to its producer's outbox, and came as {copy}"),
+        None => format!("rolled back{by}: nothing is published"),
     }
 }
 

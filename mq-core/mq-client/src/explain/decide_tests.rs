@@ -28,6 +28,7 @@ fn good() -> Facts {
         stored_at: UnixMillis(10_000),
         parked: None,
         shown: Some(TxnShown { half: told, members: vec![7], history: vec![asked] }),
+        sdk_transaction: Some("T1".into()),
         producers: 1,
     };
     let group = GroupFacts { group: "packets".into(), consumers: 2, committed: Some(5), ..GroupFacts::default() };
@@ -38,6 +39,7 @@ fn good() -> Facts {
         queue: 3,
         offset: 4,
         stored_at: UnixMillis(12_000),
+        outbox_of: None,
         groups: vec![group],
     };
     Facts {
@@ -79,11 +81,50 @@ fn retried(facts: &mut Facts, fate: RetryFate) -> &mut GroupFacts {
     group
 }
 
+fn not_there() -> Option<InboxAnswer> {
+    Some(InboxAnswer::NotThere { key: "order-7".into() })
+}
+
+#[test]
+fn a_rollback_is_told_with_who_gave_it_and_with_the_copy_from_the_outbox() {
+    let said = |what: &str, by: &str| TxnEvent { at: 12_000, half: 7, what: what.into(), by: Some(by.into()) };
+    let verdict = |change: fn(&mut Facts), history: &[TxnEvent]| {
+        let mut facts = good();
+        facts.messages[0].id = "K2".into();
+        told(&mut facts.transactions[0]).state = TxnState::RolledBack;
+        facts.transactions[0].shown.as_mut().expect("it tells").history.extend(history.iter().cloned());
+        change(&mut facts);
+        let steps = decide(&facts).timeline;
+        steps.into_iter().find(|step| step.stage == Stage::Verdict).expect("a verdict").what
+    };
+    let alice = said("said rollback", "alice (127.0.0.1:5)");
+    assert_eq!(verdict(|_| {}, &[]), "rolled back: nothing is published");
+    assert_eq!(verdict(|_| {}, &[alice]), "rolled back by alice (127.0.0.1:5): nothing is published");
+    assert_eq!(
+        verdict(
+            |facts| facts.messages[0].outbox_of = Some("T1".into()),
+            &[said("said rollback", "shop-1"), said("said commit, refused: no", "shop-2")]
+        ),
+        "rolled back by shop-1: the transaction went to its producer's outbox, and came as K2"
+    );
+}
+
+#[test]
+fn what_happens_again_and_again_is_one_row() {
+    let mut facts = good();
+    let nobody = |at| TxnEvent { at, half: 7, what: "nobody is connected".into(), by: Some("the broker".into()) };
+    let history = &mut facts.transactions[0].shown.as_mut().expect("it tells").history;
+    history.splice(0..0, (1..=19).map(|n| nobody(10_000 + n)));
+    let checks = decide(&facts).timeline.into_iter().filter(|step| step.stage == Stage::Check);
+    let checks: Vec<String> = checks.map(|step| step.what).collect();
+    assert_eq!(checks, ["nobody is connected, by the broker, 19 times since", "check 1 sent, by shop-1"]);
+}
+
 #[test]
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
     type Named = (Stage, &'static str, &'static str);
-    let table: [(&str, Change, Option<Named>); 27] = [
+    let table: [(&str, Change, Option<Named>); 33] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (
@@ -191,7 +232,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             |facts| unread(facts).handed_out_to = 5,
             Some((
                 Stage::Delivery,
-                "packets was handed it and has not acknowledged it",
+                "packets was handed it and has not told that it is past it: a handler is at work",
                 "mq admin group status packets",
             )),
         ),
@@ -242,9 +283,51 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             Some((Stage::Delivery, "packets failed it, and has no consumer online for try 2", "")),
         ),
         (
+            "done, and not acknowledged",
+            |facts| unread(facts).inbox = Some(InboxAnswer::Done { key: "order-7".into(), at: UnixMillis(13_000) }),
+            Some((Stage::Delivery, "3 messages away from it in its queue; the effect is committed, only the", "")),
+        ),
+        (
+            "done, and in hand still",
+            |facts| {
+                let group = unread(facts);
+                group.handed_out_to = 5;
+                group.inbox = Some(InboxAnswer::Done { key: "order-7".into(), at: UnixMillis(13_000) });
+            },
+            None,
+        ),
+        (
+            "resting before a retry, with nothing done",
+            |facts| retried(facts, RetryFate::Resting).inbox = not_there(),
+            Some((Stage::Delivery, "rests until its time; its inbox has no row order-7: nothing of the effect", "")),
+        ),
+        (
+            "passed over, says the inbox",
+            |facts| facts.messages[0].groups[0].inbox = not_there(),
+            Some((
+                Stage::Inbox,
+                "the position of packets is behind it, and the inbox has no row order-7: its handler never ran",
+                "mq admin offset reset packets PAID",
+            )),
+        ),
+        (
+            "an inbox without its database",
+            |facts| facts.messages[0].groups[0].inbox = Some(InboxAnswer::Unknown { reason: "no database".into() }),
+            Some((Stage::Inbox, "the inbox of packets does not answer: no database", "database of packets")),
+        ),
+        (
+            "dead, sent again, and done",
+            |facts| {
+                let group = retried(facts, RetryFate::Done);
+                group.dead_at = Some(UnixMillis(14_000));
+                group.retries.push(RetryFacts { at: UnixMillis(15_000), number: 1, fate: RetryFate::Done });
+            },
+            None,
+        ),
+        (
             "dead",
             |facts| retried(facts, RetryFate::Done).dead_at = Some(UnixMillis(14_000)),
-            Some((Stage::Delivery, "packets gave it up after 2 tries", "%DLQ%packets")),
+            Some((Stage::Delivery, "packets gave it up after 2 tries", "mq admin message resend packets --key K1")),
         ),
     ];
     for (what, change, expected) in table {
@@ -293,7 +376,7 @@ fn a_good_story_is_told_in_the_order_of_its_times() {
             "11000 Check Broker: check 1 sent, by shop-1",
             "12000 Verdict Broker: committed",
             "12000 Visible Log: visible at offset 4 of queue 3 of PAID on a",
-            "13000 Retry Log: packets sent it back; try 2 comes later",
+            "13000 Retry Log: try 2 for packets: the one before failed",
             "14500 Delivery Broker: acknowledged by packets at try 2: its committed position is behind it",
             "14500 Delivery Trace: packets handled it in 3 ms",
         ]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mq_protocol::body::TxnShown;
+use mq_protocol::body::{InboxAnswer, TxnShown};
 use mq_protocol::ids::UnixMillis;
 
 use crate::trace::TraceRecord;
@@ -42,6 +42,8 @@ pub(super) struct TransactionFacts {
     pub(super) parked: Option<(UnixMillis, u64)>,
     /// `None`: the broker does not tell.
     pub(super) shown: Option<TxnShown>,
+    /// The transaction's id in its SDK.
+    pub(super) sdk_transaction: Option<String>,
     /// Clients of its producer group that are connected.
     pub(super) producers: usize,
 }
@@ -55,6 +57,8 @@ pub(super) struct MessageFacts {
     pub(super) queue: u32,
     pub(super) offset: u64,
     pub(super) stored_at: UnixMillis,
+    /// It comes from an SDK's outbox: the transaction that put it there.
+    pub(super) outbox_of: Option<String>,
     pub(super) groups: Vec<GroupFacts>,
 }
 
@@ -79,6 +83,8 @@ pub(super) struct GroupFacts {
     /// Copies of the message for another try, in order.
     pub(super) retries: Vec<RetryFacts>,
     pub(super) dead_at: Option<UnixMillis>,
+    /// What a connected member's database says. `None`: no member has an inbox, or none answers.
+    pub(super) inbox: Option<InboxAnswer>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mq_protocol::body::{
-    ConsumeType, ConsumerConnections, IsPopped, MessageModel, MessageQueue, Subscription, TxnName, TxnShown,
+    ConsumeType, ConsumerConnections, InboxAnswer, IsPopped, MessageModel, MessageQueue, Subscription, TxnName,
+    TxnShown,
 };
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::pop::Mark;
@@ -50,6 +51,9 @@ struct Gatherer<'a> {
     wanted: Option<&'a str>,
     masters: Vec<Master>,
 }
+
+/// Members of a group that are asked until one tells.
+const ASKED_FOR_INBOXES: usize = 3;
 
 /// When a message was popped that is not acknowledged, and when it comes again.
 type Held = Option<(UnixMillis, Option<UnixMillis>)>;
@@ -103,6 +107,7 @@ impl Gatherer<'_> {
                 stored_at: first.store_timestamp,
                 parked: parked.iter().rev().find(is_it).map(|copy| (copy.store_timestamp, copy.queue_offset.0)),
                 shown: self.shown(first, last).await?,
+                sdk_transaction: last.property(name::SDK_TRANSACTION).map(str::to_owned),
                 id,
                 group,
             });
@@ -151,6 +156,7 @@ impl Gatherer<'_> {
             queue: message.queue.queue_id,
             offset: message.queue_offset.0,
             stored_at: message.store_timestamp,
+            outbox_of: message.property(name::SDK_OUTBOX_TRANSACTION).map(str::to_owned),
             groups: Vec::new(),
         };
         let Some(master) = self.master_of(message) else { return Ok(facts) };
@@ -206,7 +212,21 @@ impl Gatherer<'_> {
             handed_out_to: state.handed_out_to(&message.queue),
             retries,
             dead_at: dead.last().map(|copy| copy.store_timestamp),
+            inbox: self.inbox(group, state, message).await,
         })
+    }
+
+    /// What the first member says that has an inbox: all of them look into one database.
+    async fn inbox(&self, group: &str, state: &GroupState, message: &ReceivedMessage) -> Option<InboxAnswer> {
+        let master = self.master_of(message)?;
+        let pushed = state.members.iter().filter(|members| members.consume_type == ConsumeType::ConsumePassively);
+        for client in pushed.flat_map(|members| &members.connection_set).take(ASKED_FOR_INBOXES) {
+            let told = self.admin.inbox(master, group, &client.client_id, &message.offset_message_id).await;
+            if let Ok(Some(answer)) = told {
+                return Some(answer);
+            }
+        }
+        None
     }
 
     async fn copies(&self, topic: &str, message: &ReceivedMessage) -> Result<Vec<ReceivedMessage>, ClientError> {

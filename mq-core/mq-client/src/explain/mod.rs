@@ -1,8 +1,9 @@
 //! What became of a business key: one timeline across half message, checks, verdict, visible message, each group's
 //! delivery, retries and dead letters, from the log of the brokers itself; and a likely cause for each step that is missing.
 //!
-//! `gather` asks the brokers, `decide` concludes from what they said and asks nobody. Effects in a consumer's database
-//! (an inbox row, say) are outside: the committed position of its group and its traces are the evidence for them.
+//! `gather` asks the brokers, and by way of them a connected consumer of each group for what its inbox says (the SDK's
+//! consumers have one); `decide` concludes from what they said and asks nobody. Where nobody has an inbox, the committed
+//! position of the group and its traces are the evidence for its effect.
 
 mod decide;
 mod facts;
@@ -56,6 +57,8 @@ pub enum Stage {
     Visible,
     Delivery,
     Retry,
+    /// The row of the consumer's database that stands for the effect.
+    Inbox,
     DeadLetter,
 }
 
@@ -69,6 +72,8 @@ pub enum Source {
     Broker,
     /// A client's own account in the trace topic.
     Trace,
+    /// A connected consumer, from its database.
+    Consumer,
 }
 
 impl Admin {

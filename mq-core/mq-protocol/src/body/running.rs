@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{QueueKey, Subscription};
+use crate::ids::UnixMillis;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -14,6 +15,27 @@ pub struct RunningInfo {
     /// By topic.
     pub status_table: BTreeMap<String, ConsumeRates>,
     pub subscription_set: Vec<Subscription>,
+}
+
+/// Where an [`InboxAnswer`] stands among the properties of a [`RunningInfo`], as JSON.
+pub const INBOX_PROPERTY: &str = "CHECKBACK_INBOX";
+
+/// What the inbox of a consumer's own database says of one message. `key` is what the inbox knows it by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InboxAnswer {
+    /// Its row is there since then, and with it the effect.
+    Done {
+        key: String,
+        at: UnixMillis,
+    },
+    NotThere {
+        key: String,
+    },
+    /// It cannot be said now, and why.
+    Unknown {
+        reason: String,
+    },
 }
 
 /// A queue that the consumer reads.

@@ -18,6 +18,8 @@ headers! {
         consumer_group: ByteString = "consumerGroup",
         client_id: ByteString = "clientId",
         jstack_enable: Option<bool> = "jstackEnable",
+        /// Ours: the offset id of a message. A consumer with an inbox adds to its answer what the inbox says of it.
+        inbox_of: Option<ByteString> = "checkbackInboxOf",
     }
 
     /// CONSUME_MESSAGE_DIRECTLY (309).

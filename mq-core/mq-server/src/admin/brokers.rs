@@ -136,6 +136,12 @@ fn number(text: Option<&str>) -> Value {
     text.and_then(|text| text.parse::<f64>().ok()).map_or(Value::Null, |number| ((number * 10.0).round() / 10.0).into())
 }
 
+impl BrokerVerb {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Set { .. } | Self::Clean { .. } | Self::StopWrites { .. } | Self::AllowWrites { .. })
+    }
+}
+
 pub(super) async fn broker(admin: &Admin, verb: &BrokerVerb) -> Result<Sheet> {
     match verb {
         BrokerVerb::Status { broker } => {

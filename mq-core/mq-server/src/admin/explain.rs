@@ -1,6 +1,6 @@
 //! `mq explain`: what became of a business key. How that is found out is `mq-client`'s; this shows it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use mq_client::explain::{Explanation, Source, Stage};
 use mq_client::{Admin, ClientOptions};
@@ -12,18 +12,26 @@ pub(crate) struct ExplainOptions {
     #[command(flatten)]
     reach: Reach,
     /// The business key: a word of the messages' KEYS (an order number, say), or a unique key.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key: String,
     /// Only messages of this topic; of all the users' when it is left out.
     #[arg(long)]
     topic: Option<String>,
 }
 
-/// Succeeds also where steps are missing: they are the answer.
+/// Succeeds also where steps are missing: they are the answer. Fails, as `grep` does, where nothing has the key; the
+/// document is printed all the same.
 pub(crate) async fn explain(options: &ExplainOptions) -> Result<()> {
     let admin = Admin::new(ClientOptions::new(&options.reach.namesrv))?;
-    let explanation = admin.explain(&options.key, options.topic.as_deref()).await?;
-    timeline(&explanation).document(serde_json::to_value(&explanation)?).print(options.reach.output)
+    if let Some(topic) = &options.topic {
+        admin.route(topic).await.map_err(|error| options.reach.hinted(error.into()))?;
+    }
+    let explained = admin.explain(&options.key, options.topic.as_deref()).await;
+    let explanation = explained.map_err(|error| options.reach.hinted(error.into()))?;
+    timeline(&explanation).document(serde_json::to_value(&explanation)?).print(options.reach.output)?;
+    let place = options.topic.as_ref().map_or("any topic".to_owned(), |topic| format!("topic {topic}"));
+    ensure!(!explanation.timeline.is_empty(), "no half message and no message of {place} has the key {}", options.key);
+    Ok(())
 }
 
 fn timeline(explanation: &Explanation) -> Sheet {
@@ -52,6 +60,7 @@ fn word(stage: Stage) -> &'static str {
         Stage::Visible => "message",
         Stage::Delivery => "delivery",
         Stage::Retry => "retry",
+        Stage::Inbox => "inbox",
         Stage::DeadLetter => "dead letter",
     }
 }
@@ -61,5 +70,6 @@ fn source(source: Source) -> &'static str {
         Source::Log => "log",
         Source::Broker => "broker",
         Source::Trace => "trace",
+        Source::Consumer => "consumer",
     }
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Subcommand, ValueEnum};
-use mq_client::{Admin, UnixMillis};
+use mq_client::{Admin, ClientError, UnixMillis};
 use mq_protocol::body::{Connection, MessageRequestMode, RequestMode, SubscriptionGroup};
+use mq_protocol::codes::response;
 use serde_json::Value;
 
 use super::moment::{self, Moment};
@@ -85,6 +86,12 @@ pub(super) enum ProducerVerb {
     List,
 }
 
+impl GroupVerb {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Create { .. } | Self::Delete { .. } | Self::Import { .. } | Self::Mode { .. })
+    }
+}
+
 pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
     match verb {
         GroupVerb::List => list(admin).await,
@@ -101,8 +108,10 @@ pub(super) async fn group(admin: &Admin, verb: &GroupVerb) -> Result<Sheet> {
         }
         GroupVerb::Delete { group, confirmation } => {
             confirmation.wait_for(&format!("group {group} and what it committed will be gone"), group)?;
+            let was_there = admin.groups().await?.contains_key(group);
+            // What it committed may be there all the same.
             admin.delete_group(group).await?;
-            Ok(Sheet::done(format!("group {group} is deleted")))
+            Ok(Sheet::deleted(format!("group {group}"), was_there))
         }
         GroupVerb::Progress { group, topic } => progress(admin, group, topic.as_deref()).await,
         GroupVerb::Lag { all } => health::groups(admin, *all).await,
@@ -155,7 +164,7 @@ async fn list(admin: &Admin) -> Result<Sheet> {
             group.consume_message_orderly.into(),
             group.retry_max_times.into(),
             group.retry_queue_nums.into(),
-            group.attributes.get("consume.from").map_or(Value::Null, |from| from.as_str().into()),
+            group.attributes.get("consume.from").map_or(Value::Null, |from| moment::start(from)),
         ]);
     }
     Ok(sheet)
@@ -164,6 +173,7 @@ async fn list(admin: &Admin) -> Result<Sheet> {
 async fn progress(admin: &Admin, group: &str, topic: Option<&str>) -> Result<Sheet> {
     let progress = admin.progress(group, topic).await?;
     let lag: u64 = progress.queues.iter().map(mq_client::QueueProgress::lag).sum();
+    let is_empty = progress.queues.is_empty();
     let mut sheet = Sheet::new(&["topic", "broker", "queue", "next", "committed", "lag", "in flight", "last consumed"]);
     for queue in progress.queues {
         let lag = queue.lag();
@@ -178,7 +188,23 @@ async fn progress(admin: &Admin, group: &str, topic: Option<&str>) -> Result<She
             queue.consumed_at.map_or(Value::Null, moment::show),
         ]);
     }
-    Ok(sheet.remark(format!("lag {lag}, {:.1} messages a second", progress.rate)))
+    if !is_empty {
+        return Ok(sheet.remark(format!("lag {lag}, {:.1} messages a second", progress.rate)));
+    }
+    let online = match admin.consumers(group).await {
+        Ok(members) => members.iter().map(|(_, members)| members.connection_set.len()).max().unwrap_or_default(),
+        Err(ClientError::Call(error)) if error.code() == Some(response::CONSUMER_NOT_ONLINE) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    ensure!(
+        online > 0 || admin.groups().await?.contains_key(group),
+        "no broker knows group {group}, and no client of it is online"
+    );
+    let of_topic = topic.map(|topic| format!(" of {topic}")).unwrap_or_default();
+    Ok(sheet.remark(format!(
+        "group {group} has committed nothing{of_topic} yet; {online} of its clients online (a client commits some seconds \
+         after it began to read)"
+    )))
 }
 
 async fn clients(admin: &Admin, group: &str) -> Result<Sheet> {

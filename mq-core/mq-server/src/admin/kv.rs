@@ -30,8 +30,13 @@ pub(super) async fn kv(admin: &Admin, verb: &KvVerb) -> Result<Sheet> {
             Ok(Sheet::done(format!("{key} of {namespace} is set")))
         }
         KvVerb::Delete { namespace, key } => {
+            let was_there = has(admin, namespace, key).await?;
             admin.delete_kv(namespace, key).await?;
-            Ok(Sheet::done(format!("{key} of {namespace} is deleted")))
+            Ok(Sheet::deleted(format!("{key} of {namespace}"), was_there))
         }
     }
+}
+
+pub(super) async fn has(admin: &Admin, namespace: &str, key: &str) -> Result<bool> {
+    Ok(admin.kv(namespace).await?.into_iter().any(|(known, _)| known == key))
 }

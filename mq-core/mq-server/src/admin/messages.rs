@@ -5,6 +5,7 @@ use clap::Subcommand;
 use mq_client::{Admin, ReceivedMessage, TRACE_TOPIC, TraceRecord, Verdict, property};
 use serde_json::Value;
 
+use super::dead_letters;
 use super::reading::{self, ReadOptions};
 use super::sending::{self, SendOptions};
 use super::{Sheet, moment};
@@ -27,6 +28,14 @@ pub(super) enum MessageVerb {
     Read(ReadOptions),
     /// The messages of a topic with a key, from the index.
     Query { topic: String, key: String },
+    /// Has a group try dead letters again, and no other group.
+    Resend {
+        /// The group that gave them up.
+        group: String,
+        /// Of KEYS, or a unique key.
+        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        key: String,
+    },
     /// What became of a message: who sent it, who handled it, how its transaction ended. Clients that trace say so.
     Trace {
         /// Its unique key.
@@ -36,6 +45,12 @@ pub(super) enum MessageVerb {
         #[arg(long, default_value = TRACE_TOPIC)]
         trace_topic: String,
     },
+}
+
+impl MessageVerb {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Resend { .. })
+    }
 }
 
 pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> {
@@ -54,6 +69,7 @@ pub(super) async fn message(admin: &Admin, verb: &MessageVerb) -> Result<Sheet> 
             ensure!(!found.is_empty(), "no message of {topic} has the key {key}");
             Ok(list(&found))
         }
+        MessageVerb::Resend { group, key } => dead_letters::resend(admin, group, key).await,
         MessageVerb::Trace { id, trace_topic } => {
             let found = admin.traces(trace_topic, id).await?;
             ensure!(!found.is_empty(), "{trace_topic} says nothing of {id}");

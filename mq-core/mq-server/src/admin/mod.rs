@@ -4,6 +4,7 @@
 //! socket, and only `sheet` knows how an answer looks.
 
 mod brokers;
+mod dead_letters;
 mod explain;
 mod groups;
 mod health;
@@ -27,8 +28,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use mq_client::{Admin, ClientOptions};
+use mq_client::{Admin, CallError, ClientError, ClientOptions};
 use mq_protocol::body;
+use mq_protocol::codes::response;
 use serde::de::DeserializeOwned;
 
 use crate::output::Output;
@@ -72,6 +74,7 @@ enum Noun {
     /// One broker: run-time figures and settings.
     #[command(subcommand)]
     Broker(brokers::BrokerVerb),
+    /// Topics: their queues, permissions, routes and rates.
     #[command(subcommand)]
     Topic(topics::TopicVerb),
     /// Consumer groups: settings, progress, members.
@@ -83,6 +86,7 @@ enum Noun {
     /// Producer groups.
     #[command(subcommand)]
     Producer(groups::ProducerVerb),
+    /// Messages: send, read, look up by id or key, trace.
     #[command(subcommand)]
     Message(messages::MessageVerb),
     /// Key-value configuration of the name servers.
@@ -96,10 +100,52 @@ enum Noun {
     Namesrv(name_servers::NamesrvVerb),
 }
 
+impl Reach {
+    /// Whoever names a broker where a name server is meant is told so.
+    fn hinted(&self, error: anyhow::Error) -> anyhow::Error {
+        let refused = match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Call(CallError::Refused(refused))) => refused,
+            _ => return error,
+        };
+        let names_it = self.namesrv.split(';').any(|address| address.trim() == &*refused.address);
+        if !names_it || refused.code != response::REQUEST_CODE_NOT_SUPPORTED {
+            return error;
+        }
+        let hint = format!(
+            "{} answers, but is no name server: --namesrv (or NAMESRV_ADDR) wants name servers, port 9876 as a rule; a \
+             broker's port is for --broker",
+            refused.address
+        );
+        error.context(hint)
+    }
+}
+
+impl Noun {
+    /// Whether it changes something, or sends: what is not done again and again.
+    fn writes(&self) -> bool {
+        match self {
+            Self::Cluster(_) | Self::Producer(_) => false,
+            Self::Broker(verb) => verb.writes(),
+            Self::Topic(verb) => verb.writes(),
+            Self::Group(verb) => verb.writes(),
+            Self::Offset(verb) => verb.writes(),
+            Self::Message(verb) => verb.writes(),
+            Self::Kv(verb) => !matches!(verb, kv::KvVerb::List { .. }),
+            Self::Txn(verb) => verb.writes(),
+            Self::Namesrv(verb) => matches!(verb, name_servers::NamesrvVerb::Set { .. }),
+        }
+    }
+}
+
 pub(crate) async fn run(options: &AdminOptions) -> Result<()> {
+    ensure!(
+        options.watch.is_none() || !options.noun.writes(),
+        "--watch asks again and again, and this command changes something: nothing was done"
+    );
     let admin = Admin::new(ClientOptions::new(&options.reach.namesrv))?;
     loop {
-        answer(&admin, &options.noun).await?.print(options.reach.output)?;
+        let answered = answer(&admin, &options.noun).await;
+        answered.map_err(|error| options.reach.hinted(error))?.print(options.reach.output)?;
         let Some(seconds) = options.watch else { return Ok(()) };
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }

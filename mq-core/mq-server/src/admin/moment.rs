@@ -37,6 +37,14 @@ impl Moment {
     }
 }
 
+/// A group's attribute `consume.from`, as people read it.
+pub(super) fn start(attribute: &str) -> Value {
+    match attribute.strip_prefix("timestamp:").and_then(|at| at.parse().ok()) {
+        Some(at) => show(UnixMillis(at)),
+        None => attribute.into(),
+    }
+}
+
 impl FromStr for Moment {
     type Err = String;
 
@@ -115,6 +123,12 @@ mod tests {
         for (text, means) in [("start", "first"), ("end", "last"), ("5", "timestamp:5"), ("2s", "timestamp:8000")] {
             assert_eq!(text.parse::<Moment>().map(|moment| moment.attribute(now)), Ok(means.into()));
         }
+    }
+
+    #[test]
+    fn a_groups_start_is_shown_as_a_time() {
+        assert_eq!(start("first"), Value::from("first"));
+        assert_eq!(start("timestamp:1700000000123"), show(UnixMillis(1_700_000_000_123)));
     }
 
     #[test]

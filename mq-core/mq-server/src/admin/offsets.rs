@@ -42,6 +42,13 @@ pub(super) enum OffsetVerb {
     },
 }
 
+impl OffsetVerb {
+    pub(super) fn writes(&self) -> bool {
+        let (Self::Reset { apply, .. } | Self::Skip { apply, .. } | Self::Clone { apply, .. }) = self;
+        *apply
+    }
+}
+
 pub(super) async fn offset(admin: &Admin, verb: &OffsetVerb) -> Result<Sheet> {
     match verb {
         OffsetVerb::Reset { group, topic, to, apply } => reset(admin, group, topic, *to, *apply).await,

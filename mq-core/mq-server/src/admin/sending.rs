@@ -11,7 +11,7 @@ use super::{Sheet, moment, pair};
 
 /// Sends of one command.
 const MOST_SENDS: i64 = 10_000;
-const GROUP: &str = "mq-admin";
+pub(super) const GROUP: &str = "mq-admin";
 
 #[derive(Debug, Args)]
 pub(super) struct SendOptions {

@@ -1,5 +1,7 @@
 //! An answer in rows and columns, for people as a table and for programs as JSON.
 
+use std::io::Write as _;
+
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value};
@@ -26,6 +28,11 @@ impl Sheet {
         Self { remark: remark.into(), ..Self::new(&[]) }
     }
 
+    /// Deleting is fine where nothing was; but nobody is told that something went.
+    pub(super) fn deleted(what: String, was_there: bool) -> Self {
+        Self::done(format!("{what} {}", if was_there { "is deleted" } else { "was not there" }))
+    }
+
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = Value>) {
         let cells: Vec<Value> = cells.into_iter().collect();
         assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
@@ -44,7 +51,14 @@ impl Sheet {
 
     pub(super) fn print(&self, output: Output) -> Result<()> {
         match output {
-            Output::Json => say(serde_json::to_string_pretty(&self.json())?),
+            Output::Json => {
+                say(serde_json::to_string_pretty(&self.json())?);
+                let says_more = self.document.is_none() && !self.columns.is_empty() && !self.remark.is_empty();
+                if says_more {
+                    // Beside the rows, so that a program's input stays rows.
+                    let _ = writeln!(std::io::stderr(), "{}", self.remark);
+                }
+            }
             Output::Table => {
                 if !self.columns.is_empty() {
                     say(self.table());

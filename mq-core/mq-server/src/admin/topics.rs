@@ -12,7 +12,7 @@ use mq_protocol::header::QueryConsumeQueue;
 use mq_protocol::ids::{QueueId, UnixMillis};
 use serde_json::Value;
 
-use super::{Confirmation, Sheet, moment, rates, read_json};
+use super::{Confirmation, Sheet, kv, moment, rates, read_json};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TopicVerb {
@@ -122,6 +122,16 @@ fn permission(text: &str) -> Result<u32, String> {
     }
 }
 
+impl TopicVerb {
+    pub(super) fn writes(&self) -> bool {
+        match self {
+            Self::Create { .. } | Self::Delete { .. } | Self::Perm { .. } | Self::Import { .. } => true,
+            Self::Order { set, delete, .. } => set.is_some() || *delete,
+            _ => false,
+        }
+    }
+}
+
 pub(super) async fn topic(admin: &Admin, verb: &TopicVerb) -> Result<Sheet> {
     match verb {
         TopicVerb::List { all } => list(admin, *all).await,
@@ -145,8 +155,10 @@ pub(super) async fn topic(admin: &Admin, verb: &TopicVerb) -> Result<Sheet> {
         }
         TopicVerb::Delete { topic, confirmation } => {
             confirmation.wait_for(&format!("topic {topic} and all its messages will be gone"), topic)?;
+            let was_there = known(admin, topic).await?.is_some();
+            // Name servers may know it all the same.
             admin.delete_topic(topic).await?;
-            Ok(Sheet::done(format!("topic {topic} is deleted")))
+            Ok(Sheet::deleted(format!("topic {topic}"), was_there))
         }
         TopicVerb::Status { topic } => status(admin, topic).await,
         TopicVerb::Route { topic } => route(admin, topic).await,
@@ -166,8 +178,12 @@ pub(super) async fn topic(admin: &Admin, verb: &TopicVerb) -> Result<Sheet> {
             Ok(Sheet::done(format!("topic {topic} is ordered: {order}")))
         }
         TopicVerb::Order { topic, delete: true, .. } => {
+            let was_there = kv::has(admin, ORDERS, topic).await?;
             admin.delete_kv(ORDERS, topic).await?;
-            Ok(Sheet::done(format!("topic {topic} is not ordered")))
+            Ok(Sheet::done(format!(
+                "topic {topic} is not ordered{}",
+                if was_there { "" } else { ", and was not before" }
+            )))
         }
         TopicVerb::Order { topic, .. } => {
             let mut sheet = Sheet::new(&["topic", "order"]);

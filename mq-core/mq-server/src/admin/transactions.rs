@@ -93,6 +93,12 @@ impl Confirm {
     }
 }
 
+impl TxnVerb {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self, Self::Check { .. } | Self::Resolve { .. } | Self::Resume { .. })
+    }
+}
+
 pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
     match verb {
         TxnVerb::List(options) => list(admin, options).await,

@@ -40,6 +40,7 @@ use tally::Tally;
 use target::Destination;
 
 const DEFAULT_SECONDS: f64 = 10.0;
+const DEFAULT_WARMUP_SECONDS: f64 = 1.0;
 /// How long the last answers, and the last deliveries, may take after the end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long the first answer on each connection may take.
@@ -125,7 +126,7 @@ where
     F: Future<Output = Result<()>> + 'static,
 {
     let to = backlog.target.resolve().await?;
-    let extent = Extent { seconds: backlog.seconds, count: backlog.count, warmup: 0.0 };
+    let extent = Extent { seconds: backlog.seconds, count: backlog.count, warmup: Some(0.0) };
     let run = Run::new(scenario, &to, &extent, &backlog.reporting);
     let reading = Reading { batch, repeat: backlog.seconds.is_some() };
     let mut workers = Workers::new();
@@ -235,7 +236,8 @@ impl<'o> Run<'o> {
 
     /// Warms up, then measures for this long, or until the count is reached or the workers are done.
     async fn measure(&self, workers: &mut Workers, seconds: Duration, begun: impl FnOnce()) -> Result<Measured> {
-        let warmup = Duration::from_secs_f64(self.extent.warmup.max(0.0));
+        let default = if self.extent.count.is_some() { 0.0 } else { DEFAULT_WARMUP_SECONDS };
+        let warmup = Duration::from_secs_f64(self.extent.warmup.unwrap_or(default).max(0.0));
         if !warmup.is_zero() {
             tokio::select! {
                 ready = self.warm_up(warmup) => ready?,

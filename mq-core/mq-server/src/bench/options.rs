@@ -59,12 +59,12 @@ pub(crate) struct Extent {
     /// How long to measure [default: 10, unless --count is given].
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
-    /// Stop after this many messages.
+    /// Stop after this many messages, those of a warm-up not counted.
     #[arg(long)]
     pub(crate) count: Option<u64>,
-    /// Seconds of load before measuring begins.
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) warmup: f64,
+    /// Seconds of load before measuring begins [default: 1, and none with --count: exactly so many messages then].
+    #[arg(long)]
+    pub(crate) warmup: Option<f64>,
 }
 
 #[derive(Debug, Clone, Args)]

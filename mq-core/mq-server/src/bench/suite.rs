@@ -65,7 +65,7 @@ impl SuiteOptions {
     }
 
     fn extent(&self) -> Extent {
-        Extent { seconds: self.time(), count: self.count, warmup: self.seconds.min(LONGEST_WARMUP_SECONDS) }
+        Extent { seconds: self.time(), count: self.count, warmup: Some(self.seconds.min(LONGEST_WARMUP_SECONDS)) }
     }
 
     fn time(&self) -> Option<f64> {

@@ -75,8 +75,38 @@ fn an_operator_sees_and_changes_topics_groups_offsets_messages_and_settings() {
     let gone = operator.refused("topic delete orders");
     assert!(gone.contains("orders was not typed"), "{gone}");
     assert_eq!(operator.json("topic delete orders --yes"), json!({"done": "topic orders is deleted"}));
+    assert_eq!(operator.json("topic delete orders --yes"), json!({"done": "topic orders was not there"}));
     assert_eq!(operator.json("topic list"), json!([]));
+    slips(&operator, &mq);
     assert!(mq.stop().success());
+}
+
+/// What is not done is said, and why.
+fn slips(operator: &Operator, mq: &Mq) {
+    for changing in [
+        "topic create orders",
+        "topic order orders --delete",
+        "group delete packers --yes",
+        "offset skip packers orders --apply",
+        "message send orders x",
+        "message resend packers --key x",
+        "kv put shop colour red",
+        "broker set fileReservedTime=1",
+        "namesrv set orderMessageEnable=true",
+        "txn resume 1",
+    ] {
+        let refused = operator.refused(&format!("{changing} --watch 1"));
+        assert!(refused.contains("this command changes something: nothing was done"), "{changing}: {refused}");
+    }
+    assert_eq!(operator.json("topic list"), json!([]));
+    let broker = mq.broker().to_string();
+    let (success, _, said) = printed(&["admin", "--namesrv", &broker, "topic", "list"]);
+    assert!(!success && said.contains(&format!("{broker} answers, but is no name server")), "{said}");
+    let refused = operator.refused("group progress strangers");
+    assert!(refused.contains("no broker knows group strangers"), "{refused}");
+    operator.json("group create newcomers");
+    let (success, said, _) = printed(&["admin", "--namesrv", &operator.name_server, "group", "progress", "newcomers"]);
+    assert!(success && said.contains("has committed nothing yet; 0 of its clients online"), "{said}");
 }
 
 fn topics(operator: &Operator) {
@@ -223,6 +253,10 @@ fn messages(operator: &Operator, receipts: &[SendReceipt]) {
 }
 
 fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
+    operator.json("group create packers --from 1700000000123");
+    let groups = operator.json("group list");
+    let since = groups.as_array().expect("rows").iter().find(|row| row["group"] == "packers").expect("listed");
+    assert!(since["starts_from"].as_str().is_some_and(|since| since.ends_with(":20.123+00:00")), "{since}");
     operator.json("group create packers --retry-max-times 3 --from start");
     let groups = operator.json("group list");
     let ours = groups.as_array().expect("rows").iter().find(|row| row["group"] == "packers").expect("listed");
@@ -264,6 +298,7 @@ fn groups(operator: &Operator, runtime: &tokio::runtime::Runtime) {
     operator.json("offset skip packers orders --apply");
     operator.until(progress, |answer| total(answer, "lag") == 0);
     assert_eq!(operator.json("group delete packers --yes"), json!({"done": "group packers is deleted"}));
+    assert_eq!(operator.json("group delete packers --yes"), json!({"done": "group packers was not there"}));
 }
 
 fn brokers(operator: &Operator) {
@@ -281,6 +316,7 @@ fn brokers(operator: &Operator) {
 fn keys(operator: &Operator) {
     operator.json("kv put shop colour blue");
     assert_eq!(operator.json("kv list shop"), json!([{"key": "colour", "value": "blue"}]));
-    operator.json("kv delete shop colour");
+    assert_eq!(operator.json("kv delete shop colour"), json!({"done": "colour of shop is deleted"}));
+    assert_eq!(operator.json("kv delete shop colour"), json!({"done": "colour of shop was not there"}));
     assert_eq!(operator.json("kv list shop"), json!([]));
 }

@@ -38,8 +38,6 @@ fn what_was_sent_is_what_is_read_and_every_figure_is_there() {
             topic,
             "--count",
             &count_text,
-            "--warmup",
-            "0",
             "--connections",
             "1",
             "--in-flight",

@@ -1,7 +1,7 @@
 //! `mq explain`: one business key from its half message to a group's acknowledgement, and each step while it is missing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mq_client::{Action, CheckedHalf, ConsumeFrom, Filter, Message, PopConsumer, Producer, PushConsumer, Verdict};
@@ -14,8 +14,9 @@ const GROUP: &str = "order-service";
 fn explained(mq: &Mq, key: &str) -> Value {
     let names = mq.address("name server").to_string();
     let (success, said, error) = printed(&["explain", "--namesrv", &names, "--key", key, "--output", "json"]);
-    assert!(success, "{error}");
-    serde_json::from_str(&said).expect("JSON")
+    let answer: Value = serde_json::from_str(&said).expect("JSON, whatever the status");
+    assert_eq!(success, answer["timeline"] != serde_json::json!([]), "{answer}: {error}");
+    answer
 }
 
 fn stages(answer: &Value, part: &str) -> Vec<String> {
@@ -44,6 +45,18 @@ fn a_business_key_is_followed_from_its_half_message_to_its_acknowledgement() {
     let names = mq.address("name server").to_string();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     until_missing(&mq, "order-7", "half", "has the key");
+    for (words, why) in [
+        (["--key", "order-7", "--topic", "NOPE"], "topic NOPE is not known"),
+        (["--topic", "NOPE", "--key", ""], "a value is required"),
+    ] {
+        let (success, _, said) = printed(&[&["explain", "--namesrv", &names][..], &words].concat());
+        assert!(!success && said.contains(why), "{words:?}: {said}");
+    }
+    let (_, said, error) = printed(&["explain", "--namesrv", &names, "--key", "order-7"]);
+    assert!(
+        said.contains("missing: half message") && error.contains("error: no half message and no message"),
+        "{error}"
+    );
 
     let (producer, half) = runtime.block_on(async {
         let producer = Producer::builder(&names).group(GROUP);
@@ -120,5 +133,59 @@ fn a_message_in_the_hands_of_a_group_that_pops_is_not_taken_for_acknowledged() {
         assert!(started.elapsed() < PATIENCE, "{}", explained(&mq, "parcel-1"));
         std::thread::sleep(Duration::from_millis(50));
     }
+    assert!(mq.stop().success());
+}
+
+#[test]
+fn a_dead_letter_is_tried_again_by_its_own_group_when_an_operator_wants_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mq = Mq::up(directory.path(), &[]);
+    let names = mq.address("name server").to_string();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let good = Arc::new(AtomicBool::new(false));
+    let consume = |group: &'static str, good: Arc<AtomicBool>, handled: Arc<AtomicUsize>| {
+        let builder = PushConsumer::builder(&names).group(group).subscribe("PAID", Filter::all());
+        let builder = builder.consume_from(ConsumeFrom::First).options(|options| {
+            (options.commit_interval, options.max_reconsume_times) = (Duration::from_millis(100), Some(0));
+        });
+        builder.concurrent(move |_| {
+            handled.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(if good.load(Ordering::Relaxed) { Action::Ack } else { Action::RetryLater })
+        })
+    };
+    let (tried, others) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let running = runtime.block_on(async {
+        let producer = Producer::builder(&names).build().await.expect("valid");
+        producer.send(Message::new("PAID", "{}").key("order-9")).await.expect("stored");
+        let packets = consume("packets", good.clone(), tried.clone()).start().await.expect("valid");
+        let others = consume("points", Arc::new(AtomicBool::new(true)), others.clone()).start().await.expect("valid");
+        [packets, others]
+    });
+    let dead = until_missing(&mq, "order-9", "delivery", "packets gave it up");
+    let fix = dead["missing"][0]["fix"].as_str().expect("a fix");
+    assert!(fix.contains("mq admin message resend packets --key "), "{fix}");
+    let command = fix.split('`').nth(1).expect("a command").split(' ').skip(1);
+    good.store(true, Ordering::Relaxed);
+    let words: Vec<&str> = command.chain(["--namesrv", &names]).collect();
+    let (success, said, error) = printed(&words);
+    assert!(success && said.contains("PAID") && said.contains("order-9"), "{said}{error}");
+    let started = Instant::now();
+    while tried.load(Ordering::Relaxed) < 2 {
+        assert!(started.elapsed() < PATIENCE, "it is not tried again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(others.load(Ordering::Relaxed), 1, "another group does not see it again");
+    let told = loop {
+        let told = explained(&mq, "order-9");
+        if told["missing"] == serde_json::json!([]) {
+            break told;
+        }
+        assert!(started.elapsed() < PATIENCE, "{told}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(told.to_string().contains("packets gets it again: an operator has sent it"), "{told}");
+    let unknown = printed(&["admin", "--namesrv", &names, "message", "resend", "packets", "--key", "order-10"]);
+    assert!(!unknown.0 && unknown.2.contains("no dead letter with the key order-10"), "{unknown:?}");
+    running.into_iter().for_each(|consumer| runtime.block_on(consumer.shut_down()));
     assert!(mq.stop().success());
 }

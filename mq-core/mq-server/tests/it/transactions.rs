@@ -25,14 +25,19 @@ struct Scene {
 impl Scene {
     /// A broker that gives up after two checks, and a producer that never knows.
     fn set(directory: &Path, check_interval: Duration) -> Self {
+        Self::with(directory, check_interval, "", &[])
+    }
+
+    fn with(directory: &Path, check_interval: Duration, settings: &str, arguments: &[&str]) -> Self {
+        let more = settings;
         let conf = directory.join("broker.conf");
         let settings = format!(
             "metricsExporterType=PROM\nmetricsPromExporterPort=0\ntransactionTimeOut=100\n\
-             transactionCheckInterval={}\ntransactionCheckMax=2\n",
+             transactionCheckInterval={}\ntransactionCheckMax=2\n{more}",
             check_interval.as_millis()
         );
         std::fs::write(&conf, settings).expect("written");
-        let mq = Mq::up(&directory.join("store"), &["-c", conf.to_str().expect("plain")]);
+        let mq = Mq::up(&directory.join("store"), &[&["-c", conf.to_str().expect("plain")], arguments].concat());
         let names = mq.address("name server").to_string();
         let told = mq.said.iter().find_map(|line| line.strip_prefix("metrics      http://")).expect("it says where");
         let http = told.trim_end_matches("/metrics").parse().expect("an address");
@@ -213,7 +218,19 @@ fn the_json_api_shows_the_same_and_settles_for_this_machine_only() {
     let (status, shown) = scene.http(&format!("GET /api/txn/{number}"), LOCAL, "");
     assert_eq!((status, &shown["half"]["keys"]), (200, &json!("order-3")));
     assert_eq!(scene.http("GET /api/txn/99", LOCAL, "").0, 404);
-    assert_eq!(scene.http("GET /api/txn?limit=many", LOCAL, "").0, 400);
+    for (slip, body, why) in [
+        ("GET /api/txn?limit=many", "", "limit"),
+        ("GET /api/txn?grp=orders", "", r#""grp" is none of parked, from"#),
+        ("GET /api/txn/seven", "", "no number of a half"),
+        ("POST /api/txn/check", r#"{"hlf": 0}"#, r#""hlf" is none of half, confirm"#),
+        ("POST /api/txn/check", r#"{"by": "alice"}"#, "half is missing"),
+        ("POST /api/txn/check", r#"{"half": "no"}"#, "invalid type"),
+        ("POST /api/txn/check", "[]", "invalid type"),
+    ] {
+        let (status, said) = scene.http(slip, LOCAL_JSON, body);
+        assert_eq!(status, 400, "{slip} {body}: {said}");
+        assert!(said["error"].as_str().is_some_and(|text| text.contains(why)), "{slip} {body}: {said}");
+    }
 
     let deed = |confirm: &str, verdict: &str| {
         json!({"half": number, "confirm": confirm, "verdict": verdict, "by": "alice"}).to_string()
@@ -235,4 +252,37 @@ fn the_json_api_shows_the_same_and_settles_for_this_machine_only() {
         Some(("resolve commit", true))
     );
     assert!(scene.mq.stop().success());
+}
+
+/// By an address of this machine that others could reach: whoever comes that way may look and settle nothing.
+#[test]
+fn the_json_api_settles_nothing_for_other_addresses() {
+    let Some(outside) = outside_address() else {
+        eprintln!("SKIPPED: this machine has no address but those of loopback");
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let scene = Scene::with(directory.path(), LONG, "metricsPromExporterHost=0.0.0.0\n", &["--insecure"]);
+    let half = scene.half("order-4", true);
+    let scene = Scene { http: SocketAddr::new(outside, scene.http.port()), ..scene };
+    let (status, page) = scene.http("GET /api/txn", LOCAL, "");
+    assert_eq!((status, &page["rows"][0]["transactionId"]), (200, &json!(half.message_id.to_string())));
+    let (number, id) = (half.half_offset.0, half.message_id.to_string());
+    let deed = json!({"half": number, "confirm": id, "verdict": "rollback", "by": "mallory"}).to_string();
+    for change in ["check", "resolve", "resume"] {
+        let (status, said) = scene.http(&format!("POST /api/txn/{change}"), LOCAL_JSON, &deed);
+        assert_eq!(status, 403, "{change}: {said}");
+        assert!(said["error"].as_str().is_some_and(|why| why.contains("from the broker's own machine only")), "{said}");
+    }
+    assert_eq!(scene.json("list")[0]["state"], "open");
+    assert!(!directory.path().join("store/checkback/audit.jsonl").exists(), "nothing was tried");
+    assert!(scene.mq.stop().success());
+}
+
+/// Of the interface that leads elsewhere; nothing is sent to find out.
+fn outside_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().expect("connected").ip();
+    (!address.is_loopback()).then_some(address)
 }

@@ -3,7 +3,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use mq_client::ReceivedMessage;
+use mq_client::{InboxAnswer, ReceivedMessage};
+use mq_protocol::ids::UnixMillis;
 
 use crate::{
     clock,
@@ -20,6 +21,8 @@ const MAX_KEY_BYTES: usize = 1024;
 const MAX_NAME_BYTES: usize = 255;
 /// How long the clean-up waits for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a look for one row waits for a lock.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What makes two deliveries the same message.
 #[derive(Clone, Default)]
@@ -144,6 +147,13 @@ impl<D: Database> Inbox<D> {
         self.emits_by.clone()
     }
 
+    /// Says of messages whether their effect is there, on a connection of its own. `mq explain` asks a running consumer
+    /// for it; a service may ask itself.
+    pub fn witness(&self, group: impl Into<String>) -> Result<Witness<D>, DatabaseError> {
+        let side = Side::of(&self.database, 1, LOOK_TIMEOUT)?;
+        Ok(Witness { side, key: self.key.clone(), group: group.into() })
+    }
+
     pub(crate) fn housekeeper(&self, group: &str) -> Result<Housekeeper<D>, DatabaseError> {
         let side = Side::of(&self.database, 1, LOCK_TIMEOUT)?;
         Ok(Housekeeper::new(side, Rows::Inbox(group.to_owned()), self.keep))
@@ -185,6 +195,31 @@ impl<D: Database> Inbox<D> {
             }
             None => D::rollback(tx).await,
         }
+    }
+}
+
+/// Made by [`Inbox::witness`].
+#[derive(Clone, Debug)]
+pub struct Witness<D> {
+    side: Side<D>,
+    key: Key,
+    group: String,
+}
+
+impl<D: Database> Witness<D> {
+    /// Whether the effect of `message` is committed in the inbox's database.
+    pub async fn look(&self, message: &ReceivedMessage) -> InboxAnswer {
+        let unknown = |error: InboxError| InboxAnswer::Unknown { reason: error.to_string() };
+        self.row(message).await.unwrap_or_else(unknown)
+    }
+
+    async fn row(&self, message: &ReceivedMessage) -> Result<InboxAnswer, InboxError> {
+        let row = Admitted::new(&self.group, message, self.key.of(message)?)?;
+        let found = self.side.rows::<0, 1>(self.side.dialect().look_inbox, &row.columns()).await?;
+        Ok(match found.first() {
+            Some(cells) => InboxAnswer::Done { key: row.key, at: UnixMillis(cells.numbers[0]) },
+            None => InboxAnswer::NotThere { key: row.key },
+        })
     }
 }
 

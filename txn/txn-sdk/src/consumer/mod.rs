@@ -22,7 +22,7 @@ use crate::{
 };
 pub use effect::Effect;
 pub use handlers::{HandlerError, Handlers, Msg, NoHandler, OnTopic, OnTopicEmitting};
-pub use inbox::{Inbox, InboxError, Key};
+pub use inbox::{Inbox, InboxError, Key, Witness};
 pub use run::ConsumeError;
 
 const DEFAULT_CONCURRENCY: usize = 20;

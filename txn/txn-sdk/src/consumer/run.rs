@@ -60,10 +60,15 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         if let Some(twice) = topics.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ConsumeError::TwoHandlers(twice[0].clone()));
         }
+        let witness = self.inbox.witness(self.group.as_str())?;
         let builder = PushConsumer::builder(self.name_servers.as_str())
             .group(self.group.as_str())
             .consume_from(ConsumeFrom::First)
             .options(|options| (options.concurrency, options.batch) = (self.concurrency, 1))
+            .inbox(move |message| {
+                let witness = witness.clone();
+                async move { witness.look(&message).await }
+            })
             .concurrent(move |batch| handed_over(hand_over.clone(), batch));
         Ok(topics.into_iter().fold(builder, |builder, topic| builder.subscribe(topic, Filter::all())))
     }

@@ -31,7 +31,7 @@ pub struct Dialect {
     pub(crate) look_again: &'static str,
     /// `(group, topic, tag, key, created_ms)`
     pub(crate) insert_inbox: &'static str,
-    /// `(group, topic, tag, key) -> one row, if it is there`
+    /// `(group, topic, tag, key) -> created_ms`, if it is there
     pub(crate) look_inbox: &'static str,
     /// Where others see a commit before it is on disk: a write whose own durable commit puts all earlier ones there.
     pub(crate) barrier: Option<&'static str>,

@@ -48,7 +48,7 @@ pub(super) static MYSQL: Dialect = Dialect {
         durable!()
     ),
     look_inbox: "
-        SELECT 1 FROM checkback_inbox
+        SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = ? AND topic = ? AND tag = ? AND message_key = ?",
     barrier: Some("UPDATE checkback_schema SET barrier = barrier + 1"),
     join_cleaned: "

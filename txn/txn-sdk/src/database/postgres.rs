@@ -56,7 +56,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         " ON CONFLICT (consumer_group, topic, tag, message_key) DO NOTHING"
     ),
     look_inbox: "
-        SELECT 1::bigint FROM checkback_inbox
+        SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = $1 AND topic = $2 AND tag = $3 AND message_key = $4",
     barrier: None,
     join_cleaned: "

@@ -36,7 +36,7 @@ pub(super) static SQLITE: Dialect = Dialect {
         WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
         ON CONFLICT (consumer_group, topic, tag, message_key) DO NOTHING",
     look_inbox: "
-        SELECT 1 FROM checkback_inbox
+        SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = ?1 AND topic = ?2 AND tag = ?3 AND message_key = ?4",
     barrier: None,
     join_cleaned: "

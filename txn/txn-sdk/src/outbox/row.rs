@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// On a message that the relay delivered: the transaction that it belongs to.
-pub(super) const OUTBOX_ID_PROPERTY: &str = "CHECKBACK_OUTBOX_TX_ID";
+pub(super) const OUTBOX_ID_PROPERTY: &str = property::SDK_OUTBOX_TRANSACTION;
 
 /// Puts a message beside its marker, to be relayed once both are committed.
 pub(crate) async fn store<D: Database>(

@@ -13,6 +13,7 @@ mod databases;
 mod emitting;
 mod end_to_end;
 mod examples;
+mod explain;
 mod inbox;
 mod markers;
 mod outbox;
