@@ -22,6 +22,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Rest between two rounds when more is due than one takes: a million halves are asked about within half a minute, and the
 /// sends of producers come in between.
 const BREATH: Duration = Duration::from_millis(10);
+/// The same while clients have more to answer than they can: what waits for them is read again and again.
+const LONG_BREATH: Duration = Duration::from_millis(30);
+
+/// Checks that only the sender gets while it is connected; then every other one goes to somebody else of its group.
+const SENDER_ALONE: u32 = 3;
 
 /// Bounds how much of the log a restart reads for its transactions.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -81,8 +86,7 @@ async fn ask_when_due(broker: &Arc<Broker>, stop: &CancellationToken) {
         let wait = broker.transactions.next_due().map(|due| due.since(broker.clock.now()).min(LOOK_EVERY));
         match wait {
             Some(Duration::ZERO) => {
-                let asked = round(broker).await;
-                let rest = if asked > 0 { BREATH } else { PAUSE };
+                let rest = round(broker).await;
                 let is_behind = broker.transactions.next_due().is_some_and(|due| due <= broker.clock.now());
                 if is_behind && pause(rest, stop).await.is_err() {
                     return;
@@ -105,8 +109,8 @@ async fn pause(wait: Duration, stop: &CancellationToken) -> Result<(), ()> {
     tokio::time::timeout(wait, stop.cancelled()).await.map_or(Ok(()), |()| Err(()))
 }
 
-/// Halves may be long out of memory, so they are read off the runtime's threads. Says how many were asked about.
-async fn round(broker: &Arc<Broker>) -> usize {
+/// Halves may be long out of memory, so they are read off the runtime's threads. Says how long to rest behind it.
+async fn round(broker: &Arc<Broker>) -> Duration {
     mq_store::failpoint("check-due");
     let on_lane = broker.clone();
     let checks = tokio::task::spawn_blocking(move || on_lane.transactions.tick(on_lane.clock.now())).await;
@@ -119,25 +123,35 @@ async fn round(broker: &Arc<Broker>) -> usize {
             });
             let asked: Vec<_> = asked.collect();
             mq_store::failpoint("check-sent");
-            let count = asked.len();
+            let held_back = asked.iter().any(|(_, result, _)| *result == CheckResult::HeldBack);
+            let rest = if held_back { LONG_BREATH } else { BREATH };
+            let rest = if asked.is_empty() { PAUSE } else { rest };
             broker.transactions.check_results(asked);
-            count
+            rest
         }
         Err(error) => {
             warn!(%error, "a round of checkbacks failed");
-            0
+            PAUSE
         }
     }
 }
 
 /// The client that sent the half first, then those of its group that declared the topic, then any of the group. Says who
-/// was asked.
+/// was asked. A sender that did not know several times has company: it may have lost its database.
 fn ask(broker: &Broker, check: &Check) -> (CheckResult, Option<ClientId>) {
     let sender = check.prefer_client.as_deref();
-    for (client, connection) in broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender) {
-        if connection.send(check.request.clone()).is_ok() {
-            return (CheckResult::Delivered, Some(format!("{client} ({})", connection.peer()).into()));
+    let others_first = check.attempt > SENDER_ALONE && !check.attempt.is_multiple_of(2);
+    let candidates = broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender, others_first);
+    let mut held_back = false;
+    for (client, connection) in candidates {
+        match connection.check(check.request.clone()) {
+            Ok(true) => return (CheckResult::Delivered, Some(format!("{client} ({})", connection.peer()).into())),
+            Ok(false) => held_back = true,
+            Err(_) => {}
         }
+    }
+    if held_back {
+        return (CheckResult::HeldBack, None);
     }
     debug!(group = %check.producer_group, half = %check.half, "nobody of the producer group is connected");
     (CheckResult::NobodyToAsk, None)

@@ -189,9 +189,15 @@ impl Clients {
     }
 
     /// Who may be asked about a transaction of this group, best first: the client that sent the half, then those that
-    /// said they can answer for the topic, then the others, which take turns.
-    pub(crate) fn producers_to_ask(&self, group: &str, topic: &str, sender: Option<&str>) -> Vec<(String, Connection)> {
-        self.0.lock().producers.candidates(group, topic, sender)
+    /// said they can answer for the topic, then the others, which take turns. Or the sender last.
+    pub(crate) fn producers_to_ask(
+        &self,
+        group: &str,
+        topic: &str,
+        sender: Option<&str>,
+        sender_last: bool,
+    ) -> Vec<(String, Connection)> {
+        self.0.lock().producers.candidates(group, topic, sender, sender_last)
     }
 
     /// The connection of the client with this id, whatever it is connected for.

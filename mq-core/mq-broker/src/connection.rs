@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::elsewhere::Elsewhere;
 use crate::handlers::Handled;
-use crate::limits::{MAX_ASKED, MAX_POSTED, MAX_UNSENT_BYTES};
+use crate::limits::{CLIENT_ANSWERS_WITHIN, MAX_ASKED, MAX_POSTED, MAX_UNANSWERED_CHECKS, MAX_UNSENT_BYTES};
 use crate::pop::Poll;
 use crate::pulling::Pull;
 
@@ -52,6 +52,14 @@ struct Shared {
     changed: Notify,
     /// Bytes that the peer had not taken when the session last looked.
     unsent: AtomicUsize,
+    checks: Mutex<Checks>,
+}
+
+/// Checks that the peer was sent and has not answered.
+struct Checks {
+    unanswered: usize,
+    /// When it was last sent the first of them, or answered one.
+    heard: Instant,
 }
 
 #[derive(Default)]
@@ -105,6 +113,7 @@ impl Connection {
             asked: Mutex::default(),
             changed: Notify::new(),
             unsent: AtomicUsize::new(0),
+            checks: Mutex::new(Checks { unanswered: 0, heard: Instant::now() }),
         }))
     }
 
@@ -135,6 +144,28 @@ impl Connection {
     pub fn send(&self, mut request: Command) -> Result<(), Closed> {
         request.opaque = self.next_opaque();
         self.post_request(request)
+    }
+
+    /// Sends a check of a half message, unless the peer has too many to answer: `Ok(false)`. What it does not answer in time
+    /// is not waited for.
+    pub(crate) fn check(&self, request: Command) -> Result<bool, Closed> {
+        {
+            let (now, mut checks) = (Instant::now(), self.0.checks.lock());
+            if checks.unanswered == 0 || now - checks.heard > CLIENT_ANSWERS_WITHIN {
+                *checks = Checks { unanswered: 0, heard: now };
+            }
+            if checks.unanswered >= MAX_UNANSWERED_CHECKS {
+                return Ok(false);
+            }
+            checks.unanswered += 1;
+        }
+        self.send(request).map(|()| true)
+    }
+
+    /// The peer has answered a check.
+    pub(crate) fn check_answered(&self) {
+        let mut checks = self.0.checks.lock();
+        *checks = Checks { unanswered: checks.unanswered.saturating_sub(1), heard: Instant::now() };
     }
 
     /// Asks the client something and waits for its answer, whatever the answer's code.

@@ -13,6 +13,9 @@ pub const MAX_UNSENT_BYTES: usize = 4 << 20;
 pub const MAX_POSTED: usize = 4096;
 /// Questions to one client, and requests of one connection that wait for another client's answer, at once.
 pub const MAX_ASKED: usize = 4096;
+/// Checks of half messages that one connection has yet to answer. Our own client works on 256 at once and drops the others,
+/// which would be counted all the same. When reached, its checks wait, uncounted.
+pub const MAX_UNANSWERED_CHECKS: usize = 200;
 /// Requests of one connection on the blocking lane; while all are taken the socket is not read, and no held pull or pop is
 /// tried again.
 pub const MAX_BLOCKING_PER_CONNECTION: usize = 32;

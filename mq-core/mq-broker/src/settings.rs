@@ -68,6 +68,9 @@ pub(crate) fn transaction_options(config: &BrokerConfig, store_host: SocketAddr)
     let Schedule { timeout, check_interval, check_max } = transaction_schedule(config);
     options.rules = txn_coordinator::Rules { timeout, check_interval, check_max, ..options.rules };
     options.rules.reserved = config.file_reserved_time;
+    // A segment takes them, with what is said of them.
+    options.max_set_bytes =
+        options.max_set_bytes.min(usize::try_from(config.commit_log_segment_bytes / 2).unwrap_or(0));
     options.placing = Arc::new(FromCommit { precision_ms: config.timer_precision.as_millis() as i64 });
     options
 }

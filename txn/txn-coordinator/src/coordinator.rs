@@ -36,6 +36,8 @@ pub struct TransactionOptions {
     pub max_pending: usize,
     /// Halves of one transaction: a client sends its half again a few times, not more. Bounds the OP record too.
     pub max_siblings: usize,
+    /// Bytes of all messages of one transaction: they are appended at once, while every other verdict waits.
+    pub max_set_bytes: usize,
     /// How long a checkpoint waits for the log below it to be durable.
     pub checkpoint_patience: Duration,
     pub placing: Arc<dyn Placing>,
@@ -67,6 +69,7 @@ impl TransactionOptions {
             store_host,
             max_pending: 1_000_000,
             max_siblings: 64,
+            max_set_bytes: 32 << 20,
             checkpoint_patience: Duration::from_secs(10),
             placing: Arc::new(AtOnce),
         }
@@ -175,6 +178,13 @@ impl Coordinator {
     /// Reads some of the halves that an earlier run has left pending. False: all are read.
     pub fn load_some(&self) -> Result<bool, ReadError> {
         self.0.load_some()
+    }
+
+    /// Whether a half of so many bytes can ever be published: each message of a set may take its share.
+    pub fn fits(&self, half: &NewHalf, bytes: usize) -> Result<(), HalfError> {
+        let of = half.part.of;
+        let limit = self.0.options.max_set_bytes / usize::from(of);
+        if of > 1 && bytes > limit { Err(HalfError::LargeInSet { bytes, of, limit }) } else { Ok(()) }
     }
 
     /// Whether there is room for these halves, one answer each. To be asked before they are appended, for as many as are

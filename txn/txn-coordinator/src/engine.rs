@@ -68,7 +68,7 @@ impl Engine {
             Input::Stored(half) => self.stored(half, now),
             Input::End(end) => return self.end(end).into_iter().collect(),
             Input::Due => return self.due(now),
-            Input::CheckSent(half, result) => self.check_sent(half, result),
+            Input::CheckSent(half, result) => self.check_sent(half, result, now),
             Input::CheckNow(half) => self.check_now(half, now),
             Input::Counted(half, count) => self.counted(half, count, now),
             Input::Decided(half, outcome) => self.decided(half, outcome, now),
@@ -230,7 +230,7 @@ impl Engine {
         }
     }
 
-    fn check_sent(&mut self, half: HalfOffset, result: CheckResult) {
+    fn check_sent(&mut self, half: HalfOffset, result: CheckResult, now: UnixMillis) {
         let Some(slot) = self.table.slot_of(half) else { return };
         let open = self.table.get_mut(slot);
         if !std::mem::take(&mut open.asking) {
@@ -246,6 +246,11 @@ impl Engine {
                 open.checks = open.checks.saturating_add(u16::from(planted(Bug::CountUnsentCheck)));
                 open.unasked = open.unasked.saturating_add(1);
                 self.counters.nobody_to_ask += 1;
+            }
+            CheckResult::HeldBack => {
+                self.counters.held_back += 1;
+                let due = open.due.min(now.plus(HELD_BACK_FOR));
+                self.table.set_due(slot, due);
             }
         }
     }
@@ -322,6 +327,8 @@ impl Engine {
     }
 }
 
+/// Clients answer thousands of questions a second; each look at a half that waits for them reads it again.
+const HELD_BACK_FOR: std::time::Duration = std::time::Duration::from_secs(1);
 /// A schedule that never comes to rest would hold a tick for ever.
 const LEAST_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
 

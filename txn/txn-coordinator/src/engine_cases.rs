@@ -74,6 +74,7 @@ impl Bench {
             }),
             "due" => Input::Due,
             "delivered" => Input::CheckSent(half(), CheckResult::Delivered),
+            "held" => Input::CheckSent(half(), CheckResult::HeldBack),
             "nobody" => Input::CheckSent(half(), CheckResult::NobodyToAsk),
             "decided" => Input::Decided(half(), outcome(words[2]).unwrap()),
             "written" => {

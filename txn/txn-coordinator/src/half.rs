@@ -43,6 +43,10 @@ pub enum HalfError {
     TooLong { name: &'static str, bytes: usize, limit: usize },
     #[error("the property {name} is {value:?}; {expected} is expected")]
     Malformed { name: &'static str, value: String, expected: &'static str },
+    #[error(
+        "one of {of} messages under one verdict takes {bytes} bytes, the limit is {limit}: they are published at once"
+    )]
+    LargeInSet { bytes: usize, of: u8, limit: usize },
     #[error("the properties take {0} bytes with the transaction's own, the limit is {MAX_PROPERTIES_BYTES}")]
     Properties(usize),
     #[error("{0} half messages wait for their verdict, which is the limit")]

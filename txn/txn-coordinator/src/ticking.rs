@@ -151,6 +151,7 @@ impl Inner {
                 let what = match result {
                     CheckResult::Delivered => EventKind::Asked { attempt: after.checks.into() },
                     CheckResult::NobodyToAsk => EventKind::NobodyToAsk,
+                    CheckResult::HeldBack => continue,
                 };
                 state.history.note(now, half, what, by);
                 let is_worth_it = after.unasked.is_multiple_of(step);

@@ -187,6 +187,8 @@ pub enum CheckResult {
     /// Its bytes were handed to a live connection. Only this counts toward the limit.
     Delivered,
     NobodyToAsk,
+    /// Whoever could be asked has as many questions as he can answer. Nothing is counted; he is asked a little later.
+    HeldBack,
 }
 
 /// Why END_TRANSACTION changed nothing.

@@ -68,7 +68,13 @@ impl Producers {
         Some(self.groups.get(group)?.get(&connection)?.client.id.clone())
     }
 
-    pub(super) fn candidates(&mut self, group: &str, topic: &str, sender: Option<&str>) -> Vec<(String, Connection)> {
+    pub(super) fn candidates(
+        &mut self,
+        group: &str,
+        topic: &str,
+        sender: Option<&str>,
+        sender_last: bool,
+    ) -> Vec<(String, Connection)> {
         let Some(members) = self.groups.get(group) else { return Vec::new() };
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % members.len();
@@ -78,7 +84,7 @@ impl Producers {
         candidates.sort_by_key(|member| {
             let sent_it = sender == Some(member.client.id.as_str());
             let declared = member.checkback_topics.iter().any(|declared| declared == topic);
-            (!sent_it, !declared)
+            (sent_it == sender_last, !declared)
         });
         candidates.into_iter().map(|member| (member.client.id.clone(), member.client.connection.clone())).collect()
     }

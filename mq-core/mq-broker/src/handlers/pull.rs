@@ -136,7 +136,7 @@ fn is_cold_scan(broker: &Broker, pull: &Pull) -> Result<bool, ReadError> {
 }
 
 pub(crate) fn is_cold(broker: &Broker, at: LogOffset) -> bool {
-    broker.store.end().0 - at.0 > broker.hot_bytes
+    broker.store.end().0.saturating_sub(at.0) > broker.hot_bytes
 }
 
 fn hold(broker: &Broker, header: &PullMessage) -> Duration {

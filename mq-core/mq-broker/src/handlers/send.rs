@@ -207,6 +207,7 @@ fn prepare_one(
     });
     let (message, kind) = if half {
         let (message, half) = half_of(message)?;
+        broker.transactions.fits(&half, message.record_bytes())?;
         mq_store::failpoint("half-parsed");
         (message, Kind::Half { group: header.producer_group.clone(), half })
     } else {

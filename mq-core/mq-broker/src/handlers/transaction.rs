@@ -1,12 +1,16 @@
 //! END_TRANSACTION (37): producers' verdicts on their half messages, all of one read together.
 
+use std::net::SocketAddr;
+
 use mq_protocol::codes::response;
 use mq_protocol::command::Command;
 use mq_protocol::header::EndTransaction;
 use mq_protocol::ids::LogOffset;
 use txn_coordinator::{EndError, EndRequest, Ended, Refusal as Refused};
 
+use super::Reply;
 use super::error::Refusal;
+use super::pull::is_cold;
 use crate::broker::Broker;
 use crate::connection::Connection;
 
@@ -36,12 +40,26 @@ impl Verdicts {
         self.requests.is_empty()
     }
 
-    pub(crate) fn push(&mut self, request: &Command) -> Result<(), Refusal> {
+    /// Gathers it, or says where it is done: a half that may have to come from the disk is not read by a session.
+    pub(crate) fn push(
+        &mut self,
+        broker: &Broker,
+        from: &Connection,
+        request: &Command,
+    ) -> Result<Option<Reply>, Refusal> {
         let header: EndTransaction = request.header()?;
         mq_store::failpoint("end-parsed");
-        self.requests.push(EndRequest::from_header(&header)?);
-        self.answers.push(Pending { answer: request.response(response::SUCCESS), oneway: request.is_oneway() });
-        Ok(())
+        if header.from_transaction_check == Some(true) {
+            from.check_answered();
+        }
+        let end = EndRequest::from_header(&header)?;
+        let pending = Pending { answer: request.response(response::SUCCESS), oneway: request.is_oneway() };
+        if is_cold(broker, end.log_offset) {
+            return Ok(Some(on_lane(end, pending, from.peer())));
+        }
+        self.requests.push(end);
+        self.answers.push(pending);
+        Ok(None)
     }
 
     /// Decides all of them under one lock, with one append, and empties this.
@@ -55,6 +73,18 @@ impl Verdicts {
             *self = Self::default();
         }
     }
+}
+
+fn on_lane(end: EndRequest, pending: Pending, peer: SocketAddr) -> Reply {
+    Reply::Blocking(Box::new(move |broker| {
+        let ended = broker.transactions.end_by(peer, &[end]).remove(0);
+        let Judged { answer, waits_until, .. } = pending.judged(broker, ended);
+        broker.hurry();
+        Ok(match waits_until {
+            Some(at) => Reply::Durable { at, answer },
+            None => Reply::Now(answer),
+        })
+    }))
 }
 
 impl Pending {

@@ -59,9 +59,9 @@ impl Session {
             return self.take_send(&command);
         }
         if command.code == request::END_TRANSACTION {
-            if let Err(refusal) = self.verdicts.push(&command) {
+            if let Some(handled) = self.verdicts.push(&self.broker, &self.connection, &command).transpose() {
                 let origin = self.origin(&command);
-                self.reply(command, origin, Err(refusal));
+                self.reply(command, origin, handled);
             }
             return;
         }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use mq_broker::{BrokerConfig, FlushDiskType};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
-use mq_protocol::header::{CheckTransactionState, SendMessageResponse};
+use mq_protocol::header::{CheckTransactionState, EndTransaction, SendMessageResponse};
 use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::record::StoredMessage;
 use mq_protocol::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_NONE, TRANSACTION_ROLLBACK};
 use mq_store::backend::{CrashBackend, CrashMode};
 
-use crate::harness::{Client, Pull, Send, World, end, end_at, pulled};
+use crate::harness::{Client, Pull, Send, World, end, end_at, pulled, until};
 
 const GROUP: &str = "producers";
 const TIMEOUT: Duration = Duration::from_secs(6);
@@ -293,5 +293,108 @@ async fn a_half_may_ask_for_fewer_checks() {
         (copy.property("TRANSACTION_CHECK_TIMES"), copy.property("CHECKBACK_PARKED")),
         (Some("1"), Some("unanswered"))
     );
+    broker.stop().await.unwrap();
+}
+
+/// The client's answer to a check.
+fn answer(check: &Command, bits: i32) -> Command {
+    let (header, _) = asked(check);
+    let end = end_at(header.tran_state_table_offset, header.commit_log_offset, GROUP, bits);
+    let header = EndTransaction { from_transaction_check: Some(true), ..end.header().unwrap() };
+    Command::request_with(request::END_TRANSACTION, &header)
+}
+
+/// Our own client drops checks when it has 256: they must not count as asked.
+#[tokio::test]
+async fn a_client_has_two_hundred_checks_to_answer_at_most_and_those_that_wait_are_not_counted() {
+    let world = World::new();
+    let broker = world.start().await;
+    let mut client = broker.connect().await;
+    client.heartbeat("a@1", &[GROUP], &[]).await;
+    for number in 0..250 {
+        half(&mut client, &format!("t{number}")).await;
+    }
+    world.clock.advance(TIMEOUT);
+    let mut checks = Vec::new();
+    for _ in 0..200 {
+        checks.push(client.request(request::CHECK_TRANSACTION_STATE).await);
+    }
+    let metric = |name: &str| {
+        let metrics = broker.metrics();
+        let value =
+            metrics.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+    };
+    until(async || metric("checkback_held_back_checks") >= 50.0).await;
+    assert!((metric("checkback_checks_sent") - 200.0).abs() < 0.5);
+    for check in &checks {
+        assert_eq!(client.call(answer(check, TRANSACTION_ROLLBACK)).await.code, response::SUCCESS);
+    }
+    world.clock.advance(Duration::from_secs(1));
+    for _ in 0..50 {
+        let check = client.request(request::CHECK_TRANSACTION_STATE).await;
+        let (_, message) = asked(&check);
+        assert_eq!(message.message.property("TRANSACTION_CHECK_TIMES"), Some("1"));
+        assert_eq!(client.call(answer(&check, TRANSACTION_ROLLBACK)).await.code, response::SUCCESS);
+    }
+    broker.stop().await.unwrap();
+}
+
+/// It may have lost its database, and its peers have not.
+#[tokio::test]
+async fn a_sender_that_does_not_know_four_times_is_not_the_only_one_that_is_asked() {
+    let world = World::new();
+    let broker = world.start().await;
+    let (mut other, mut sender) = (broker.connect().await, broker.connect().await);
+    other.heartbeat("a@other", &[GROUP], &[]).await;
+    sender.heartbeat("b@sender", &[GROUP], &[]).await;
+    half(&mut sender, "lost").await;
+    world.clock.advance(TIMEOUT);
+    for attempt in 1..=4 {
+        let check = sender.request(request::CHECK_TRANSACTION_STATE).await;
+        assert_eq!(asked(&check).1.message.property("TRANSACTION_CHECK_TIMES"), Some(&*attempt.to_string()));
+        sender.call(answer(&check, TRANSACTION_NONE)).await;
+        world.clock.advance(Duration::from_secs(31));
+    }
+    let check = other.request(request::CHECK_TRANSACTION_STATE).await;
+    assert_eq!(asked(&check).1.message.property("TRANSACTION_CHECK_TIMES"), Some("5"));
+    assert_eq!(other.call(answer(&check, TRANSACTION_COMMIT)).await.code, response::SUCCESS);
+    assert_eq!(visible(&mut other).await, ["lost"]);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn verdicts_about_halves_that_are_long_out_of_memory_are_the_same() {
+    let broker = World::new().start_with(|config| config.memory_hot_percent = 0).await;
+    let mut client = broker.connect().await;
+    let (kept, dropped) = (half(&mut client, "kept").await, half(&mut client, "dropped").await);
+    for (half, bits, code) in [
+        (&kept, TRANSACTION_COMMIT, response::SUCCESS),
+        (&kept, TRANSACTION_COMMIT, response::SUCCESS),
+        (&kept, TRANSACTION_ROLLBACK, response::ILLEGAL_OPERATION),
+        (&dropped, TRANSACTION_NONE, response::SUCCESS),
+        (&dropped, TRANSACTION_ROLLBACK, response::SUCCESS),
+        (&dropped, TRANSACTION_COMMIT, response::ILLEGAL_OPERATION),
+    ] {
+        assert_eq!(client.call(end(half, GROUP, bits)).await.code, code, "{bits} of {}", half.queue_offset);
+    }
+    let nowhere = end_at(QueueOffset(0), LogOffset(1 << 40), GROUP, TRANSACTION_COMMIT);
+    assert_eq!(client.call(nowhere).await.code, response::SYSTEM_ERROR);
+    assert_eq!(visible(&mut client).await, ["kept"]);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn messages_that_could_not_be_published_at_once_are_refused_when_they_are_sent() {
+    let broker = World::new().start_with(|config| config.commit_log_segment_bytes = 64 << 10).await;
+    let mut client = broker.connect().await;
+    let part = |bytes: usize| {
+        let half = Send::to("T").half("k").body(vec![b'x'; bytes]);
+        half.property("CHECKBACK_SHARED_ID", "s").property("CHECKBACK_PART", "1/32").command()
+    };
+    let refused = client.call(part(1000)).await;
+    let remark = refused.remark.as_deref().unwrap_or_default();
+    assert!(refused.code == response::MESSAGE_ILLEGAL && remark.contains("the limit is 1024"), "{remark}");
+    assert_eq!(client.call(part(500)).await.code, response::SUCCESS);
     broker.stop().await.unwrap();
 }

@@ -5,14 +5,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bytes::BytesMut;
 use mq_protocol::codes::request;
 use mq_protocol::command::Command;
-use mq_protocol::header::SendMessage;
+use mq_protocol::header::{EndTransaction, SendMessage};
+use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_protocol::properties::{Properties, name};
+use mq_protocol::sys_flag::TRANSACTION_NONE;
 use serde::Serialize;
 
 use super::connection::Connection;
-use super::frames::{KEY, Template};
+use super::frames::{Answer, KEY, Template};
 use super::options::HalvesOptions;
 use super::suite::Server;
 use super::unix_ms;
@@ -125,7 +128,7 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
     let mut out = Vec::new();
     heartbeat.put(&mut out, 0, 0, 0);
     Template::new(plain).put(&mut out, 1, unix_ms(), 0);
-    let (mut acknowledged, mut first_check, mut checks) = (None, None, 0);
+    let (mut acknowledged, mut first_check, mut checks, mut unknown) = (None, None, 0, BytesMut::new());
     while began.elapsed().as_secs_f64() < options.rest || acknowledged.is_none() {
         connection
             .exchange(&mut out, PAUSE, |answer| {
@@ -133,6 +136,7 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
                 if answer.code == request::CHECK_TRANSACTION_STATE {
                     checks += 1;
                     first_check.get_or_insert(elapsed);
+                    does_not_know(&answer)?.encode(&mut unknown);
                 } else if answer.slot() == Some(1) {
                     ensure!(answer.code == 0, "the send is refused: {}", answer.refusal());
                     acknowledged.get_or_insert(elapsed);
@@ -140,6 +144,7 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
                 Ok(())
             })
             .await?;
+        out.extend_from_slice(&unknown.split());
     }
     let checks_within_seconds = began.elapsed().as_secs_f64();
     let anonymous_mib = anonymous_mib(&server.id())?;
@@ -152,6 +157,22 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
         checks_within_seconds,
         anonymous_mib,
     })
+}
+
+/// A producer that does not answer is not asked much more.
+fn does_not_know(check: &Answer<'_>) -> Result<Command> {
+    let header = EndTransaction {
+        topic: None,
+        producer_group: GROUP.into(),
+        tran_state_table_offset: QueueOffset(check.number("tranStateTableOffset")?),
+        commit_log_offset: LogOffset(check.number("commitLogOffset")?),
+        commit_or_rollback: TRANSACTION_NONE,
+        from_transaction_check: Some(true),
+        msg_id: None,
+        transaction_id: None,
+        bname: None,
+    };
+    Ok(Command::request_with(request::END_TRANSACTION, &header).oneway())
 }
 
 impl HalvesReport {

@@ -65,6 +65,8 @@ pub struct Counters {
     pub repeated: u64,
     pub checks_sent: u64,
     pub nobody_to_ask: u64,
+    /// Checks that waited because the client had too many to answer.
+    pub held_back: u64,
     /// Halves that vanished from disk before they ended.
     pub gone: u64,
 }

@@ -23,6 +23,11 @@ pub(super) fn own(broker: &Broker) -> Vec<Family> {
             "Questions about half messages that nobody was there for",
             counts.nobody_to_ask,
         ),
+        counter(
+            "checkback_held_back_checks",
+            "Questions about half messages that waited for a client with too many",
+            counts.held_back,
+        ),
         counter("checkback_contrary_verdicts", "Verdicts that contradicted the first one", counts.contrary),
         counter("checkback_repeated_verdicts", "Verdicts that said the same again", counts.repeated),
         counter("checkback_mismatched_verdicts", "Verdicts that matched no half message", counts.mismatched),
