@@ -73,6 +73,10 @@ pub mod name {
     pub const MAX_CHECKS: &str = "CHECKBACK_MAX_CHECKS";
     /// Why a half was parked; on its copy.
     pub const PARKED_REASON: &str = "CHECKBACK_PARKED";
+    /// Which half it was: its offset in the half queue; on the same.
+    pub const PARKED_HALF: &str = "CHECKBACK_HALF";
+    /// Who sent the half, and the questions and answers about it; on the same.
+    pub const PARKED_TOLD: &str = "CHECKBACK_TOLD";
 }
 
 /// An ordered map of properties, sharing the buffer that it was read from.

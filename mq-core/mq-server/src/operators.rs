@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 const MAX_BODY_BYTES: usize = 16 << 10;
 /// Of [`TxnQuery`] and of [`TxnDeed`].
 const QUESTION_FIELDS: [&str; 5] = ["parked", "from", "limit", "group", "topic"];
-const DEED_FIELDS: [&str; 4] = ["half", "confirm", "verdict", "by"];
+const DEED_FIELDS: [&str; 5] = ["half", "confirm", "verdict", "by", "parked"];
 
 pub(crate) fn routes(broker: Arc<Broker>) -> Router {
     Router::new()
@@ -47,13 +47,17 @@ async fn list(State(broker): State<Arc<Broker>>, peer: Peer, uri: Uri) -> Respon
     }
 }
 
-async fn show(State(broker): State<Arc<Broker>>, peer: Peer, Path(half): Path<String>) -> Response {
-    match half.parse() {
-        Ok(half) => {
-            let name = TxnName { half: Some(half), ..TxnName::default() };
-            answer(broker, request::TXN_SHOW, &name, peer.0).await
+/// `7` is a half, `p7` the copy of one that was given up.
+async fn show(State(broker): State<Arc<Broker>>, peer: Peer, Path(number): Path<String>) -> Response {
+    let name = match number.strip_prefix('p') {
+        Some(copy) => copy.parse().map(|copy| TxnName { parked: Some(copy), ..TxnName::default() }),
+        None => number.parse().map(|half| TxnName { half: Some(half), ..TxnName::default() }),
+    };
+    match name {
+        Ok(name) => answer(broker, request::TXN_SHOW, &name, peer.0).await,
+        Err(_) => {
+            refused(StatusCode::BAD_REQUEST, &format!("{number:?} is no number of a half, nor of a parked one (p7)"))
         }
-        Err(_) => refused(StatusCode::BAD_REQUEST, &format!("{half:?} is no number of a half")),
     }
 }
 
@@ -96,7 +100,7 @@ fn deed_of(headers: &HeaderMap, body: &[u8]) -> Result<TxnDeed, Slip> {
     let bad = |error: serde_json::Error| (StatusCode::BAD_REQUEST, error.to_string());
     let fields: Map<String, Value> = serde_json::from_slice(body).map_err(bad)?;
     known(fields.keys(), &DEED_FIELDS)?;
-    if !fields.contains_key("half") {
+    if !["half", "parked"].iter().any(|name| fields.contains_key(*name)) {
         return Err((StatusCode::BAD_REQUEST, "half is missing: which one is meant?".into()));
     }
     serde_json::from_value(Value::Object(fields)).map_err(bad)

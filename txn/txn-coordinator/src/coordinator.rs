@@ -20,10 +20,10 @@ use crate::engine::{Counters, Half, Input, Rules, Schedule};
 use crate::half::{HalfError, NewHalf, QUEUE};
 use crate::history::Who;
 use crate::progress::Progress;
-use crate::recovery;
 use crate::steady_time::SteadyTime;
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
 use crate::verdict_file::VerdictFile;
+use crate::{recovery, verdict_file};
 
 #[derive(Clone, Debug)]
 pub struct TransactionOptions {
@@ -101,12 +101,17 @@ pub enum CheckpointError {
 pub struct StoredHalf(Half);
 
 impl StoredHalf {
-    /// `new` came from [`half_of`](crate::half_of) or [`resumed`](crate::resumed) beside the message; the rest is what the log assigned. `client` will
-    /// be the first to be asked.
+    /// `new` came from [`half_of`](crate::half_of) beside the message; the rest is what the log assigned. `client` will be
+    /// the first to be asked.
     #[must_use]
     pub fn new(new: NewHalf, at: QueueOffset, stored_at: UnixMillis, client: Option<ClientId>) -> Self {
         let NewHalf { transaction, part, immunity, check_max, resumes } = new;
         Self(Half { offset: at.into(), transaction, part, stored_at, immunity, check_max, checks: 0, resumes, client })
+    }
+
+    #[must_use]
+    pub fn offset(&self) -> HalfOffset {
+        self.0.offset
     }
 }
 
@@ -160,8 +165,9 @@ impl Coordinator {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let on_file = |error| OpenError::VerdictFile { error };
-        let mut verdict_file = VerdictFile::open(&*backend).map_err(on_file)?;
-        let saved = verdict_file.load().map_err(on_file)?;
+        let mut halves = VerdictFile::open(&*backend, verdict_file::PATH).map_err(on_file)?;
+        let mut copies = VerdictFile::open(&*backend, verdict_file::COPIES_PATH).map_err(on_file)?;
+        let saved = recovery::load(&store, &mut halves, &mut copies).map_err(on_file)?;
         let first = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).min);
         let known = |anchor: Anchor| {
             anchor.half < first || recovery::place_of(&store, anchor.half).is_ok_and(|at| at == Some(anchor.at))
@@ -171,8 +177,8 @@ impl Coordinator {
         let time = SteadyTime::new(clock.clone());
         let rebuilt = recovery::rebuild(&store, saved, counts, options.rules.clone(), clock.now())?;
         let state = Mutex::new(State::new(rebuilt, &store, time, clock.now()));
-        let (verdict_file, journal) = (Mutex::new(verdict_file), Mutex::new(journal));
-        Ok(Self(Arc::new(Inner { store, clock, options, verdict_file, journal, state })))
+        let (verdict_files, journal) = (Mutex::new([halves, copies]), Mutex::new(journal));
+        Ok(Self(Arc::new(Inner { store, clock, options, verdict_files, journal, state })))
     }
 
     /// Reads some of the halves that an earlier run has left pending. False: all are read.

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use mq_protocol::ids::{LogOffset, UnixMillis};
+use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::StoredMessage;
 use mq_protocol::topic;
-use mq_store::{AppendError, Clock, ReadError, Store};
+use mq_store::{AppendError, Bounds, Clock, ReadError, Store};
 use parking_lot::Mutex;
 
 use crate::check_journal::CheckJournal;
@@ -23,7 +23,7 @@ use crate::plan::{self, Plan};
 use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
 use crate::quarantine::{Quarantine, QuarantinedHalf};
-use crate::recovery::{Rebuilt, half_at, place_of};
+use crate::recovery::{Rebuilt, half_at, place_in, place_of};
 use crate::steady_time::SteadyTime;
 use crate::types::HalfOffset;
 use crate::verdict_file::{Block, Covered, VerdictFile};
@@ -32,8 +32,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: TransactionOptions,
-    /// Its lock lets one checkpoint run at a time.
-    pub(crate) verdict_file: Mutex<VerdictFile>,
+    /// Of halves and of copies. Its lock lets one checkpoint run at a time.
+    pub(crate) verdict_files: Mutex<[VerdictFile; 2]>,
     /// Taken before `state`, where both are.
     pub(crate) journal: Mutex<CheckJournal>,
     pub(crate) state: Mutex<State>,
@@ -48,11 +48,13 @@ pub(crate) struct State {
     pub(crate) quarantine: Quarantine,
     /// Halves that a start has yet to read.
     pub(crate) loading: Option<Loading>,
-    ops: OpRecords,
+    pub(crate) ops: OpRecords,
     /// Every half below has ended.
     finished: HalfOffset,
-    /// Behind the last record that ended a half.
+    /// Behind the last record that ended a half or a copy.
     pub(crate) written_to: LogOffset,
+    /// The file of copies says all up to here.
+    copies_saved: LogOffset,
 }
 
 impl Inner {
@@ -96,18 +98,30 @@ impl Inner {
 
     pub(crate) fn checkpoint(&self) -> Result<(), CheckpointError> {
         self.tidy_journal().map_err(CheckpointError::Journal)?;
-        let mut file = self.verdict_file.lock();
-        let (covered, blocks, end) = {
+        let mut files = self.verdict_files.lock();
+        let [halves, copies] = &mut *files;
+        let (covered, blocks, copies_covered, copies_blocks, end) = {
             let mut state = self.state.lock();
-            let (covered, blocks) = state.cover(&self.store, self.clock.now());
-            (covered, blocks, state.written_to)
+            let (mut covered, blocks) = state.cover(&self.store, self.clock.now());
+            let (copies_covered, copies_blocks) = state.cover_copies(&self.store, &covered);
+            covered.copies = if copies_blocks.is_empty() { state.copies_saved } else { covered.log };
+            (covered, blocks, copies_covered, copies_blocks, state.written_to)
         };
         // The blocks hold verdicts up to there: the file must not know more than the log.
         let end = if planted(Bug::FileAhead) { LogOffset::ZERO } else { end };
         let durable = self.store.wait_durable(end, self.options.checkpoint_patience).map_err(CheckpointError::from);
-        let saved = durable.and_then(|()| Ok(file.save(&covered, &blocks)?));
+        let saved = durable.and_then(|()| {
+            if !copies_blocks.is_empty() {
+                copies.save(&copies_covered, &copies_blocks)?;
+            }
+            Ok(halves.save(&covered, &blocks)?)
+        });
+        let mut state = self.state.lock();
         if saved.is_err() {
-            self.state.lock().engine.verdicts_mut().put_back(&blocks);
+            state.engine.verdicts_mut().put_back(&blocks);
+            state.engine.copies_mut().put_back(&copies_blocks);
+        } else {
+            state.copies_saved = covered.copies;
         }
         saved
     }
@@ -115,10 +129,22 @@ impl Inner {
 
 impl State {
     pub(crate) fn new(rebuilt: Rebuilt, store: &Store, time: SteadyTime, now: UnixMillis) -> Self {
-        let Rebuilt { engine, ops, finished, quarantine, loading } = rebuilt;
+        let Rebuilt { engine, ops, finished, quarantine, loading, copies_saved, .. } = rebuilt;
         let (published, ends, history) = (Published::default(), Ends::default(), History::default());
         let written_to = store.end();
-        let mut state = Self { engine, time, ends, history, quarantine, loading, ops, finished, published, written_to };
+        let mut state = Self {
+            engine,
+            time,
+            ends,
+            history,
+            quarantine,
+            loading,
+            ops,
+            finished,
+            published,
+            written_to,
+            copies_saved,
+        };
         state.published = Published::at(state.progress(store, now));
         if state.loading.as_ref().is_some_and(|loading| loading.next >= loading.end) {
             state.loaded();
@@ -220,10 +246,22 @@ impl State {
         let Progress { op, .. } = self.progress(store, now);
         let last_half_at =
             half.0.checked_sub(1).and_then(|last| place_of(store, HalfOffset(last)).ok()?).unwrap_or_default();
-        let covered = Covered { log, half, last_half_at, op, finished: self.finished, first };
+        let covered = Covered { log, half, last_half_at, op, finished: self.finished, first, copies: LogOffset::ZERO };
         self.quarantine.forget_below(first);
         self.engine.verdicts_mut().forget_below(first);
         (covered, self.engine.verdicts_mut().take_changed())
+    }
+
+    /// The same of the file of copies, for as much of the log.
+    fn cover_copies(&mut self, store: &Store, halves: &Covered) -> (Covered, Vec<Block>) {
+        let Bounds { min, max } = store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE);
+        let last = max.0.checked_sub(1).map(QueueOffset);
+        let last_at = last.and_then(|last| place_in(store, topic::CHECK_MAX_TIME, last).ok()?);
+        let last_half_at = last_at.unwrap_or_default();
+        let (first, half) = (HalfOffset::from(min), HalfOffset::from(max));
+        self.engine.copies_mut().forget_below(min);
+        let covered = Covered { half, last_half_at, finished: first, first, ..*halves };
+        (covered, self.engine.copies_mut().take_changed())
     }
 }
 

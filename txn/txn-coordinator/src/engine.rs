@@ -17,19 +17,19 @@ mod settled;
 mod table;
 mod view;
 
-use mq_protocol::ids::UnixMillis;
+use mq_protocol::ids::{QueueOffset, UnixMillis};
 
 use crate::planted::{Bug, planted};
 use crate::types::{
-    CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
+    CheckResult, ClientId, CopyEnd, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
 };
-use crate::verdicts::Verdicts;
+use crate::verdicts::{CopyEnds, Verdicts};
 use names::Names;
 use open::{Incomplete, Open, PartSet};
 use settled::{Ended, Settled};
 use table::{Slot, Table};
 
-pub use facts::{Action, Count, End, Half, Input, Pending};
+pub use facts::{Action, Count, End, Half, Input, ParkedNow, Pending};
 pub use rules::{Counters, Rules, Schedule};
 
 #[derive(Clone, Debug)]
@@ -38,6 +38,7 @@ pub struct Engine {
     table: Table,
     names: Names,
     verdicts: Verdicts,
+    copies: CopyEnds,
     settled: Settled,
     counters: Counters,
 }
@@ -51,6 +52,7 @@ impl Engine {
             table: Table::default(),
             names: Names::default(),
             verdicts,
+            copies: CopyEnds::default(),
             settled,
             counters: Counters::default(),
         }
@@ -74,6 +76,7 @@ impl Engine {
             Input::Decided(half, outcome) => self.decided(half, outcome, now),
             Input::Written(halves, outcome) => self.written(&halves, outcome, now),
             Input::Gone(half) => self.gone(half),
+            Input::CopyEnded(copy, end) => self.copy_ended(copy, end),
         }
         Vec::new()
     }
@@ -315,6 +318,13 @@ impl Engine {
             } else if !planted(Bug::SiblingLeft) {
                 self.close_soon(slot, outcome, now);
             }
+        }
+    }
+
+    /// The first end stands: what a start reads again, or another broker did, comes later.
+    fn copy_ended(&mut self, copy: QueueOffset, end: CopyEnd) {
+        if self.copies.get(copy).is_none() {
+            self.copies.set(copy, end);
         }
     }
 

@@ -90,6 +90,14 @@ impl Bench {
                     unasked: option("unasked").map_or(0, |n| n.parse().unwrap()),
                 },
             ),
+            "copy" => Input::CopyEnded(
+                QueueOffset(words[1].parse().unwrap()),
+                match words[2] {
+                    "resumed" => CopyEnd::Resumed,
+                    "committed" => CopyEnd::Committed,
+                    _ => CopyEnd::RolledBack,
+                },
+            ),
             other => panic!("unknown word {other:?} in {line:?}"),
         };
         let actions = self.engine.step(self.now, input);
@@ -109,6 +117,16 @@ impl Bench {
             Action::Acknowledge(_) | Action::Refuse(_) => return,
         };
         assert_eq!(self.engine.step(self.now, done), [], "reports lead to no further actions");
+    }
+
+    /// What an operator who wants to resume or resolve a copy hears: `may copy 0 of a?`.
+    fn wish(&self, line: &str) -> Option<String> {
+        let (copy, id) = line.strip_prefix("may copy ")?.strip_suffix('?')?.split_once(" of ")?;
+        let copy = QueueOffset(copy.parse().unwrap());
+        Some(match self.engine.parked_now(copy, &TransactionKey::new("g", id)) {
+            ParkedNow::Parked => "yes".to_owned(),
+            now => format!("no: it {now}"),
+        })
     }
 
     /// The halves that are open or ended, and when the engine wants to look next.
@@ -176,8 +194,10 @@ fn replay(table: &str) -> String {
             }
             None => {
                 let mut fork = bench.clone();
-                let actions = left.split(';').flat_map(|step| fork.run(step.trim())).collect::<Vec<_>>();
-                writeln!(out, "{left:<32} => {} | {}", print(&actions), fork.state()).unwrap();
+                let said = fork.wish(left).unwrap_or_else(|| {
+                    print(&left.split(';').flat_map(|step| fork.run(step.trim())).collect::<Vec<_>>())
+                });
+                writeln!(out, "{left:<32} => {said} | {}", fork.state()).unwrap();
                 if !matrix {
                     bench = fork;
                 }

@@ -1,4 +1,4 @@
-//! The half message: how a prepared message becomes one, and what one says about its transaction. Pure.
+//! The half message: how a prepared message becomes one, and what is made of it: a message, a question. Pure.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use mq_protocol::{ByteString, codes, command::Command, sys_flag, topic};
 
 use crate::engine::Half;
 use crate::said::{Said, said};
-use crate::types::{HalfOffset, ParkReason, Part, TransactionKey};
+use crate::types::{HalfOffset, Part, TransactionKey};
 
 /// All halves and all OP records lie in queue 0 of their topics.
 pub(crate) const QUEUE: QueueId = QueueId(0);
@@ -102,7 +102,9 @@ pub fn half_of(message: Message) -> Result<(Message, NewHalf), HalfError> {
             | name::REAL_TOPIC
             | name::REAL_QUEUE_ID
             | name::FOLLOWERS
-            | name::PARKED_REASON => continue,
+            | name::PARKED_HALF
+            | name::PARKED_REASON
+            | name::PARKED_TOLD => continue,
             name => said.hear(name, value),
         }
         properties::push(&mut text, name, value);
@@ -189,6 +191,8 @@ pub(crate) fn real_message(half: &StoredMessage, followers: usize) -> Option<Rea
         match name {
             name::REAL_TOPIC => real_topic = real_topic.or(Some(value)),
             name::REAL_QUEUE_ID => queue_id = queue_id.or(Some(value)),
+            // Of a copy that an operator publishes.
+            name::PARKED_HALF | name::PARKED_REASON | name::PARKED_TOLD => {}
             name => {
                 if name == name::DELAY_FROM_COMMIT_MS {
                     delay_ms = delay_ms.or(value.parse().ok());
@@ -224,65 +228,10 @@ pub fn followers(record: &StoredMessage) -> usize {
     followers.filter(|followers| *followers < usize::from(Part::MAX)).unwrap_or(0)
 }
 
-/// The copy that an operator finds: the half as it is, in the topic of given-up halves.
-#[must_use]
-pub(crate) fn parked_copy(half: &StoredMessage, checks: u32, reason: Option<ParkReason>) -> Message {
-    Message {
-        topic: ByteString::from_static(topic::CHECK_MAX_TIME),
-        queue_id: QUEUE,
-        prepared_transaction_offset: half.log_offset,
-        properties: counted(half, checks, reason),
-        ..half.message.clone()
-    }
-}
-
-/// Why a message cannot be opened again.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ResumeError {
-    #[error("the message lies in topic {0}; only half messages in {max} can be resumed", max = topic::CHECK_MAX_TIME)]
-    NotParked(String),
-    #[error("the message in {topic} is not a half: {reason}", topic = topic::CHECK_MAX_TIME)]
-    NotAHalf { reason: HalfError },
-    #[error("the message in {max} does not name a topic and queue to publish in", max = topic::CHECK_MAX_TIME)]
-    NoRealTopic,
-}
-
-/// The half to append for a copy that was parked: its transaction is open again, and its checks are counted anew.
-pub fn resumed(parked: &StoredMessage) -> Result<(Message, NewHalf), ResumeError> {
-    let message = &parked.message;
-    if message.topic != topic::CHECK_MAX_TIME {
-        return Err(ResumeError::NotParked(message.topic.to_string()));
-    }
-    let said = said(message);
-    said.check().map_err(|reason| ResumeError::NotAHalf { reason })?;
-    real_message(parked, 0).ok_or(ResumeError::NoRealTopic)?;
-    let transaction = said.key(&message.properties).expect("checked above");
-    let (part, immunity, check_max) = (said.part(), said.immunity, said.check_max());
-    let mut properties = message.parsed_properties();
-    properties.set(name::TRANSACTION_CHECK_TIMES, "0");
-    properties.remove(name::PARKED_REASON);
-    let properties = properties.encode();
-    if properties.len() > MAX_PROPERTIES_BYTES {
-        return Err(ResumeError::NotAHalf { reason: HalfError::Properties(properties.len()) });
-    }
-    let half = Message {
-        topic: ByteString::from_static(topic::HALF),
-        queue_id: QUEUE,
-        prepared_transaction_offset: LogOffset::ZERO,
-        properties,
-        ..message.clone()
-    };
-    Ok((half, NewHalf { transaction, part, immunity, check_max, resumes: true }))
-}
-
-/// The half's properties with a count of checks (and why there are no more), unless they are so long that it does not
-/// fit.
-fn counted(half: &StoredMessage, checks: u32, parked: Option<ParkReason>) -> ByteString {
+/// The half's properties with a count of checks, unless they are so long that it does not fit.
+fn counted(half: &StoredMessage, checks: u32) -> ByteString {
     let mut properties = half.message.parsed_properties();
     properties.set(name::TRANSACTION_CHECK_TIMES, checks.to_string());
-    if let Some(reason) = parked {
-        properties.set(name::PARKED_REASON, reason.name());
-    }
     let text = properties.encode();
     if text.len() > MAX_PROPERTIES_BYTES { half.message.properties.clone() } else { text }
 }
@@ -295,7 +244,7 @@ pub(crate) fn check_request(half: &StoredMessage, attempt: u32, broker_name: &By
     let asked = Message {
         topic: properties.get(name::REAL_TOPIC)?.clone(),
         queue_id: properties.get(name::REAL_QUEUE_ID)?.parse().ok()?,
-        properties: counted(half, attempt, None),
+        properties: counted(half, attempt),
         ..half.message.clone()
     };
     let mut body = Vec::with_capacity(asked.record_bytes());

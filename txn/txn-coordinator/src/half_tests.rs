@@ -4,6 +4,8 @@ use mq_protocol::ids::{QueueOffset, UnixMillis};
 use mq_protocol::properties::Properties;
 
 use super::*;
+use crate::history::Told;
+use crate::parked::{parked_copy, resumed, told_in};
 
 fn prepared(properties: &[(&str, &str)]) -> Message {
     Message {
@@ -120,7 +122,7 @@ fn the_real_message_is_what_the_client_sent_marked_as_committed() {
 #[test]
 fn a_parked_copy_can_be_found_and_resumed() {
     let half = stored(half_of(with(&[])).unwrap().0);
-    let copy = parked_copy(&half, 15, None);
+    let copy = parked_copy(&half, 15, None, &[]);
     assert_eq!((&*copy.topic, copy.queue_id), (topic::CHECK_MAX_TIME, QUEUE));
     assert_eq!(copy.prepared_transaction_offset, half.log_offset);
     assert_eq!(copy.property("TRANSACTION_CHECK_TIMES"), Some("15"));
@@ -166,5 +168,31 @@ fn a_half_with_the_longest_properties_can_still_be_asked_about_and_parked() {
     assert_eq!(full.properties.len(), MAX_PROPERTIES_BYTES);
     let half = stored(full);
     assert!(check_request(&half, 1, &"broker-a".into()).is_some());
-    assert!(parked_copy(&half, 15, None).encode(&mut Vec::new()).is_ok());
+    assert!(parked_copy(&half, 15, None, &[]).encode(&mut Vec::new()).is_ok());
+}
+
+#[test]
+fn a_copy_tells_the_last_answers_in_short_words_or_none_where_they_do_not_fit() {
+    let told = |n: i64, by: &str| Told {
+        at: UnixMillis(n),
+        half: HalfOffset(4),
+        by: by.to_owned(),
+        what: if n == 0 { "sent it".to_owned() } else { "said unknown".to_owned() },
+    };
+    let long = "ä|\u{1}\n".repeat(1_000);
+    let all: Vec<_> = (0..100).map(|n| told(n, &long)).collect();
+    let half = stored(half_of(with(&[])).unwrap().0);
+    let copy = parked_copy(&half, 15, None, &all);
+    let said = told_in(&copy);
+    assert_eq!((said.len(), said[0].at, said[1].at, said[32].at), (33, UnixMillis(0), UnixMillis(68), UnixMillis(99)));
+    assert!(said.iter().all(|told| told.by.len() <= 96 && told.by.starts_with("ä___ä") && told.half == HalfOffset(4)));
+    assert!(copy.properties.len() < 6_000, "{}", copy.properties.len());
+    let (again, _) = resumed(&stored(copy)).unwrap();
+    assert!(told_in(&again).is_empty() && again.property("CHECKBACK_HALF").is_none());
+    assert_eq!(again.prepared_transaction_offset, LogOffset(3_197_260), "it names the copy");
+
+    let nearly_full = "v".repeat(MAX_PROPERTIES_BYTES - half.message.properties.len() - 100);
+    let full = stored(half_of(with(&[("long", nearly_full.leak())])).unwrap().0);
+    let copy = parked_copy(&full, 15, None, &all);
+    assert_eq!((told_in(&copy).len(), copy.property("CHECKBACK_HALF")), (0, Some("4")));
 }

@@ -1,7 +1,8 @@
 //! What happened to transactions that did not end at once: questions, answers, who gave them and when. The last ones of
-//! the whole broker, in memory: a transaction that its producer ends unasked leaves no trace here, and needs none.
+//! the whole broker, in memory: a transaction that its producer ends unasked leaves no trace here, and needs none. What is
+//! remembered of a half that is given up goes with its copy.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -12,17 +13,27 @@ use crate::types::{ClientId, HalfOffset, ParkReason, Refusal, Verdict};
 /// Events that are kept: some 6 MiB, and the whole story of 3,000 transactions that are asked about 15 times.
 const MAX_EVENTS: usize = 100_000;
 
-/// Something that an operator may want to know of a transaction.
+/// Something that an operator may want to know of a transaction, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct Told {
     pub at: UnixMillis,
     pub half: HalfOffset,
-    pub what: EventKind,
-    pub by: Who,
+    pub by: String,
+    pub what: String,
+}
+
+#[derive(Debug)]
+struct Event {
+    at: UnixMillis,
+    half: HalfOffset,
+    what: EventKind,
+    by: Who,
+    /// Number of the event of the same half before this one.
+    before: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     Asked {
         attempt: u32,
     },
@@ -39,7 +50,7 @@ pub enum EventKind {
 
 /// Who was asked, or has answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Who {
+pub(crate) enum Who {
     #[default]
     Broker,
     Client(ClientId),
@@ -74,19 +85,40 @@ impl fmt::Display for EventKind {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct History(VecDeque<Event>);
+pub(crate) struct History {
+    /// Oldest first, numbered on from `first`.
+    events: VecDeque<Event>,
+    first: u64,
+    /// Number of the last event of each half.
+    last: HashMap<HalfOffset, u64>,
+}
 
 impl History {
     pub(crate) fn note(&mut self, at: UnixMillis, half: HalfOffset, what: EventKind, by: Who) {
-        if self.0.len() == MAX_EVENTS {
-            self.0.pop_front();
+        if self.events.len() == MAX_EVENTS
+            && let Some(oldest) = self.events.pop_front()
+        {
+            if self.last.get(&oldest.half) == Some(&self.first) {
+                self.last.remove(&oldest.half);
+            }
+            self.first += 1;
         }
-        self.0.push_back(Event { at, half, what, by });
+        let before = self.last.insert(half, self.first + self.events.len() as u64);
+        self.events.push_back(Event { at, half, what, by, before });
     }
 
     /// Of these halves, oldest first.
-    pub(crate) fn of(&self, halves: &[HalfOffset]) -> Vec<Event> {
-        self.0.iter().filter(|event| halves.contains(&event.half)).cloned().collect()
+    pub(crate) fn of(&self, halves: &[HalfOffset]) -> Vec<Told> {
+        let mut found = BTreeMap::new();
+        for half in halves {
+            let mut next = self.last.get(half).copied();
+            while let Some(number) = next.filter(|number| *number >= self.first) {
+                let Event { at, half, what, by, before } = &self.events[(number - self.first) as usize];
+                found.insert(number, Told { at: *at, half: *half, by: by.to_string(), what: what.to_string() });
+                next = *before;
+            }
+        }
+        found.into_values().collect()
     }
 }
 
@@ -100,7 +132,7 @@ mod tests {
         for half in 0..MAX_EVENTS as u64 + 5 {
             history.note(UnixMillis(0), HalfOffset(half), EventKind::NobodyToAsk, Who::Broker);
         }
-        assert_eq!(history.0.len(), MAX_EVENTS);
+        assert_eq!((history.events.len(), history.last.len()), (MAX_EVENTS, MAX_EVENTS));
         assert_eq!((history.of(&[HalfOffset(4)]).len(), history.of(&[HalfOffset(5)]).len()), (0, 1));
     }
 }

@@ -10,11 +10,13 @@ mod end;
 mod ending;
 mod ends;
 pub mod engine;
+mod given_up;
 mod half;
 mod history;
 mod loading;
 mod op;
 mod operator;
+mod parked;
 mod plan;
 #[cfg(not(feature = "planted"))]
 mod planted;
@@ -35,10 +37,12 @@ pub use coordinator::{
 };
 pub use end::{Answer, EndError, EndRequest, Ended};
 pub use ends::{COMMIT_SECONDS, TopicEnds};
-pub use engine::{Counters, Rules, Schedule};
-pub use half::{HalfError, NewHalf, ResumeError, followers, half_of, resumed};
-pub use history::{Event, EventKind, Who};
-pub use operator::{OperatorError, Page, ParkedHalf, ParkedNow, PendingHalf, PendingQuery, Shown};
+pub use engine::{Counters, ParkedNow, Rules, Schedule};
+pub use given_up::{ParkedError, Reopened};
+pub use half::{HalfError, NewHalf, followers, half_of};
+pub use history::Told;
+pub use operator::{OperatorError, Page, ParkedHalf, PendingHalf, PendingQuery, Shown, Subject};
+pub use parked::ResumeError;
 pub use progress::Progress;
 pub use quarantine::QuarantinedHalf;
 pub use types::{

@@ -5,22 +5,26 @@ use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::properties::name;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::{ByteString, topic};
-use mq_store::ReadError;
+use mq_store::{KeyKind, ReadError, TimeWindow};
 
 use crate::coordinator::Coordinator;
-use crate::driver::{Inner, State};
+use crate::driver::Inner;
 use crate::end::{EndError, EndRequest, Ended};
-use crate::engine::{Input, Pending};
+use crate::engine::{Input, ParkedNow, Pending};
 use crate::half::{self, QUEUE};
-use crate::history::{Event, EventKind, Who};
+use crate::history::{EventKind, Told, Who};
+use crate::parked::{client_in, half_in, told_in};
 use crate::quarantine::QuarantinedHalf;
-use crate::recovery::half_at;
-use crate::types::{ClientId, HalfOffset, Halves, Outcome, Part, Refusal, TransactionKey, Verdict};
+use crate::recovery::{copy_at, half_at};
+use crate::said::said;
+use crate::types::{HalfOffset, Halves, Outcome, Part, Refusal, TransactionKey, Verdict};
 
 /// Rows of a page at most.
 const MAX_PAGE: usize = 1_000;
 /// Halves that a page looks at, at most, for those that its filter wants.
 const MAX_LOOKS: usize = 20_000;
+/// Copies of one unique key that are looked at: each time that it was given up makes one.
+const MAX_COPIES: usize = 64;
 
 /// Which pending halves to list.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +44,9 @@ pub struct Page<T> {
     pub next: Option<u64>,
 }
 
-/// A half message without an outcome (or, in [`Shown`], with one).
+/// What a half, or its copy, says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingHalf {
-    pub half: HalfOffset,
+pub struct Subject {
     pub log_offset: LogOffset,
     pub group: String,
     /// The unique key of its message.
@@ -56,8 +59,15 @@ pub struct PendingHalf {
     pub keys: String,
     pub stored_at: UnixMillis,
     pub born_at: UnixMillis,
-    /// Who sent it, as far as that is known: a restart forgets it.
-    pub client: Option<ClientId>,
+    /// Who sent it: its client; where that is not known (a restart forgets it), the address that it came from.
+    pub client: String,
+}
+
+/// A half message without an outcome (or, in [`Shown`], with one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingHalf {
+    pub half: HalfOffset,
+    pub subject: Subject,
     pub checks: u32,
     pub max_checks: u32,
     /// Attempts since the last delivered check that found nobody to ask.
@@ -69,37 +79,18 @@ pub struct PendingHalf {
     pub decided: Option<Outcome>,
 }
 
-/// A copy in the topic of given-up halves.
+/// A copy in the topic of given-up halves. Its message id is what RESUME_CHECK_HALF_MESSAGE takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedHalf {
-    pub offset: QueueOffset,
-    /// Where the copy lies: its message id is what RESUME_CHECK_HALF_MESSAGE takes.
-    pub log_offset: LogOffset,
-    /// Where the half lay; `None` when another broker parked it.
-    pub half_log_offset: Option<LogOffset>,
-    pub group: String,
-    pub transaction_id: String,
-    pub shared_id: Option<String>,
-    pub part: Part,
-    pub topic: String,
-    pub queue_id: QueueId,
-    pub keys: String,
+    pub copy: QueueOffset,
+    /// The half that it was; `None` when another broker parked it.
+    pub half: Option<HalfOffset>,
+    pub subject: Subject,
     pub checks: u32,
+    pub max_checks: u32,
     /// See [`ParkReason::name`](crate::ParkReason::name).
     pub reason: Option<String>,
-    pub parked_at: UnixMillis,
-    pub born_at: UnixMillis,
     pub now: ParkedNow,
-}
-
-/// What became of a parked transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParkedNow {
-    Parked,
-    /// It was resumed: this is its oldest half.
-    OpenAgain(HalfOffset),
-    /// As far as that is remembered.
-    Ended(Outcome),
 }
 
 /// One transaction.
@@ -110,7 +101,7 @@ pub struct Shown {
     /// Its open halves, with their parts.
     pub members: Vec<(HalfOffset, Part)>,
     /// Questions and answers, oldest first; the broker keeps the last 100,000 of all transactions, since its start.
-    pub history: Vec<Event>,
+    pub history: Vec<Told>,
 }
 
 /// Why an operator's wish is not done.
@@ -151,7 +142,7 @@ impl Coordinator {
             looks = looks.saturating_sub(if query.group.is_some() { look } else { halves.len().max(1) });
             from = next;
             let found = halves.into_iter().filter_map(|half| self.0.row(half).ok().flatten());
-            rows.extend(found.filter(|row| query.topic.as_ref().is_none_or(|topic| *topic == row.topic)));
+            rows.extend(found.filter(|row| query.topic.as_ref().is_none_or(|topic| *topic == row.subject.topic)));
         }
         Page { rows, next: from.map(|next| next.0) }
     }
@@ -162,19 +153,37 @@ impl Coordinator {
         let mut rows = Vec::new();
         let (mut next, mut looks) = (from.max(bounds.min), MAX_LOOKS);
         while next < bounds.max && rows.len() < limit.clamp(1, MAX_PAGE) && looks > 0 {
-            if let Some(entry) = self.0.store.entry(topic::CHECK_MAX_TIME, QUEUE, next)? {
-                match self.0.store.read(entry.log_offset) {
-                    Ok(Some(copy)) => rows.push(self.0.parked_row(&copy)),
-                    Ok(None) => {}
-                    Err(error) if error.damaged_at().is_some() => {
-                        tracing::warn!(offset = next.0, %error, "a parked copy")
-                    }
-                    Err(error) => return Err(error),
-                }
+            match copy_at(&self.0.store, next) {
+                Ok(copy) => rows.extend(copy.map(|copy| self.0.parked_row(&copy))),
+                Err(error) if error.damaged_at().is_some() => tracing::warn!(offset = next.0, %error, "a parked copy"),
+                Err(error) => return Err(error),
             }
             (next, looks) = (next.plus(1), looks - 1);
         }
         Ok(Page { rows, next: (next < bounds.max).then_some(next.0) })
+    }
+
+    /// One of them, and what was asked and answered about the half that it was: what its copy says, and what happened
+    /// since. `None` when it is not on disk.
+    pub fn show_parked(&self, copy: QueueOffset) -> Result<Option<(ParkedHalf, Vec<Told>)>, ReadError> {
+        let Some(copy) = copy_at(&self.0.store, copy)? else { return Ok(None) };
+        let row = self.0.parked_row(&copy);
+        let mut told = told_in(&copy.message);
+        let until = told.last().map(|last| last.at);
+        let known = self.0.state.lock().history.of(row.half.as_slice());
+        told.extend(known.into_iter().filter(|event| Some(event.at) > until));
+        Ok(Some((row, told)))
+    }
+
+    /// The copy of a half that was given up, by way of the index.
+    pub fn copy_of(&self, half: HalfOffset) -> Result<Option<QueueOffset>, ReadError> {
+        let Some(record) = half_at(&self.0.store, half)? else { return Ok(None) };
+        let id = text(&record.message, name::UNIQ_KEY);
+        let ever = TimeWindow { from: record.store_timestamp, to: UnixMillis(i64::MAX) };
+        let found = self.0.store.query(topic::CHECK_MAX_TIME, &id, KeyKind::Unique, ever, MAX_COPIES)?;
+        let copies = found.records.iter().filter_map(|copy| StoredMessage::decode(copy).ok());
+        let of_it = |copy: &StoredMessage| copy.message.prepared_transaction_offset == record.log_offset;
+        Ok(copies.filter(of_it).last().map(|copy| copy.queue_offset))
     }
 
     /// The transaction of a half, open or ended; `None` when the half is not on disk.
@@ -234,13 +243,6 @@ impl Coordinator {
         ended
     }
 
-    /// A given-up half that was appended again is what an operator wanted: noted, for who looks at it later.
-    pub fn note_resumed(&self, half: HalfOffset, by: &str) {
-        let now = self.0.clock.now();
-        self.0.state.lock().history.note(now, half, EventKind::Resumed, Who::Operator(by.into()));
-        tracing::warn!(target: "audit", operator = by, half = half.0, "an operator resumed a transaction");
-    }
-
     /// Records of the half topic that cannot be asked about or ended: a thousand of them at most.
     #[must_use]
     pub fn quarantined(&self) -> Vec<QuarantinedHalf> {
@@ -259,73 +261,53 @@ impl Inner {
     }
 
     fn parked_row(&self, copy: &StoredMessage) -> ParkedHalf {
-        let message = &copy.message;
-        let at = copy.message.prepared_transaction_offset;
+        let (message, state) = (&copy.message, self.state.lock());
         let number = message.property(name::TRANSACTION_CHECK_TIMES).and_then(|checks| checks.parse().ok());
+        let now = half::transaction_in(message).map(|of| state.engine.parked_now(copy.queue_offset, &of));
         ParkedHalf {
-            offset: copy.queue_offset,
-            log_offset: copy.log_offset,
-            half_log_offset: (at != LogOffset::ZERO).then_some(at),
-            group: text(message, name::PRODUCER_GROUP),
-            transaction_id: text(message, name::UNIQ_KEY),
-            shared_id: message.property(name::SHARED_ID).map(str::to_owned),
-            part: part(message),
-            topic: text(message, name::REAL_TOPIC),
-            queue_id: queue(message),
-            keys: text(message, name::KEYS),
+            copy: copy.queue_offset,
+            half: half_in(message),
+            subject: subject(copy, client_in(message)),
             checks: number.unwrap_or(0),
+            max_checks: said(message).check_max().map_or(state.engine.rules().check_max, u32::from),
             reason: message.property(name::PARKED_REASON).map(str::to_owned),
-            parked_at: copy.store_timestamp,
-            born_at: message.born_timestamp,
-            now: self.state.lock().parked_now(message),
+            now: now.unwrap_or(ParkedNow::Parked),
         }
-    }
-}
-
-impl State {
-    fn parked_now(&self, copy: &Message) -> ParkedNow {
-        let Some(transaction) = half::transaction_in(copy) else { return ParkedNow::Parked };
-        if let Some(half) = self.engine.halves_of(&transaction).first() {
-            return ParkedNow::OpenAgain(*half);
-        }
-        let ended = self.engine.settled(&transaction).filter(|outcome| *outcome != Outcome::Parked);
-        ended.map_or(ParkedNow::Parked, ParkedNow::Ended)
     }
 }
 
 fn row(half: HalfOffset, record: &StoredMessage, pending: Option<Pending>) -> PendingHalf {
-    let message = &record.message;
     let known = pending.as_ref();
     PendingHalf {
         half,
-        log_offset: record.log_offset,
-        group: text(message, name::PRODUCER_GROUP),
-        transaction_id: text(message, name::UNIQ_KEY),
-        shared_id: message.property(name::SHARED_ID).map(str::to_owned),
-        part: part(message),
-        topic: text(message, name::REAL_TOPIC),
-        queue_id: queue(message),
-        keys: text(message, name::KEYS),
-        stored_at: record.store_timestamp,
-        born_at: message.born_timestamp,
+        subject: subject(record, known.and_then(|pending| Some(pending.client.as_ref()?.to_string()))),
         checks: known.map_or(0, |pending| pending.checks),
         max_checks: known.map_or(0, |pending| pending.check_max),
         unasked: known.map_or(0, |pending| pending.unasked),
         next_check_at: known.map(|pending| pending.due),
         decided: known.and_then(|pending| pending.decided),
         halves: known.map_or_else(Vec::new, |pending| pending.halves.to_vec()),
-        client: pending.and_then(|pending| pending.client),
+    }
+}
+
+fn subject(record: &StoredMessage, client: Option<String>) -> Subject {
+    let message = &record.message;
+    let queue = message.property(name::REAL_QUEUE_ID).and_then(|queue| queue.parse().ok());
+    Subject {
+        log_offset: record.log_offset,
+        group: text(message, name::PRODUCER_GROUP),
+        transaction_id: text(message, name::UNIQ_KEY),
+        shared_id: message.property(name::SHARED_ID).map(str::to_owned),
+        part: said(message).part(),
+        topic: text(message, name::REAL_TOPIC),
+        queue_id: queue.unwrap_or(QueueId(0)),
+        keys: text(message, name::KEYS),
+        stored_at: record.store_timestamp,
+        born_at: message.born_timestamp,
+        client: client.unwrap_or_else(|| message.born_host.to_string()),
     }
 }
 
 fn text(message: &Message, name: &str) -> String {
     message.property(name).unwrap_or_default().to_owned()
-}
-
-fn part(message: &Message) -> Part {
-    message.property(name::PART).and_then(Part::parse).unwrap_or(Part::WHOLE)
-}
-
-fn queue(message: &Message) -> QueueId {
-    message.property(name::REAL_QUEUE_ID).and_then(|queue| queue.parse().ok()).unwrap_or(QueueId(0))
 }

@@ -5,6 +5,7 @@
 //! that had its OP record still in memory); the first tick then appends what is missing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 use mq_protocol::record::{Message, StoredMessage};
@@ -19,9 +20,9 @@ use crate::op::ended_by;
 use crate::planted::{Bug, planted};
 use crate::progress::OpRecords;
 use crate::quarantine::{Quarantine, QuarantinedHalf};
-use crate::types::{HalfOffset, Outcome};
-use crate::verdict_file::Covered;
-use crate::verdicts::Verdicts;
+use crate::types::{CopyEnd, HalfOffset, Outcome, TransactionKey};
+use crate::verdict_file::{Covered, VerdictFile};
+use crate::verdicts::{CopyEnds, Verdicts};
 
 /// Ended halves read back so that a client which sends its half again right after a restart meets its first verdict.
 const RECALLED: u64 = 10_000;
@@ -34,23 +35,50 @@ pub(crate) struct Rebuilt {
     pub(crate) quarantine: Quarantine,
     /// What is left to be read while the broker serves.
     pub(crate) loading: Option<Loading>,
+    /// The file of copies says all up to here.
+    pub(crate) copies_saved: LogOffset,
+    /// Transactions whose copies in front of this place were resumed, or published, by records that do not name them:
+    /// those of Apache's brokers.
+    unnamed: HashMap<TransactionKey, LogOffset>,
+}
+
+/// What the two files of verdicts say.
+pub(crate) struct Saved {
+    pub(crate) covered: Covered,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) copies: CopyEnds,
+}
+
+/// `None` when a file is missing, damaged, or not of this log: all of it is to be read.
+pub(crate) fn load(store: &Store, verdicts: &mut VerdictFile, copies: &mut VerdictFile) -> io::Result<Option<Saved>> {
+    let saved = verdicts.load::<Outcome>()?.filter(|(covered, _)| fits(store, topic::HALF, covered));
+    let Some((covered, verdicts)) = saved else { return Ok(None) };
+    if covered.copies == LogOffset::ZERO {
+        let copies = CopyEnds::starting_at(store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE).min);
+        return Ok(Some(Saved { covered, verdicts, copies }));
+    }
+    let said = copies.load::<CopyEnd>()?.filter(|(said, _)| said.log >= covered.copies);
+    let said = said.filter(|(said, _)| fits(store, topic::CHECK_MAX_TIME, said));
+    Ok(said.map(|(_, copies)| Saved { covered, verdicts, copies }))
 }
 
 pub(crate) fn rebuild(
     store: &Store,
-    saved: Option<(Covered, Verdicts)>,
+    saved: Option<Saved>,
     counts: HashMap<HalfOffset, Count>,
     rules: Rules,
     now: UnixMillis,
 ) -> Result<Rebuilt, ReadError> {
     let first = HalfOffset::from(store.queue_bounds(topic::HALF, QUEUE).min);
-    if let Some((covered, verdicts)) = saved.filter(|(covered, _)| fits(store, covered)) {
+    if let Some(Saved { covered, verdicts, copies }) = saved {
         let ops = OpRecords::starting_at(covered.op, covered.half);
-        let mut rebuilt = Rebuilt::new(rules.clone(), verdicts, ops, covered.finished.max(first));
+        let mut rebuilt = Rebuilt::new(rules.clone(), verdicts, copies, ops, covered.finished.max(first));
+        rebuilt.copies_saved = covered.copies;
         // Until everything is read: a half that is read late meets the verdict that its transaction got meanwhile.
         rebuilt.engine.remember(usize::MAX);
         rebuilt.recall(store, first, covered.half, now)?;
-        match rebuilt.replay_from(store, covered.log, now) {
+        let replayed = rebuilt.replay_from(store, covered.log, now);
+        match replayed.and_then(|()| rebuilt.end_unnamed(store, now)) {
             Ok(()) => {
                 rebuilt.count(&counts, now);
                 rebuilt.leave_the_rest(covered.half, counts);
@@ -59,7 +87,8 @@ pub(crate) fn rebuild(
             Err(error) => tracing::warn!(%error, "the log is not what the verdict file says; all of it is read"),
         }
     }
-    let mut rebuilt = Rebuilt::new(rules, Verdicts::starting_at(first), OpRecords::default(), first);
+    let copies = CopyEnds::starting_at(store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE).min);
+    let mut rebuilt = Rebuilt::new(rules, Verdicts::starting_at(first), copies, OpRecords::default(), first);
     let mut from = LogOffset::ZERO;
     while let Err(error) = rebuilt.replay_from(store, from, now) {
         let Some(at) = error.damaged_at() else { return Err(error) };
@@ -67,6 +96,7 @@ pub(crate) fn rebuild(
         let Some(next) = next_record(store, at)? else { break };
         from = next;
     }
+    rebuilt.end_unnamed(store, now)?;
     rebuilt.name_the_damaged(store, now);
     rebuilt.count(&counts, now);
     rebuilt.engine.reset_counters();
@@ -98,17 +128,19 @@ fn next_record(store: &Store, damaged: LogOffset) -> Result<Option<LogOffset>, R
     Ok(next)
 }
 
-/// Whether the file was made from this log, and the log still holds all that it covers.
-fn fits(store: &Store, covered: &Covered) -> bool {
-    let last = covered.half.0.checked_sub(1).map(HalfOffset);
-    let last_at = last.and_then(|last| place_of(store, last).ok()?);
+/// Whether the file was made from this log, and the log still holds all that it covers of this topic.
+fn fits(store: &Store, topic: &str, covered: &Covered) -> bool {
+    let last = covered.half.0.checked_sub(1).map(QueueOffset);
+    let last_at = last.and_then(|last| place_in(store, topic, last).ok()?);
     covered.log <= store.end() && last_at.is_none_or(|at| at == covered.last_half_at)
 }
 
 impl Rebuilt {
-    fn new(rules: Rules, verdicts: Verdicts, ops: OpRecords, finished: HalfOffset) -> Self {
-        let engine = Engine::new(rules, verdicts);
-        Self { engine, ops, finished, quarantine: Quarantine::default(), loading: None }
+    fn new(rules: Rules, verdicts: Verdicts, copies: CopyEnds, ops: OpRecords, finished: HalfOffset) -> Self {
+        let mut engine = Engine::new(rules, verdicts);
+        *engine.copies_mut() = copies;
+        let (quarantine, copies_saved, unnamed) = (Quarantine::default(), LogOffset::ZERO, HashMap::new());
+        Self { engine, ops, finished, quarantine, loading: None, copies_saved, unnamed }
     }
 
     /// The last halves that the file has a verdict for are remembered by key.
@@ -167,8 +199,10 @@ impl Rebuilt {
     fn replay(&mut self, store: &Store, record: &StoredMessage, now: UnixMillis) {
         let message = &record.message;
         if message.topic == topic::HALF && message.queue_id == QUEUE {
+            self.reopen(store, record, now);
             self.learn(record, now);
         } else if message.topic == topic::OP_HALF && message.queue_id == QUEUE {
+            self.end_copy(store, message, CopyEnd::RolledBack, now);
             let ends = ended_by(message);
             self.ops.note(record.queue_offset, &ends);
             ends.iter().for_each(|half| self.know(store, *half, now));
@@ -182,9 +216,70 @@ impl Rebuilt {
             half.into_iter().for_each(|half| self.tell(Input::Decided(half, Outcome::Parked), now));
         } else if planted(Bug::TornForgotten) {
         } else if sys_flag::transaction_bits(message.sys_flag) == sys_flag::TRANSACTION_COMMIT {
-            let half = self.half_of_copy(store, message, now);
-            half.into_iter().for_each(|half| self.tell(Input::Decided(half, Outcome::Committed), now));
+            match self.half_of_copy(store, message, now) {
+                Some(half) => {
+                    self.note_if_parked(half, record);
+                    self.tell(Input::Decided(half, Outcome::Committed), now);
+                }
+                None => self.published(store, record, now),
+            }
         }
+    }
+
+    /// A message whose half is not open: an operator published a copy, or Apache's broker a half that it had given up.
+    fn published(&mut self, store: &Store, record: &StoredMessage, now: UnixMillis) {
+        if self.end_copy(store, &record.message, CopyEnd::Committed, now) {
+            return;
+        }
+        let half = store.read(record.message.prepared_transaction_offset).ok().flatten();
+        let half = half.filter(|half| half.message.topic == topic::HALF);
+        half.into_iter().for_each(|half| self.note_if_parked(half.queue_offset.into(), record));
+    }
+
+    fn note_if_parked(&mut self, half: HalfOffset, record: &StoredMessage) {
+        let decided = || self.engine.pending_of(half)?.decided;
+        if self.engine.outcome(half).or_else(decided) == Some(Outcome::Parked) {
+            self.unnamed.extend(transaction_in(&record.message).map(|of| (of, record.log_offset)));
+        }
+    }
+
+    /// A half that an operator made of a copy.
+    fn reopen(&mut self, store: &Store, half: &StoredMessage, now: UnixMillis) {
+        let is_named = self.end_copy(store, &half.message, CopyEnd::Resumed, now);
+        if !is_named && read_half(half).is_ok_and(|half| half.resumes) {
+            self.unnamed.extend(transaction_in(&half.message).map(|of| (of, half.log_offset)));
+        }
+    }
+
+    /// Whatever was made of a copy names it in PREPARED_TX_OFFSET. False: it was made of something else.
+    fn end_copy(&mut self, store: &Store, made: &Message, end: CopyEnd, now: UnixMillis) -> bool {
+        let at = made.prepared_transaction_offset;
+        if at == LogOffset::ZERO {
+            return false;
+        }
+        let Ok(Some(copy)) = store.read(at) else { return false };
+        let is_copy = copy.message.topic == topic::CHECK_MAX_TIME && copy.message.queue_id == QUEUE;
+        if is_copy {
+            self.tell(Input::CopyEnded(copy.queue_offset, end), now);
+        }
+        is_copy
+    }
+
+    /// Looks for the copies of [`Rebuilt::unnamed`].
+    fn end_unnamed(&mut self, store: &Store, now: UnixMillis) -> Result<(), ReadError> {
+        let Bounds { min, max } = store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE);
+        let mut next = if self.unnamed.is_empty() { max } else { self.engine.copies().next_without(min, max) };
+        while next < max {
+            let at = place_in(store, topic::CHECK_MAX_TIME, next)?;
+            let copy = at.and_then(|at| store.read(at).ok()?);
+            let until = copy.as_ref().and_then(|copy| self.unnamed.get(&transaction_in(&copy.message)?));
+            if copy.as_ref().is_some_and(|copy| until.is_some_and(|until| copy.log_offset < *until)) {
+                self.tell(Input::CopyEnded(next, CopyEnd::Resumed), now);
+            }
+            next = self.engine.copies().next_without(next.plus(1), max);
+        }
+        self.unnamed = HashMap::new();
+        Ok(())
     }
 
     /// The open half that a real message or parked copy was made of.
@@ -234,7 +329,16 @@ impl Rebuilt {
 }
 
 pub(crate) fn place_of(store: &Store, half: HalfOffset) -> Result<Option<LogOffset>, ReadError> {
-    Ok(store.entry(topic::HALF, QUEUE, half.into())?.map(|entry| entry.log_offset))
+    place_in(store, topic::HALF, half.into())
+}
+
+pub(crate) fn place_in(store: &Store, topic: &str, at: QueueOffset) -> Result<Option<LogOffset>, ReadError> {
+    Ok(store.entry(topic, QUEUE, at)?.map(|entry| entry.log_offset))
+}
+
+/// The copy at this place of the topic of given-up halves; `None` when it is not on disk.
+pub(crate) fn copy_at(store: &Store, copy: QueueOffset) -> Result<Option<StoredMessage>, ReadError> {
+    place_in(store, topic::CHECK_MAX_TIME, copy)?.map_or(Ok(None), |at| store.read(at))
 }
 
 /// The half at this place of the half queue; `None` when it is not on disk.

@@ -11,7 +11,8 @@ use crate::coordinator::Check;
 use crate::driver::{Inner, State, is_durable};
 use crate::engine::{Action, Input, Rules};
 use crate::half;
-use crate::history::{EventKind, Who};
+use crate::history::{EventKind, Told, Who};
+use crate::parked::{SENT, parked_copy};
 use crate::plan::{self, Messages, Plan, Topics};
 use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
@@ -60,7 +61,7 @@ impl Inner {
         for half in copies {
             let record = self.read(*half).unwrap_or_else(|lost| state.give_up(*half, &lost, now))?;
             first.push(match outcome {
-                Outcome::Parked => half::parked_copy(&record, 0, None),
+                Outcome::Parked => parked_copy(&record, 0, None, &state.history.of(&ends)),
                 _ => self.placed(half::real_message(&record, 0)?, now),
             });
         }
@@ -77,12 +78,18 @@ impl Inner {
         now: UnixMillis,
     ) -> Option<Plan> {
         let mut first = Messages::new();
+        let told = state.history.of(&ends);
+        let client = ends.first().and_then(|half| state.engine.pending_of(*half)?.client);
         for half in copies {
             let record = self.read(*half).unwrap_or_else(|lost| state.give_up(*half, &lost, now))?;
+            let told = || {
+                let sent = client.iter().map(|client| sent(&record, client));
+                sent.chain(told.iter().cloned()).collect::<Vec<_>>()
+            };
             let group = record.message.property(name::PRODUCER_GROUP);
             let transaction = record.message.property(name::UNIQ_KEY);
             tracing::warn!(half = half.0, group, transaction, checks, %reason, "half message parked in {}", topic::CHECK_MAX_TIME);
-            first.extend((!planted(Bug::ParkWithoutCopy)).then(|| half::parked_copy(&record, checks, Some(reason))));
+            first.extend((!planted(Bug::ParkWithoutCopy)).then(|| parked_copy(&record, checks, Some(reason), &told())));
             state.history.note(now, *half, EventKind::Parked(reason), Who::Broker);
         }
         Some(Plan { first, ends, outcome: Outcome::Parked, topics: Topics::new() })
@@ -193,4 +200,9 @@ impl Inner {
 fn unasked_step(rules: &Rules) -> u32 {
     let attempts = rules.reserved.as_millis() / rules.check_interval.as_millis().max(1);
     u32::try_from(attempts / 256).unwrap_or(u32::MAX).max(1)
+}
+
+fn sent(half: &StoredMessage, client: &ClientId) -> Told {
+    let (at, half) = (half.store_timestamp, half.queue_offset.into());
+    Told { at, half, by: client.to_string(), what: SENT.to_owned() }
 }

@@ -153,6 +153,26 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What an operator did about a copy in `TRANS_CHECK_MAX_TIME_TOPIC`. Done once; a copy of which there is nothing to say
+/// waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyEnd {
+    Committed,
+    RolledBack,
+    /// It became a half again.
+    Resumed,
+}
+
+impl fmt::Display for CopyEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled back",
+            Self::Resumed => "resumed",
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkReason {
     /// Every check that may be made was delivered, and none brought a verdict.

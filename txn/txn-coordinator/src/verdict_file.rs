@@ -1,11 +1,13 @@
-//! The file that keeps the verdicts: derived from the log, so that a start need not read all of it.
+//! The files that keep the verdicts, and what became of given-up halves' copies: derived from the log, so that a start
+//! need not read all of it.
 //!
 //! ```text
 //! page 0      magic u64, version u32, crc u32 (of the rest), covered log offset u64, covered half u64,
 //!             log offset of the last covered half u64, first OP record needed u64, halves finished below u64,
-//!             first half kept u64, blocks written below u64
+//!             first half kept u64, blocks written below u64, covered log offset of the file of copies u64
 //! page 1 + n  crc u32 (of n u64 and the rest), 4,092 bytes of block n (two bits per half)
 //! ```
+//! The file of copies says "copy" where this says "half"; it is written first, and only when something has changed.
 //! Pages are 4,096 bytes, numbers big-endian; pages of forgotten blocks are holes. Blocks are synced before the header
 //! that covers them. A page that fails its checksum or stands elsewhere, a header that does not fit the log, or no file:
 //! the whole log is read instead.
@@ -17,13 +19,14 @@ use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_store::backend::{Backend, File, Space};
 
 use crate::types::HalfOffset;
-use crate::verdicts::{BLOCK_BYTES, HALVES_PER_BLOCK, Verdicts};
+use crate::verdicts::{BLOCK_BYTES, Dense, HALVES_PER_BLOCK, Mark};
 
 pub(crate) const PATH: &str = "checkback/verdicts";
+pub(crate) const COPIES_PATH: &str = "checkback/parked";
 const MAGIC: u64 = u64::from_be_bytes(*b"CKBKVRDT");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PAGE: u64 = 4096;
-const HEADER_BYTES: usize = 72;
+const HEADER_BYTES: usize = 80;
 
 /// What the file says of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub(crate) struct Covered {
     pub(crate) finished: HalfOffset,
     /// Halves below were forgotten.
     pub(crate) first: HalfOffset,
+    /// The file of copies says all up to here that there is to say up to `log`.
+    pub(crate) copies: LogOffset,
 }
 
 pub(crate) type Block = (u64, Box<[u8; BLOCK_BYTES]>);
@@ -52,10 +57,10 @@ pub(crate) struct VerdictFile {
 }
 
 impl VerdictFile {
-    pub(crate) fn open(backend: &dyn Backend) -> io::Result<Self> {
-        let file = match backend.open(PATH) {
+    pub(crate) fn open(backend: &dyn Backend, path: &str) -> io::Result<Self> {
+        let file = match backend.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = backend.create(PATH, PAGE, Space::Sparse)?;
+                let file = backend.create(path, PAGE, Space::Sparse)?;
                 backend.sync_directory("checkback")?;
                 backend.sync_directory("")?;
                 file
@@ -66,7 +71,7 @@ impl VerdictFile {
     }
 
     /// What was saved last; `None` when nothing was, or not all of it is as it was written.
-    pub(crate) fn load(&mut self) -> io::Result<Option<(Covered, Verdicts)>> {
+    pub(crate) fn load<E: Mark>(&mut self) -> io::Result<Option<(Covered, Dense<E>)>> {
         let bytes = self.file.bytes()?;
         let mut header = [0; HEADER_BYTES];
         if bytes < PAGE {
@@ -74,7 +79,7 @@ impl VerdictFile {
         }
         self.file.read_at(0, &mut header)?;
         let Some((covered, end)) = decode(&header) else { return Ok(None) };
-        let mut verdicts = Verdicts::starting_at(covered.first);
+        let mut verdicts = Dense::starting_at(QueueOffset::from(covered.first).into());
         for number in covered.first.0 / HALVES_PER_BLOCK..end {
             let at = PAGE * (1 + number);
             if at + PAGE > bytes {
@@ -132,8 +137,8 @@ fn encode(covered: &Covered, end: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC.to_be_bytes());
     header[8..12].copy_from_slice(&VERSION.to_be_bytes());
-    let Covered { log, half, last_half_at, op, finished, first } = covered;
-    let numbers = [log.0, half.0, last_half_at.0, op.0, finished.0, first.0, end];
+    let Covered { log, half, last_half_at, op, finished, first, copies } = covered;
+    let numbers = [log.0, half.0, last_half_at.0, op.0, finished.0, first.0, end, copies.0];
     for (place, number) in header[16..].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_be_bytes());
     }
@@ -146,15 +151,17 @@ fn encode(covered: &Covered, end: u64) -> [u8; HEADER_BYTES] {
 fn decode(header: &[u8; HEADER_BYTES]) -> Option<(Covered, u64)> {
     let mut numbers = header[16..].as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
     let mut next = || numbers.next();
-    let covered = Covered {
+    let mut covered = Covered {
         log: LogOffset(next()?),
         half: HalfOffset(next()?),
         last_half_at: LogOffset(next()?),
         op: QueueOffset(next()?),
         finished: HalfOffset(next()?),
         first: HalfOffset(next()?),
+        copies: LogOffset::ZERO,
     };
     let end = next()?;
+    covered.copies = LogOffset(next()?);
     (encode(&covered, end) == *header && covered.first <= covered.half).then_some((covered, end))
 }
 
@@ -164,6 +171,7 @@ mod tests {
 
     use super::*;
     use crate::types::Outcome;
+    use crate::verdicts::Verdicts;
 
     fn saved() -> (MemoryBackend, Covered, Verdicts) {
         let backend = MemoryBackend::new();
@@ -178,8 +186,9 @@ mod tests {
             op: QueueOffset(5),
             finished: HalfOffset(0),
             first: HalfOffset(0),
+            copies: LogOffset(8_000_000),
         };
-        let mut file = VerdictFile::open(&backend).expect("a file");
+        let mut file = VerdictFile::open(&backend, PATH).expect("a file");
         file.save(&covered, &verdicts.take_changed()).expect("saved");
         (backend, covered, verdicts)
     }
@@ -192,7 +201,7 @@ mod tests {
     fn pages_of_forgotten_halves_are_given_back_and_the_rest_is_read_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let backend = mq_store::FileBackend::new(directory.path()).expect("a backend");
-        let mut file = VerdictFile::open(&backend).expect("a file");
+        let mut file = VerdictFile::open(&backend, PATH).expect("a file");
         let mut verdicts = Verdicts::starting_at(HalfOffset(0));
         let mut covered = saved().1;
         let kib = || {
@@ -211,7 +220,7 @@ mod tests {
             assert!(kib() <= 64, "{} KiB after {round} rounds", kib());
         }
         let (found, again) =
-            VerdictFile::open(&backend).and_then(|mut file| file.load()).expect("read").expect("whole");
+            VerdictFile::open(&backend, PATH).and_then(|mut file| file.load()).expect("read").expect("whole");
         assert_eq!(found, covered);
         let last = HalfOffset(covered.half.0 - 1);
         assert_eq!((again.get(last), again.get(covered.first)), (Some(Outcome::Committed), Some(Outcome::Committed)));
@@ -228,7 +237,7 @@ mod tests {
         let mut check = |damaged: &[u8], name: &str| {
             file.resize(damaged.len() as u64, Space::Sparse).expect("resized");
             file.write_at(0, damaged).expect("written");
-            let loaded = VerdictFile::open(&backend).and_then(|mut file| file.load()).expect("readable");
+            let loaded = VerdictFile::open(&backend, PATH).and_then(|mut file| file.load()).expect("readable");
             if let Some((loaded, verdicts)) = loaded {
                 believed += 1;
                 assert!(loaded == covered && outcomes(&verdicts) == expected, "{name} went unnoticed");

@@ -7,18 +7,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mq_protocol::body::{self, TxnDeed, TxnDone, TxnEvent, TxnName, TxnPage, TxnQuery, TxnShown, TxnVerdict};
+use mq_protocol::body::{self, TxnDeed, TxnDone, TxnName, TxnPage, TxnQuery, TxnShown, TxnVerdict};
 use mq_protocol::codes::{request, response};
 use mq_protocol::ids::{LogOffset, QueueOffset};
 use mq_store::WaitError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use txn_coordinator::{Answer, HalfOffset, ParkedHalf, ParkedNow, PendingQuery, Shown, Verdict};
+use txn_coordinator::{
+    Answer, HalfOffset, Outcome, ParkedError, ParkedHalf, PendingQuery, Shown, Subject, Told, Verdict,
+};
 
 use crate::broker::Broker;
 use crate::handlers::error::Refusal;
-use crate::handlers::resume;
-use rows::{parked_row, put_aside, row};
+use rows::{events, parked_row, put_aside, row};
 
 /// A disk that takes longer is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,9 +47,9 @@ fn operate(broker: &Broker, code: i32, body: &[u8], from: SocketAddr) -> Result<
     match code {
         request::TXN_LIST => Ok(body::to_json(&list(broker, read(body)?)?)),
         request::TXN_SHOW => Ok(body::to_json(&show(broker, &read(body)?)?)),
-        request::TXN_CHECK => Ok(body::to_json(&check(broker, &Operator::of(&read(body)?, from))?)),
-        request::TXN_RESOLVE => Ok(body::to_json(&resolve(broker, &Operator::of(&read(body)?, from))?)),
-        request::TXN_RESUME => Ok(body::to_json(&resume(broker, &Operator::of(&read(body)?, from))?)),
+        request::TXN_CHECK => Ok(body::to_json(&check(broker, &Operator::of(&read(body)?, from)?)?)),
+        request::TXN_RESOLVE => Ok(body::to_json(&resolve(broker, &Operator::of(&read(body)?, from)?)?)),
+        request::TXN_RESUME => Ok(body::to_json(&resume(broker, &Operator::of(&read(body)?, from)?)?)),
         code => Err(Refusal::unsupported(code)),
     }
 }
@@ -62,8 +63,8 @@ fn list(broker: &Broker, query: TxnQuery) -> Result<TxnPage, Refusal> {
     if query.parked {
         let page = broker.transactions.parked(QueueOffset(query.from), limit)?;
         let wanted = |half: &ParkedHalf| {
-            query.group.as_ref().is_none_or(|group| *group == half.group)
-                && query.topic.as_ref().is_none_or(|topic| *topic == half.topic)
+            query.group.as_ref().is_none_or(|group| *group == half.subject.group)
+                && query.topic.as_ref().is_none_or(|topic| *topic == half.subject.topic)
         };
         let rows = page.rows.into_iter().filter(wanted).map(|half| parked_row(broker, half)).collect();
         return Ok(TxnPage { rows, next: page.next, quarantined: Vec::new() });
@@ -76,28 +77,58 @@ fn list(broker: &Broker, query: TxnQuery) -> Result<TxnPage, Refusal> {
 }
 
 fn show(broker: &Broker, name: &TxnName) -> Result<TxnShown, Refusal> {
-    let half = match (name.half, &name.group, &name.transaction_id) {
-        (Some(half), ..) => HalfOffset(half),
-        (None, Some(group), Some(id)) => {
+    let named = match (name.half, name.parked, &name.group, &name.transaction_id) {
+        (None, None, Some(group), Some(id)) => {
             let halves = broker.transactions.find(group, id);
-            *halves.first().ok_or_else(|| {
+            Named::Half(*halves.first().ok_or_else(|| {
                 Refusal::new(response::QUERY_NOT_FOUND, format!("group {group} has no open transaction {id}"))
-            })?
+            })?)
         }
-        _ => return Err(Refusal::new(response::INVALID_PARAMETER, "name a half, or a group and a transactionId")),
+        (half, parked, ..) => Named::of(half, parked)?,
     };
+    let named = named.given_up(broker)?;
+    if let Named::Copy(copy) = named {
+        let (row, told) = shown_parked(broker, copy)?;
+        let members = row.half.into_iter().map(|half| half.0).collect();
+        return Ok(TxnShown { half: parked_row(broker, row), members, history: events(told) });
+    }
+    let Named::Half(half) = named else { unreachable!("copies are shown above") };
     let Shown { half: shown, outcome, members, history } = shown(broker, half)?;
-    let event = |event: txn_coordinator::Event| TxnEvent {
-        at: event.at.0,
-        half: event.half.0,
-        what: event.what.to_string(),
-        by: Some(event.by.to_string()),
-    };
     Ok(TxnShown {
         half: row(broker, shown, outcome),
         members: members.into_iter().map(|(half, _)| half.0).collect(),
-        history: history.into_iter().map(event).collect(),
+        history: events(history),
     })
+}
+
+/// What an operator names.
+#[derive(Clone, Copy, Debug)]
+enum Named {
+    Half(HalfOffset),
+    Copy(QueueOffset),
+}
+
+impl Named {
+    fn of(half: Option<u64>, parked: Option<u64>) -> Result<Self, Refusal> {
+        match (half, parked) {
+            (Some(half), None) => Ok(Self::Half(HalfOffset(half))),
+            (None, Some(copy)) => Ok(Self::Copy(QueueOffset(copy))),
+            _ => {
+                let reason = "name a half, or a parked copy, or (to be shown) a group and a transactionId";
+                Err(Refusal::new(response::INVALID_PARAMETER, reason))
+            }
+        }
+    }
+
+    /// A half that was given up stands for its copy, if that is found.
+    fn given_up(self, broker: &Broker) -> Result<Self, Refusal> {
+        match self {
+            Self::Half(half) if broker.transactions.outcome(half) == Some(Outcome::Parked) => {
+                Ok(broker.transactions.copy_of(half)?.map_or(self, Self::Copy))
+            }
+            named => Ok(named),
+        }
+    }
 }
 
 fn shown(broker: &Broker, half: HalfOffset) -> Result<Shown, Refusal> {
@@ -105,9 +136,14 @@ fn shown(broker: &Broker, half: HalfOffset) -> Result<Shown, Refusal> {
     broker.transactions.show(half)?.ok_or_else(none)
 }
 
+fn shown_parked(broker: &Broker, copy: QueueOffset) -> Result<(ParkedHalf, Vec<Told>), Refusal> {
+    Ok(broker.transactions.show_parked(copy)?.ok_or(ParkedError::NotThere(copy))?)
+}
+
 /// Who does what.
 struct Operator<'d> {
     deed: &'d TxnDeed,
+    named: Named,
     /// `name (address)`.
     by: String,
 }
@@ -118,27 +154,27 @@ struct Line<'l> {
     at: i64,
     by: &'l str,
     deed: &'l str,
-    half: u64,
+    half: Option<u64>,
+    parked: Option<u64>,
     group: &'l str,
     transaction: &'l str,
     outcome: &'l str,
 }
 
 impl<'d> Operator<'d> {
-    fn of(deed: &'d TxnDeed, from: SocketAddr) -> Self {
+    fn of(deed: &'d TxnDeed, from: SocketAddr) -> Result<Self, Refusal> {
         let name: String = deed.by.chars().filter(|letter| !letter.is_control()).take(MAX_NAME_CHARS).collect();
         let name = if name.trim().is_empty() { "somebody" } else { name.trim() };
-        Self { deed, by: format!("{name} ({from})") }
+        Ok(Self { deed, named: Named::of(deed.half, deed.parked)?, by: format!("{name} ({from})") })
     }
 
     /// The id once more, so that nobody settles another transaction by a slip.
-    fn confirmed(&self, id: &str, shared: Option<&str>) -> Result<(), Refusal> {
+    fn confirmed(&self, Subject { transaction_id: id, shared_id, .. }: &Subject) -> Result<(), Refusal> {
         let confirm = self.deed.confirm.as_str();
-        if confirm == id || shared.is_some_and(|shared| shared == confirm) {
+        if confirm == id || shared_id.as_ref().is_some_and(|shared| shared == confirm) {
             return Ok(());
         }
-        let reason =
-            format!("half {} belongs to transaction {id}, not to {confirm:?}: nothing was done", self.deed.half);
+        let reason = format!("that half belongs to transaction {id}, not to {confirm:?}: nothing was done");
         Err(Refusal::new(response::INVALID_PARAMETER, reason))
     }
 
@@ -146,13 +182,23 @@ impl<'d> Operator<'d> {
     fn does<T>(
         &self,
         broker: &Broker,
-        (deed, group, transaction): (&str, &str, &str),
+        (deed, of): (&str, &Subject),
         act: impl FnOnce() -> Result<T, Refusal>,
         said: impl FnOnce(&T) -> String,
     ) -> Result<TxnDone, Refusal> {
         let audit = |outcome: &str| {
-            let (at, half) = (broker.clock.now().0, self.deed.half);
-            broker.audit.write(&Line { at, by: &self.by, deed, half, group, transaction, outcome })
+            let (at, TxnDeed { half, parked, .. }) = (broker.clock.now().0, self.deed);
+            let (group, transaction) = (&*of.group, &*of.transaction_id);
+            broker.audit.write(&Line {
+                at,
+                by: &self.by,
+                deed,
+                half: *half,
+                parked: *parked,
+                group,
+                transaction,
+                outcome,
+            })
         };
         audit("asked for").map_err(|error| {
             let reason =
@@ -165,15 +211,18 @@ impl<'d> Operator<'d> {
             Err(refusal) => format!("refused: {}", refusal.remark),
         };
         if let Err(error) = audit(&outcome) {
-            tracing::error!(%error, by = self.by, deed, half = self.deed.half, outcome, "what came of a deed is not audited");
+            tracing::error!(%error, by = self.by, deed, named = ?self.named, outcome, "what came of a deed is not audited");
         }
         done.map(|_| TxnDone { done: outcome })
     }
 }
 
 fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
-    let half = HalfOffset(operator.deed.half);
-    let found = shown(broker, half)?.half;
+    let Named::Half(half) = operator.named else {
+        let reason = "a half that was given up is not asked about: resume it";
+        return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
+    };
+    let found = shown(broker, half)?.half.subject;
     let act = || {
         broker
             .transactions
@@ -183,20 +232,26 @@ fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
         Ok(())
     };
     let said = |(): &()| format!("half {half} is asked about now; `show` tells what comes of it");
-    operator.does(broker, ("check", &found.group, &found.transaction_id), act, said)
+    operator.does(broker, ("check", &found), act, said)
 }
 
 fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
-    let half = HalfOffset(operator.deed.half);
-    let found = shown(broker, half)?.half;
-    operator.confirmed(&found.transaction_id, found.shared_id.as_deref())?;
+    let named = operator.named.given_up(broker)?;
+    let found = match named {
+        Named::Half(half) => shown(broker, half)?.half.subject,
+        Named::Copy(copy) => shown_parked(broker, copy)?.0.subject,
+    };
+    operator.confirmed(&found)?;
     let (verdict, deed) = match operator.deed.verdict {
         Some(TxnVerdict::Commit) => (Verdict::Commit, "resolve commit"),
         Some(TxnVerdict::Rollback) => (Verdict::Rollback, "resolve rollback"),
         None => return Err(Refusal::new(response::INVALID_PARAMETER, "the verdict is missing: commit or rollback")),
     };
     let act = || {
-        let ended = broker.transactions.resolve(half, verdict, &operator.by)?;
+        let ended = match named {
+            Named::Half(half) => broker.transactions.resolve(half, verdict, &operator.by)?,
+            Named::Copy(copy) => broker.transactions.resolve_parked(copy, verdict, &operator.by)?,
+        };
         wait_durable(broker, ended.durable_at)?;
         Ok(ended.answer)
     };
@@ -206,33 +261,44 @@ fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal>
         Answer::Before(outcome) => format!("transaction {id} was {outcome} before; nothing changed"),
         Answer::Unknown => format!("transaction {id} is as it was"),
     };
-    operator.does(broker, (deed, &found.group, id), act, said)
+    operator.does(broker, (deed, &found), act, said)
 }
 
 fn resume(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
-    let at = QueueOffset(operator.deed.half);
-    let found = broker.transactions.parked(at, 1)?.rows.into_iter().find(|half| half.offset == at);
-    let none = || Refusal::new(response::QUERY_NOT_FOUND, format!("there is no given-up half message {at}"));
-    let found = found.ok_or_else(none)?;
-    operator.confirmed(&found.transaction_id, found.shared_id.as_deref())?;
-    match found.now {
-        ParkedNow::Parked => {}
-        ParkedNow::OpenAgain(half) => {
-            let reason = format!("transaction {} is open already, as half {half}", found.transaction_id);
-            return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
+    let copy = match operator.named.given_up(broker)? {
+        Named::Copy(copy) => copy,
+        Named::Half(half) => {
+            let reason = format!("half {half} has no copy among the given-up ones; list those");
+            return Err(Refusal::new(response::QUERY_NOT_FOUND, reason));
         }
-        ParkedNow::Ended(outcome) => {
-            let reason = format!("transaction {} is {outcome} by now", found.transaction_id);
-            return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
-        }
-    }
-    let act = || resume::again(broker, found.log_offset, &operator.by);
-    let said = |half: &HalfOffset| format!("transaction {} is asked about again, as half {half}", found.transaction_id);
-    operator.does(broker, ("resume", &found.group, &found.transaction_id), act, said)
+    };
+    let found = shown_parked(broker, copy)?.0.subject;
+    operator.confirmed(&found)?;
+    reopen(broker, operator, copy, &found)
+}
+
+/// For a request that names the copy and no transaction: `mqadmin`'s.
+pub(crate) fn resume_unconfirmed(broker: &Broker, copy: QueueOffset, from: SocketAddr) -> Result<(), Refusal> {
+    let deed = TxnDeed { parked: Some(copy.0), by: "mqadmin".into(), ..TxnDeed::default() };
+    let found = shown_parked(broker, copy)?.0.subject;
+    reopen(broker, &Operator::of(&deed, from)?, copy, &found).map(drop)
+}
+
+/// The transaction's checks begin once all of its halves are durable.
+fn reopen(broker: &Broker, operator: &Operator<'_>, copy: QueueOffset, found: &Subject) -> Result<TxnDone, Refusal> {
+    let act = || {
+        let reopened = broker.transactions.resume(copy, &operator.by)?;
+        wait_durable(broker, reopened.durable_at)?;
+        let halves: Vec<String> = reopened.halves.iter().map(|half| half.offset().to_string()).collect();
+        broker.learn(reopened.halves);
+        Ok(halves.join(", "))
+    };
+    let said = |halves: &String| format!("transaction {} is asked about again, as half {halves}", found.transaction_id);
+    operator.does(broker, ("resume", found), act, said)
 }
 
 /// Also with ASYNC_FLUSH: an operator's word is not given again by a producer.
-pub(crate) fn wait_durable(broker: &Broker, until: LogOffset) -> Result<(), Refusal> {
+fn wait_durable(broker: &Broker, until: LogOffset) -> Result<(), Refusal> {
     broker.hurry();
     broker.store.wait_durable(until, PATIENCE).map_err(|error| match error {
         WaitError::Poisoned(_) => Refusal::new(response::SERVICE_NOT_AVAILABLE, error.to_string()),

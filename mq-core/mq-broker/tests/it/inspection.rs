@@ -317,7 +317,14 @@ async fn a_given_up_half_is_asked_about_again_when_an_operator_resumes_it() {
     let verdict = end_at(asked.tran_state_table_offset, asked.commit_log_offset, "producers", TRANSACTION_COMMIT);
     assert_eq!(client.call(verdict).await.code, response::SUCCESS);
     assert_eq!(client.pull(Pull::of("T", 0, 0)).await[0].message.body, "paid");
-    assert_eq!(client.call(resume(&id)).await.code, response::SUCCESS, "it is closed at once by its verdict");
-    assert_eq!(client.max_offset("T", 0).await, 1, "and published once");
+    let (code, remark) = refused(&mut client, resume(&id)).await;
+    assert_eq!(code, response::ILLEGAL_OPERATION);
+    assert!(remark.contains("p0 is committed by now: it can be resumed or resolved once"), "{remark}");
+    assert_eq!(client.max_offset("T", 0).await, 1, "published once");
     broker.stop().await.unwrap();
+    let audit = std::fs::read_to_string(world.directory.path().join("checkback/audit.jsonl")).unwrap();
+    let lines: Vec<_> = audit.lines().collect();
+    assert_eq!(lines.len(), 4, "{audit}");
+    assert!(lines[1].contains("asked about again, as half 1") && lines[3].contains("refused: "), "{audit}");
+    assert!(lines.iter().all(|line| line.contains("\"parked\":0") && line.contains("mqadmin")), "{audit}");
 }

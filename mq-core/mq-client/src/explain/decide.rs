@@ -115,7 +115,7 @@ impl Found {
         let after = checks.map(|checks| format!(" after {}", checked(checks, None))).unwrap_or_default();
         let why = format!("given up{after}: no client of producer group {} answered with a verdict", half.group);
         let fix = match half.parked {
-            Some((_, at)) => format!("once the group answers: `mq admin txn resume {at}`"),
+            Some((_, at)) => format!("once the group answers: `mq admin txn resume p{at}`"),
             None => "once the group answers: `mq admin txn list --parked`, then `mq admin txn resume`".to_owned(),
         };
         self.lacks(&half.id, Stage::Verdict, why, fix);

@@ -10,7 +10,7 @@ const NOW: i64 = 1_000_000;
 /// A transaction that was committed, and consumed by one group.
 fn good() -> Facts {
     let told = TxnHalf {
-        half: 7,
+        half: Some(7),
         part: 1,
         parts: 2,
         state: TxnState::Committed,
@@ -172,7 +172,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             Some((
                 Stage::Verdict,
                 "given up after 3 checks: no client of producer group shop",
-                "mq admin txn resume 2",
+                "mq admin txn resume p2",
             )),
         ),
         (
@@ -182,7 +182,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
                 half.parked = Some((UnixMillis(NOW), 2));
                 half.shown = None;
             },
-            Some((Stage::Verdict, "given up: no client of producer group shop", "mq admin txn resume 2")),
+            Some((Stage::Verdict, "given up: no client of producer group shop", "mq admin txn resume p2")),
         ),
         (
             "asked about again",

@@ -1,5 +1,6 @@
 //! Transactions as an operator sees and settles them: our own codes 7001 to 7005, and the same as a JSON API. Times are in
-//! milliseconds since 1970; a half is named by its queue offset in the half topic of its broker.
+//! milliseconds since 1970. A half is named by its queue offset in the half topic of its broker (`half`), the copy of one
+//! that was given up by its queue offset in the topic of those (`parked`): the two are never taken for each other.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +60,12 @@ pub enum TxnState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TxnHalf {
-    /// In the half topic; of a given-up one in the topic of those.
-    pub half: u64,
+    /// In the half topic; of a given-up one the half that it was, which Apache's brokers do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half: Option<u64>,
+    /// Of a given-up one: its copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<u64>,
     pub state: TxnState,
     /// The unique key that its client gave it.
     pub transaction_id: String,
@@ -73,7 +78,7 @@ pub struct TxnHalf {
     pub topic: String,
     pub queue_id: u32,
     pub keys: String,
-    /// Who sent it, while the broker remembers.
+    /// Who sent it: its client, while the broker remembers; else the address that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     pub born_at: i64,
@@ -108,12 +113,14 @@ pub struct QuarantinedRecord {
     pub at: i64,
 }
 
-/// TXN_SHOW (7002): by half, else by group and transaction.
+/// TXN_SHOW (7002): by half, or copy, else by group and transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TxnName {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,7 +134,7 @@ pub struct TxnShown {
     pub half: TxnHalf,
     /// The halves that its verdict ends, itself among them.
     pub members: Vec<u64>,
-    /// What happened to it, as far as the broker remembers; the oldest first.
+    /// What happened to it, as far as the broker remembers or its copy says; the oldest first.
     pub history: Vec<TxnEvent>,
 }
 
@@ -146,8 +153,11 @@ pub struct TxnEvent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TxnDeed {
-    /// In the half topic; for 7005 in the topic of given-up halves.
-    pub half: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half: Option<u64>,
+    /// Instead of it, for 7004 and 7005.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<u64>,
     /// For 7004 and 7005 the transaction's id once more, so that nobody settles another one by a slip.
     pub confirm: String,
     /// For 7004.

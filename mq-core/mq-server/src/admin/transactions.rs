@@ -1,5 +1,9 @@
 //! `mq admin txn`: half messages without a verdict, and those that were given up.
 
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use mq_client::{Admin, Master, UnixMillis};
@@ -30,13 +34,10 @@ pub(super) enum TxnVerb {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Has a half that was given up asked about again.
+    /// Has a half that was given up asked about again, with the other messages of its transaction.
     Resume {
-        /// Its number of `txn list --parked`.
-        parked: u64,
-        /// A broker's name or address, where there are several.
-        #[arg(long)]
-        broker: Option<String>,
+        #[command(flatten)]
+        which: Which,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -55,7 +56,7 @@ pub(super) struct ListOptions {
     /// A broker's name or address; all of them when it is left out.
     #[arg(long)]
     broker: Option<String>,
-    /// From this half on.
+    /// From this half, or copy, on.
     #[arg(long, default_value_t = 0)]
     from: u64,
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=TxnQuery::MOST as i64))]
@@ -64,11 +65,48 @@ pub(super) struct ListOptions {
 
 #[derive(Debug, Args)]
 pub(super) struct Which {
-    /// Its number of `txn list`.
-    half: u64,
+    /// Its number of `txn list`; of one that was given up that, or `p` and the number of its copy (`txn list --parked`).
+    half: Number,
     /// A broker's name or address, where there are several.
     #[arg(long)]
     broker: Option<String>,
+}
+
+/// A half: `7`. A copy of one that was given up: `p7`.
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    Half(u64),
+    Parked(u64),
+}
+
+impl FromStr for Number {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        match text.strip_prefix('p') {
+            Some(copy) => copy.parse().map(Self::Parked),
+            None => text.parse().map(Self::Half),
+        }
+    }
+}
+
+impl Number {
+    /// As the requests have it: half, copy.
+    fn split(self) -> (Option<u64>, Option<u64>) {
+        match self {
+            Self::Half(half) => (Some(half), None),
+            Self::Parked(copy) => (None, Some(copy)),
+        }
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Half(half) => half.fmt(f),
+            Self::Parked(copy) => write!(f, "p{copy}"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -107,8 +145,8 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
             Ok(whole(&shown)?.document(serde_json::to_value(&shown)?))
         }
         TxnVerb::Check { which } => {
-            let (broker, shown) = which.find(admin).await?;
-            let deed = TxnDeed { half: shown.half.half, by: operator(), ..TxnDeed::default() };
+            let (broker, _) = which.find(admin).await?;
+            let deed = which.deed(String::new(), None);
             Ok(Sheet::done(admin.check_transaction(&broker, &deed).await?))
         }
         TxnVerb::Resolve { which, verdict, confirm } => {
@@ -117,21 +155,20 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
                 Word::Commit => (TxnVerdict::Commit, "be published"),
                 Word::Rollback => (TxnVerdict::Rollback, "never be published"),
             };
-            let all = if members.len() > 1 { format!(" and {} others", members.len() - 1) } else { String::new() };
-            let what = format!("half {}{all} of group {} for {} will {will}", half.half, half.group, half.topic);
+            let all = match (members.len().saturating_sub(1), half.parts) {
+                (0, 0 | 1) => String::new(),
+                (0, parts) => format!(" with all of its {parts} messages"),
+                (others, _) => format!(" and {others} others"),
+            };
+            let what = format!("half {}{all} of group {} for {} will {will}", which.half, half.group, half.topic);
             let confirm = confirm.of(&what, &half.transaction_id)?;
-            let deed = TxnDeed { half: half.half, confirm, verdict: Some(verdict), by: operator() };
-            Ok(Sheet::done(admin.resolve_transaction(&broker, &deed).await?))
+            Ok(Sheet::done(admin.resolve_transaction(&broker, &which.deed(confirm, Some(verdict))).await?))
         }
-        TxnVerb::Resume { parked, broker, confirm } => {
-            let broker = one(admin, broker.as_deref()).await?;
-            let query = TxnQuery { parked: true, from: *parked, limit: 1, ..TxnQuery::default() };
-            let found = admin.transactions(&broker, &query).await?.rows.into_iter().find(|half| half.half == *parked);
-            let Some(half) = found else { anyhow::bail!("{} has no given-up half {parked}", broker.name) };
+        TxnVerb::Resume { which, confirm } => {
+            let (broker, TxnShown { half, .. }) = which.find(admin).await?;
             let what = format!("group {} will be asked again about a message for {}", half.group, half.topic);
             let confirm = confirm.of(&what, &half.transaction_id)?;
-            let deed = TxnDeed { half: *parked, confirm, verdict: None, by: operator() };
-            Ok(Sheet::done(admin.resume_transaction(&broker, &deed).await?))
+            Ok(Sheet::done(admin.resume_transaction(&broker, &which.deed(confirm, None)).await?))
         }
     }
 }
@@ -139,11 +176,16 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
 impl Which {
     async fn find(&self, admin: &Admin) -> Result<(Master, TxnShown)> {
         let broker = one(admin, self.broker.as_deref()).await?;
-        let name = TxnName { half: Some(self.half), ..TxnName::default() };
-        match admin.transaction(&broker, &name).await? {
+        let (half, parked) = self.half.split();
+        match admin.transaction(&broker, &TxnName { half, parked, ..TxnName::default() }).await? {
             Some(shown) => Ok((broker, shown)),
             None => anyhow::bail!("{} has no half message {}, or not any more", broker.name, self.half),
         }
+    }
+
+    fn deed(&self, confirm: String, verdict: Option<TxnVerdict>) -> TxnDeed {
+        let (half, parked) = self.half.split();
+        TxnDeed { half, parked, confirm, verdict, by: operator() }
     }
 }
 
@@ -171,6 +213,7 @@ async fn list(admin: &Admin, options: &ListOptions) -> Result<Sheet> {
     let mut sheet = Sheet::new(&[
         "broker",
         "half",
+        "parked",
         "state",
         "age s",
         "group",
@@ -199,7 +242,7 @@ async fn list(admin: &Admin, options: &ListOptions) -> Result<Sheet> {
     Ok(sheet.remark(remarks.join("\n")))
 }
 
-fn row(broker: &str, half: TxnHalf, now: UnixMillis) -> [Value; 14] {
+fn row(broker: &str, half: TxnHalf, now: UnixMillis) -> [Value; 15] {
     let state = match half.resumed_as {
         Some(again) => format!("resumed as {again}"),
         None => word(half.state).to_owned(),
@@ -207,6 +250,7 @@ fn row(broker: &str, half: TxnHalf, now: UnixMillis) -> [Value; 14] {
     [
         broker.into(),
         half.half.into(),
+        half.parked.map(|copy| Number::Parked(copy).to_string()).into(),
         state.into(),
         (now.0.saturating_sub(half.stored_at).max(0) / 1000).into(),
         half.group.into(),

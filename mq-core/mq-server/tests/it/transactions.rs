@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mq_client::{CheckedHalf, HalfReceipt, Message, Producer, Verdict};
+use mq_client::{Admin, CheckedHalf, ClientOptions, HalfReceipt, Message, Producer, Verdict};
 use serde_json::{Value, json};
 
 use crate::process::{Mq, PATIENCE, printed};
@@ -188,17 +188,42 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let scene = Scene::set(directory.path(), Duration::from_millis(200));
     let id = scene.half("order-2", false).message_id.to_string();
     let parked = scene.until("list --parked", |list| !list[0].is_null());
-    assert_eq!((&parked[0]["transaction"], &parked[0]["state"]), (&json!(id), &json!("parked")));
-    assert_eq!((&parked[0]["checks"], &parked[0]["group"]), (&json!(2), &json!(GROUP)));
-    let number = parked[0]["half"].as_u64().expect("a number");
-    assert!(scene.refused(&format!("resume {number} --confirm another")).contains("nothing was done"));
-    assert!(scene.refused("resume 7 --confirm x").contains("no given-up half 7"));
-    let said = scene.json(&format!("resume {number} --confirm {id}"));
-    assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about again, as half")), "{said}");
+    let row = &parked[0];
+    assert_eq!((&row["transaction"], &row["state"], &row["half"]), (&json!(id), &json!("parked"), &json!(0)));
+    assert_eq!((&row["parked"], &row["checks"], &row["of"]), (&json!("p0"), &json!(2), &json!(2)));
+    assert!(row["group"] == GROUP && row["client"].as_str().is_some_and(|client| client.contains('@')), "{row}");
+    for number in ["0", "p0"] {
+        let shown = scene.json(&format!("show {number}"));
+        assert_eq!((&shown["half"]["parked"], &shown["half"]["state"]), (&json!(0), &json!("parked")));
+        let told = sentences(&shown);
+        assert!(told.contains("asked (check 2)") && told.contains("said unknown"), "{told}");
+    }
+    assert!(scene.refused("resume p0 --confirm another").contains("nothing was done"));
+    assert!(scene.refused("resume p7 --confirm x").contains("no half message p7"));
+    assert!(scene.refused("check p0").contains("resume it"));
+    let said = scene.json(&format!("resume p0 --confirm {id}"));
+    assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about again, as half 1")), "{said}");
     // It is given up once more, as another copy, for the producer still does not know.
-    scene.until("list --parked", |list| list.as_array().is_some_and(|rows| rows.len() == 2));
+    let parked = scene.until("list --parked", |list| list.as_array().is_some_and(|rows| rows.len() == 2));
+    assert_eq!((&parked[0]["state"], &parked[1]["parked"]), (&json!("resumed"), &json!("p1")));
+    let again = scene.refused(&format!("resume p0 --confirm {id}"));
+    assert!(again.contains("p0 was resumed before"), "{again}");
+    // The half's own number stands for its copy.
+    let done = scene.json(&format!("resolve 1 commit --confirm {id}"));
+    assert_eq!(done, json!({"done": format!("transaction {id} is committed")}));
+    let again = scene.refused(&format!("resolve p1 commit --confirm {id}"));
+    assert!(again.contains("p1 is committed by now"), "{again}");
     let lines = audit(directory.path());
-    assert_eq!((lines.len(), lines[1].0.as_str(), lines[1].1.as_str()), (2, "resume", id.as_str()));
+    let deeds: Vec<&str> = lines.iter().map(|(deed, ..)| deed.as_str()).collect();
+    let (resume, commit) = ("resume", "resolve commit");
+    assert_eq!(deeds, [resume, resume, resume, resume, commit, commit, commit, commit]);
+    assert!(lines.iter().all(|(_, transaction, _)| *transaction == id), "{lines:?}");
+    let names = scene.names.clone();
+    let found = scene.runtime.block_on(async {
+        let admin = Admin::new(ClientOptions::new(names)).expect("valid");
+        admin.messages_by_key("ORDER_PAID", "order-2", false).await.expect("answered").len()
+    });
+    assert_eq!(found, 1, "it is visible once");
     assert!(scene.mq.stop().success());
 }
 

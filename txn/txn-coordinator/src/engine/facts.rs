@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mq_protocol::ids::UnixMillis;
+use mq_protocol::ids::{QueueOffset, UnixMillis};
 
 use crate::types::{
-    CheckResult, ClientId, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
+    CheckResult, ClientId, CopyEnd, HalfOffset, Halves, Outcome, ParkReason, Part, Refusal, TransactionKey, Verdict,
 };
 
 /// A half message that is durable.
@@ -64,6 +64,8 @@ pub enum Input {
     Written(Halves, Option<Outcome>),
     /// The half is no longer on disk, or cannot be read.
     Gone(HalfOffset),
+    /// What an operator did about the copy at this place of the topic of given-up halves is in the log.
+    CopyEnded(QueueOffset, CopyEnd),
 }
 
 /// What the driver has to do. `ends` are the halves for the OP record, in order, `copies` those to take, one of each
@@ -102,6 +104,18 @@ pub enum Action {
     /// Answer that it is so: the same verdict was given before.
     Acknowledge(Outcome),
     Refuse(Refusal),
+}
+
+/// What became of the copy of a given-up half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkedNow {
+    /// It waits for an operator.
+    Parked,
+    /// It was resumed, and its transaction is open: this is its oldest half.
+    OpenAgain(HalfOffset),
+    /// It was resumed, and its transaction has ended; how is not remembered.
+    Resumed,
+    Ended(Outcome),
 }
 
 /// An open transaction as an operator sees it.

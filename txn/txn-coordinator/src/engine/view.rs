@@ -1,11 +1,11 @@
 //! What is read of the engine: by the driver, by metrics, by operators.
 
-use mq_protocol::ids::UnixMillis;
+use mq_protocol::ids::{QueueOffset, UnixMillis};
 
 use super::names::Name;
-use super::{Count, Counters, Engine, Pending, Rules};
-use crate::types::{HalfOffset, Halves, Outcome, Part, TransactionKey};
-use crate::verdicts::Verdicts;
+use super::{Count, Counters, Engine, ParkedNow, Pending, Rules};
+use crate::types::{CopyEnd, HalfOffset, Halves, Outcome, Part, TransactionKey};
+use crate::verdicts::{CopyEnds, Verdicts};
 
 impl Engine {
     /// When the next [`Input::Due`] has something to do.
@@ -72,6 +72,23 @@ impl Engine {
     #[must_use]
     pub fn settled(&self, transaction: &TransactionKey) -> Option<Outcome> {
         Some(self.settled.get(self.names.known(transaction.group())?, transaction.id())?.outcome)
+    }
+
+    /// What became of the copy at this place of the topic of given-up halves, which is of this transaction. Only one that
+    /// waits may be resumed or resolved: else its message could be published twice.
+    #[must_use]
+    pub fn parked_now(&self, copy: QueueOffset, of: &TransactionKey) -> ParkedNow {
+        let ended = self.settled(of).filter(|outcome| *outcome != Outcome::Parked);
+        match self.copies.get(copy) {
+            None => ended.map_or(ParkedNow::Parked, ParkedNow::Ended),
+            Some(CopyEnd::Committed) => ParkedNow::Ended(Outcome::Committed),
+            Some(CopyEnd::RolledBack) => ParkedNow::Ended(Outcome::RolledBack),
+            Some(CopyEnd::Resumed) => match (self.halves_of(of).first(), ended) {
+                (Some(half), _) => ParkedNow::OpenAgain(*half),
+                (None, Some(outcome)) => ParkedNow::Ended(outcome),
+                (None, None) => ParkedNow::Resumed,
+            },
+        }
     }
 
     /// Whether an open half has been asked about, or was tried to be: its story is worth telling.
@@ -151,6 +168,14 @@ impl Engine {
 
     pub fn verdicts_mut(&mut self) -> &mut Verdicts {
         &mut self.verdicts
+    }
+
+    pub(crate) fn copies_mut(&mut self) -> &mut CopyEnds {
+        &mut self.copies
+    }
+
+    pub(crate) fn copies(&self) -> &CopyEnds {
+        &self.copies
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A helper that cannot go on fails its test.
 
 mod bench;
+mod given_up;
 mod operators;
 mod restarts;
 mod shared;

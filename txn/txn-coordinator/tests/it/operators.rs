@@ -1,12 +1,10 @@
 //! What an operator finds and may do: one claim each.
 
-use mq_protocol::ids::QueueOffset;
 use mq_protocol::record::Message;
 use mq_protocol::topic;
 use mq_store::{Clock, MemoryBackend};
 use txn_coordinator::{
-    Answer, CheckResult, EndError, HalfOffset, OperatorError, Outcome, ParkedNow, PendingQuery, Refusal, StoredHalf,
-    Verdict, resumed,
+    Answer, CheckResult, EndError, HalfOffset, OperatorError, Outcome, PendingQuery, Refusal, Verdict,
 };
 
 use crate::bench::{Bench, GROUP, TOPIC, end_request};
@@ -29,7 +27,7 @@ fn pending_halves_are_listed_in_pages_with_what_is_known_of_them() {
     loop {
         let page = bench.coordinator.pending(&query);
         assert!(page.rows.len() <= 7);
-        ids.extend(page.rows.into_iter().map(|row| row.transaction_id));
+        ids.extend(page.rows.into_iter().map(|row| row.subject.transaction_id));
         let Some(next) = page.next else { break };
         query.from = HalfOffset(next);
     }
@@ -40,11 +38,10 @@ fn pending_halves_are_listed_in_pages_with_what_is_known_of_them() {
     };
     assert_eq!((of(GROUP, TOPIC), of("others", TOPIC), of(GROUP, "OTHERS")), (24, 0, 0));
     let row = bench.coordinator.pending(&PendingQuery { limit: 1, ..PendingQuery::default() }).rows.remove(0);
-    assert_eq!((&*row.group, &*row.topic, row.log_offset, row.max_checks), (GROUP, TOPIC, places[0].log, 3));
-    assert_eq!(
-        (row.client.as_deref(), row.next_check_at.map(|at| at.since(row.stored_at).as_secs())),
-        (Some("client-1"), Some(6))
-    );
+    let of = &row.subject;
+    assert_eq!((&*of.group, &*of.topic, of.log_offset, row.max_checks), (GROUP, TOPIC, places[0].log, 3));
+    let next_check = row.next_check_at.map(|at| at.since(of.stored_at).as_secs());
+    assert_eq!((&*of.client, next_check), ("client-1", Some(6)));
     assert_eq!(bench.coordinator.find(GROUP, "t07").to_vec(), [places[7].half]);
     assert!(bench.coordinator.find(GROUP, "t03").is_empty() && bench.coordinator.find("others", "t07").is_empty());
 }
@@ -115,43 +112,6 @@ fn an_operators_verdict_is_one_like_any_other_and_the_first_one_wins() {
     assert!(bench.coordinator.resolve(HalfOffset(7), Verdict::Commit, "eve").is_err());
     assert_eq!(bench.found().real.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(told(&bench, a.half)[0], "operator eve: said commit");
-}
-
-#[test]
-fn a_parked_half_is_listed_with_its_reason_and_what_became_of_it() {
-    let bench = bench();
-    let half = bench.half("a");
-    bench.half("b");
-    bench.advance(6);
-    for _ in 0..4 {
-        for check in bench.tick() {
-            let is_a = check.half == half.half;
-            let result = if is_a { CheckResult::Delivered } else { CheckResult::NobodyToAsk };
-            bench.coordinator.check_result(check.half, result);
-        }
-        bench.advance(30);
-    }
-    assert!(bench.tick().is_empty());
-    bench.store.flush().unwrap();
-    let rows = bench.coordinator.parked(QueueOffset(0), 100).unwrap().rows;
-    let told: Vec<_> =
-        rows.iter().map(|row| (&*row.transaction_id, row.reason.as_deref(), row.checks, row.now)).collect();
-    let expected =
-        [("a", Some("unanswered"), 3, ParkedNow::Parked), ("b", Some("nobody to ask"), 0, ParkedNow::Parked)];
-    assert_eq!(told, expected);
-    assert_eq!(rows[0].half_log_offset, (half.log.0 > 0).then_some(half.log));
-    let first = bench.coordinator.parked(QueueOffset(0), 1).unwrap();
-    assert_eq!((first.rows.len(), first.next), (1, Some(1)));
-
-    let copy = bench.store.read(rows[0].log_offset).unwrap().unwrap();
-    let (again, new) = resumed(&copy).unwrap();
-    assert_eq!(again.property("CHECKBACK_PARKED"), None);
-    let (_, offset) = bench.append_raw(again);
-    bench.coordinator.stored([StoredHalf::new(new, offset, copy.store_timestamp, None)]);
-    let now = |row: usize| bench.coordinator.parked(QueueOffset(0), 100).unwrap().rows[row].now;
-    assert_eq!((now(0), now(1)), (ParkedNow::OpenAgain(offset.into()), ParkedNow::Parked));
-    bench.coordinator.resolve(offset.into(), Verdict::Commit, "eve").unwrap();
-    assert_eq!(now(0), ParkedNow::Ended(Outcome::Committed));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use mq_protocol::pop::HandleError;
 use mq_protocol::recall::NotAHandle;
 use mq_protocol::topic::NameError;
 use mq_store::{AppendError, DiskError, ReadError};
-use txn_coordinator::{EndError, HalfError, ResumeError};
+use txn_coordinator::{EndError, HalfError, ParkedError};
 
 use super::Refusal;
 use crate::assignment::ModeError;
@@ -74,9 +74,9 @@ impl From<HalfError> for Refusal {
     }
 }
 
-impl From<ResumeError> for Refusal {
-    fn from(error: ResumeError) -> Self {
-        Self::new(response::SYSTEM_ERROR, error.to_string())
+impl From<ParkedError> for Refusal {
+    fn from(error: ParkedError) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }
 
