@@ -37,7 +37,7 @@ pub use mq_protocol::body::{InboxAnswer, MessageQueue};
 pub use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
 pub use mq_protocol::properties::{Properties, name as property};
 pub use producer::{
-    CheckedHalf, HalfReceipt, MAX_PARTS, NotARequest, Producer, ProducerBuilder, ProducerOptions, ReplyError,
-    RequestFailed, SendReceipt, SendStatus, TransactionChecker, Verdict,
+    CheckedHalf, HalfReceipt, MAX_PARTS, NotARequest, OpenTransactions, Producer, ProducerBuilder, ProducerOptions,
+    ReplyError, RequestFailed, SendReceipt, SendStatus, TransactionChecker, Verdict,
 };
 pub use trace::{TRACE_TOPIC, TraceRecord, TracedKind, TracedMessage};

@@ -1,14 +1,14 @@
 //! The marker table: one row per transaction, written inside it, and the fence that answers checkbacks from it.
 //! Knows no broker and no message.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
 
 use crate::{
     clock,
-    database::{self, Begin, CommitError, Database, DatabaseError, PoolSize, Side, Value},
+    database::{self, Begin, CommitError, Database, DatabaseError, PoolSize, Side, Value, Work, Workplace},
     decision::{self, Ending, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
@@ -78,8 +78,8 @@ pub enum Seal {
 
 /// The markers of one database: what [`TxnProducer`](crate::TxnProducer) writes and what its checkbacks read.
 #[derive(Clone, Debug)]
-pub struct Markers<D> {
-    database: D,
+pub struct Markers<D: Database> {
+    work: Workplace<D>,
     checks: Side<D>,
     group: String,
     options: MarkerOptions,
@@ -95,11 +95,16 @@ impl<D: Database> Markers<D> {
         let joined = join(&side, group).await;
         side.close().await;
         joined?;
-        Ok(Self { database, checks, group: group.to_owned(), options })
+        Ok(Self { work: Workplace::new(database)?, checks, group: group.to_owned(), options })
     }
 
     pub fn database(&self) -> &D {
-        &self.database
+        self.work.database()
+    }
+
+    /// A transaction for the user's work.
+    pub(crate) async fn begin(&self) -> Result<Work<D>, DatabaseError> {
+        self.work.begin().await
     }
 
     /// The first statement of a transaction.
@@ -237,9 +242,12 @@ impl<D: Database> Markers<D> {
 }
 
 /// Commits what is sealed, and says what is known of it.
-pub(crate) async fn close<D: Database>(tx: D::Tx, sealed: Result<Seal, DatabaseError>) -> Ending<DatabaseError> {
+pub(crate) async fn close(
+    commit: impl Future<Output = Result<(), CommitError>>,
+    sealed: Result<Seal, DatabaseError>,
+) -> Ending<DatabaseError> {
     match sealed {
-        Ok(Seal::Sealed) => match D::commit(tx).await {
+        Ok(Seal::Sealed) => match commit.await {
             Ok(()) => Ending::Committed,
             Err(CommitError::Refused(error)) => Ending::Refused(error),
             Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => Ending::Refused(error),

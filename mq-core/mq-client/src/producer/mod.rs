@@ -13,6 +13,7 @@ mod select;
 mod traced;
 mod transaction;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 use crate::client::{Client, Inner};
 use crate::error::{CallError, RequestError, RouteError, SendError, SendFailure};
 use crate::message::Message;
-use crate::remoting::{Connection, Patience};
+use crate::remoting::{Connection, Gather, Patience};
 use crate::route::Route;
 use crate::trace::Tracer;
 use crate::unique_key;
@@ -75,6 +76,30 @@ pub struct ProducerOptions {
     /// The topic that traces of sends and transactions go to, mostly [`TRACE_TOPIC`](crate::TRACE_TOPIC); `None`: no
     /// traces.
     pub trace: Option<ByteString>,
+    /// How many transactions are open in this process. With many, halves and ends wait up to a millisecond for each
+    /// other: far fewer packets, wake-ups and disk syncs. `None`: each goes at once.
+    pub open_transactions: Option<OpenTransactions>,
+}
+
+/// Says how many transactions are open.
+#[derive(Clone)]
+pub struct OpenTransactions(Arc<dyn Fn() -> usize + Send + Sync>);
+
+impl OpenTransactions {
+    /// `count` is asked at each half and end: it has to be quick.
+    pub fn counted_by(count: impl Fn() -> usize + Send + Sync + 'static) -> Self {
+        Self(Arc::new(count))
+    }
+
+    fn count(&self) -> usize {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for OpenTransactions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} open", self.count())
+    }
 }
 
 impl Default for ProducerOptions {
@@ -86,6 +111,7 @@ impl Default for ProducerOptions {
             compress_from_bytes: None,
             avoid_slow_brokers: true,
             trace: None,
+            open_transactions: None,
         }
     }
 }
@@ -341,7 +367,8 @@ impl Producer {
     ) -> Result<(SendReceipt, Command), Failed> {
         let began = Instant::now();
         let within = deadline.saturating_duration_since(began);
-        let answer = connection.request(outgoing.command(queue), within).await;
+        let gather = if outgoing.is_half() { self.gather() } else { Gather::AtOnce };
+        let answer = connection.request_with(outgoing.command(queue), within, gather).await;
         let now = Instant::now();
         let answer = answer.map_err(|error| {
             self.0.faults.failed(&queue.broker_name, now);
@@ -394,6 +421,10 @@ impl Producer {
 }
 
 impl Outgoing {
+    fn is_half(&self) -> bool {
+        self.header.sys_flag & sys_flag::TRANSACTION_PREPARED != 0
+    }
+
     fn command(&self, queue: &MessageQueue) -> Command {
         let mut command = Command::request(self.code).with_body(self.body.clone());
         let header = SendMessage {

@@ -2,6 +2,7 @@
 //! goes to an [`Inbound`].
 //!
 //! A request costs no task: callers encode into one buffer, one writer empties it with one write for all that gathered.
+//! Requests that are worth it wait a moment for others to go with them ([`Gather`]).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,6 +31,8 @@ const MAX_IN_FLIGHT: usize = 8192;
 /// Bytes that wait for the socket. Beyond it callers wait, so that a slow peer cannot fill our memory.
 const MAX_OUTBOX_BYTES: usize = 8 * 1024 * 1024;
 const READ_CHUNK_BYTES: usize = 64 * 1024;
+/// How long requests wait for others to go with them; the runtime's clock rounds it up to its next millisecond.
+const GATHER_TIME: Duration = Duration::from_micros(500);
 /// A buffer that one large frame blew up is given back.
 const KEEP_BUFFER_BYTES: usize = 1024 * 1024;
 
@@ -42,14 +45,51 @@ pub(crate) trait Inbound: Send + Sync + 'static {
     fn closed(&self, address: &ByteString);
 }
 
+/// Whether a request waits for others to go with it, at most [`GATHER_TIME`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gather {
+    AtOnce,
+    /// Until so many wait.
+    UpTo(usize),
+}
+
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Shared>);
+
+/// What waits for the socket.
+#[derive(Default)]
+struct Outbox {
+    bytes: BytesMut,
+    /// Requests that wait for others.
+    gathered: usize,
+    /// Something in it waits no longer.
+    ready: bool,
+}
+
+impl Outbox {
+    /// True: the writer has something new to know.
+    fn put(&mut self, command: &Command, gather: Gather) -> bool {
+        let (was_empty, was_ready) = (self.bytes.is_empty(), self.ready);
+        command.encode(&mut self.bytes);
+        self.gathered += 1;
+        self.ready |= match gather {
+            Gather::AtOnce => true,
+            Gather::UpTo(enough) => self.gathered >= enough,
+        };
+        was_empty || self.ready != was_ready
+    }
+
+    fn take(&mut self, writing: &mut BytesMut) {
+        std::mem::swap(writing, &mut self.bytes);
+        (self.gathered, self.ready) = (0, false);
+    }
+}
 
 struct Shared {
     address: ByteString,
     next_opaque: AtomicI32,
     pending: Mutex<HashMap<i32, oneshot::Sender<Command>>>,
-    outbox: Mutex<BytesMut>,
+    outbox: Mutex<Outbox>,
     /// The outbox has something for the writer.
     filled: Notify,
     /// The writer took the outbox.
@@ -105,7 +145,16 @@ impl Connection {
     }
 
     /// Sends and waits for the answer, whatever its code.
-    pub(crate) async fn request(&self, mut command: Command, within: Duration) -> Result<Command, RequestError> {
+    pub(crate) async fn request(&self, command: Command, within: Duration) -> Result<Command, RequestError> {
+        self.request_with(command, within, Gather::AtOnce).await
+    }
+
+    pub(crate) async fn request_with(
+        &self,
+        mut command: Command,
+        within: Duration,
+        gather: Gather,
+    ) -> Result<Command, RequestError> {
         let (address, code) = (&self.0.address, command.code);
         let deadline = Instant::now() + within;
         let no_room = || RequestError::NoRoom { address: address.clone(), code, within };
@@ -116,15 +165,24 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         self.0.pending.lock().insert(command.opaque, answer);
         let _pending = Pending { connection: self, opaque: command.opaque };
-        timeout_at(deadline, self.enqueue(&command)).await.map_err(|_| no_room())??;
+        timeout_at(deadline, self.enqueue(&command, gather)).await.map_err(|_| no_room())??;
         let timeout = || RequestError::Timeout { address: address.clone(), code, within };
         timeout_at(deadline, answered).await.map_err(|_| timeout())?.map_err(|_| lost())
     }
 
     /// Sends and wants a good answer.
     pub(crate) async fn call(&self, command: Command, within: Duration) -> Result<Command, CallError> {
+        self.call_with(command, within, Gather::AtOnce).await
+    }
+
+    pub(crate) async fn call_with(
+        &self,
+        command: Command,
+        within: Duration,
+        gather: Gather,
+    ) -> Result<Command, CallError> {
         let request = command.code;
-        let answer = self.request(command, within).await?;
+        let answer = self.request_with(command, within, gather).await?;
         if answer.code == response::SUCCESS { Ok(answer) } else { Err(self.refused(request, &answer).into()) }
     }
 
@@ -140,16 +198,17 @@ impl Connection {
     /// Hands a request to the writer that the server must not answer.
     pub(crate) async fn oneway(&self, mut command: Command) -> Result<(), RequestError> {
         command.opaque = self.0.next_opaque.fetch_add(1, Ordering::Relaxed);
-        self.enqueue(&command.oneway()).await
+        self.enqueue(&command.oneway(), Gather::AtOnce).await
     }
 
     /// Answers a request of the server, without waiting for room: these are few and small.
     pub(crate) fn reply(&self, response: &Command) {
-        response.encode(&mut self.0.outbox.lock());
-        self.0.filled.notify_one();
+        if self.0.outbox.lock().put(response, Gather::AtOnce) {
+            self.0.filled.notify_one();
+        }
     }
 
-    async fn enqueue(&self, command: &Command) -> Result<(), RequestError> {
+    async fn enqueue(&self, command: &Command, gather: Gather) -> Result<(), RequestError> {
         let bytes = command.body.len();
         if bytes + READ_CHUNK_BYTES > MAX_FRAME_BYTES {
             return Err(RequestError::TooLarge { bytes, limit: MAX_FRAME_BYTES - READ_CHUNK_BYTES });
@@ -162,17 +221,41 @@ impl Connection {
                 let reason = "the connection has just ended".to_owned();
                 return Err(RequestError::Connect { address: self.0.address.clone(), reason });
             }
+            let put = {
+                let mut outbox = self.0.outbox.lock();
+                (outbox.bytes.len() < MAX_OUTBOX_BYTES).then(|| outbox.put(command, gather))
+            };
+            match put {
+                Some(true) => {
+                    self.0.filled.notify_one();
+                    return Ok(());
+                }
+                Some(false) => return Ok(()),
+                None => emptied.await,
+            }
+        }
+    }
+
+    /// Takes what is to be written, once there is something and it has waited for others as long as it may.
+    async fn filled(&self, writing: &mut BytesMut) {
+        let mut until = None;
+        loop {
             {
                 let mut outbox = self.0.outbox.lock();
-                if outbox.len() < MAX_OUTBOX_BYTES {
-                    command.encode(&mut outbox);
+                if outbox.ready || until.is_some_and(|until| Instant::now() >= until) {
+                    outbox.take(writing);
                     break;
                 }
+                if until.is_none() && !outbox.bytes.is_empty() {
+                    until = Some(Instant::now() + GATHER_TIME);
+                }
             }
-            emptied.await;
+            match until {
+                None => self.0.filled.notified().await,
+                Some(until) => drop(timeout_at(until, self.0.filled.notified()).await),
+            }
         }
-        self.0.filled.notify_one();
-        Ok(())
+        self.0.emptied.notify_waiters();
     }
 }
 
@@ -209,13 +292,8 @@ async fn write_loop(connection: Connection, mut socket: OwnedWriteHalf) {
     let shared = &connection.0;
     let mut writing = BytesMut::new();
     loop {
-        std::mem::swap(&mut writing, &mut *shared.outbox.lock());
-        shared.emptied.notify_waiters();
         let step = async {
-            if writing.is_empty() {
-                shared.filled.notified().await;
-                return Ok(());
-            }
+            connection.filled(&mut writing).await;
             socket.write_all(&writing).await
         };
         let done = tokio::select! {
@@ -278,4 +356,29 @@ fn take_frames(connection: &Connection, input: &mut BytesMut, inbound: &Weak<dyn
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_writer_is_woken_by_the_first_request_and_when_enough_of_them_wait() {
+        use Gather::{AtOnce, UpTo};
+        let mut outbox = Outbox::default();
+        let mut writing = BytesMut::new();
+        for (requests, woken, ready) in [
+            (&[AtOnce, AtOnce][..], &[true, false][..], true),
+            (&[UpTo(3), UpTo(3), UpTo(3), UpTo(3)], &[true, false, true, false], true),
+            (&[UpTo(9), UpTo(9)], &[true, false], false),
+            (&[UpTo(9), AtOnce, UpTo(9)], &[true, true, false], true),
+            (&[UpTo(0)], &[true], true),
+        ] {
+            let put = requests.iter().map(|gather| outbox.put(&Command::request(10), *gather)).collect::<Vec<_>>();
+            assert_eq!((put.as_slice(), outbox.ready), (woken, ready), "{requests:?}");
+            writing.clear();
+            outbox.take(&mut writing);
+            assert!(!writing.is_empty() && outbox.bytes.is_empty() && !outbox.ready, "{requests:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
 
-pub(crate) use connection::{Connection, Inbound};
+pub(crate) use connection::{Connection, Gather, Inbound};
 pub(crate) use pool::{Patience, Pool};
 
 /// The JSON body of an answer from `address`; `what` names it where it cannot be read.

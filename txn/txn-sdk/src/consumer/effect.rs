@@ -71,7 +71,7 @@ impl<D: Database> Effect<D> {
         let sealed = self.seal(&admitted).await;
         self.emitted.iter_mut().for_each(Half::leave);
         let Self { tx, mut emitted, .. } = self;
-        let ending = during("inbox-commit-sent", marker::close::<D>(tx, sealed)).await;
+        let ending = during("inbox-commit-sent", marker::close(D::commit(tx), sealed)).await;
         if let Some(verdict) = ending.verdict() {
             reach("inbox-between-commit-and-end");
             join_all(emitted.iter_mut().map(|half| half.end(verdict))).await;

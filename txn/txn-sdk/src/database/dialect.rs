@@ -19,6 +19,8 @@ use super::Begin;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Dialect {
+    /// A transaction that writes keeps all others from writing, from its begin to its end.
+    pub(crate) one_writer: bool,
     /// How a transaction begins.
     pub(crate) begin: fn(Begin) -> &'static str,
     /// `(ms)`: how long statements of this transaction wait for a lock. Where there is none, the connection knows.

@@ -2,12 +2,14 @@
 //! MySQL or MariaDB, and PostgreSQL. Knows how to begin, run one statement and finish; knows no broker.
 
 mod dialect;
+mod lease;
 mod mysql;
 mod postgres;
 mod sea_orm;
 mod side;
 mod sqlite;
 mod sqlx;
+mod work;
 
 use std::{future::Future, time::Duration};
 
@@ -16,6 +18,7 @@ use sqlx_core::transaction::TransactionManager;
 
 pub(crate) use self::dialect::Dialect;
 pub(crate) use self::side::{Side, commit};
+pub(crate) use self::work::{Work, Workplace};
 
 /// A database that the SDK can keep its marker and inbox rows in: `sqlx::{SqlitePool, MySqlPool, PgPool}`, or
 /// `sea_orm::DatabaseConnection` on any of the three. Sealed: the rules that make a marker trustworthy (which locks,
@@ -25,6 +28,9 @@ pub(crate) use self::side::{Side, commit};
 pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     /// An open transaction. Dropped, it is rolled back.
     type Tx: Send + 'static;
+    /// A connection between two transactions.
+    #[doc(hidden)]
+    type Idle: Send + 'static;
     /// What your code inside a transaction receives: `&DatabaseTransaction` (sea-orm), `&mut SqliteConnection`,
     /// `&mut MySqlConnection` or `&mut PgConnection` (sqlx).
     type Handle<'t>: Send;
@@ -64,8 +70,16 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<Vec<Cells<B, N>>, DatabaseError>> + Send;
+    /// A transaction for the user's work, on a connection that an earlier one has left.
+    #[doc(hidden)]
+    fn begin_on(idle: Self::Idle) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send;
     #[doc(hidden)]
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
+    /// The same, and gives the connection if another transaction may begin on it.
+    #[doc(hidden)]
+    fn commit_and_keep(tx: Self::Tx) -> impl Future<Output = Result<Option<Self::Idle>, CommitError>> + Send {
+        async { Self::commit(tx).await.map(|()| None) }
+    }
     #[doc(hidden)]
     fn rollback(tx: Self::Tx) -> impl Future<Output = Result<(), DatabaseError>> + Send;
     /// Closes the connections.

@@ -28,6 +28,7 @@ macro_rules! look {
 }
 
 pub(super) static MYSQL: Dialect = Dialect {
+    one_writer: false,
     begin: |begin| match begin {
         Begin::Work => "BEGIN",
         Begin::Look | Begin::Write => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; BEGIN",

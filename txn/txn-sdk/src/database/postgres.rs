@@ -35,6 +35,7 @@ const LOOK: &str = "
     LEFT JOIN checkback_marker m ON m.tx_id = asked.tx_id";
 
 pub(crate) static POSTGRES: Dialect = Dialect {
+    one_writer: false,
     begin: |begin| match begin {
         Begin::Work => "BEGIN",
         Begin::Look | Begin::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",

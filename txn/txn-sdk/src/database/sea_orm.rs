@@ -1,5 +1,7 @@
 //! Transactions on a `sea_orm::DatabaseConnection`, whichever database it is connected to.
 
+use std::convert::Infallible;
+
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, IsolationLevel,
     SqliteTransactionMode, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
@@ -13,6 +15,8 @@ use super::{
 
 impl Database for DatabaseConnection {
     type Tx = DatabaseTransaction;
+    /// Its pool keeps its connections to itself.
+    type Idle = Infallible;
     type Handle<'t> = &'t DatabaseTransaction;
 
     fn with_own_pool(&self, size: PoolSize) -> Self {
@@ -56,6 +60,10 @@ impl Database for DatabaseConnection {
     async fn begin_as(&self, begin: Begin) -> Result<Self::Tx, DatabaseError> {
         self.dialect()?;
         Ok(self.begin_with_options(options(self.get_database_backend(), begin)).await?)
+    }
+
+    async fn begin_on(idle: Self::Idle) -> Result<Self::Tx, DatabaseError> {
+        match idle {}
     }
 
     fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {

@@ -18,6 +18,7 @@ const LOOK: &str = "
     LEFT JOIN checkback_marker m ON m.tx_id = ?2";
 
 pub(super) static SQLITE: Dialect = Dialect {
+    one_writer: true,
     begin: |begin| match begin {
         Begin::Work | Begin::Write => "BEGIN IMMEDIATE",
         Begin::Look => "BEGIN",

@@ -2,12 +2,11 @@
 
 use sqlx::{
     MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite, SqliteConnection, SqlitePool,
-    Transaction,
 };
 
 use super::{
-    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL, own_pool,
-    postgres::POSTGRES, sqlite, sqlite::SQLITE,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, lease::Lease, mysql::MYSQL,
+    own_pool, postgres::POSTGRES, sqlite, sqlite::SQLITE,
 };
 
 macro_rules! bind {
@@ -24,7 +23,8 @@ macro_rules! bind {
 macro_rules! database {
     ($pool:ty, $driver:ty, $connection:ty, $dialect:expr, own_pool: $own_pool:expr, set_up: $set_up:expr) => {
         impl Database for $pool {
-            type Tx = Transaction<'static, $driver>;
+            type Tx = Lease<$driver>;
+            type Idle = Lease<$driver>;
             type Handle<'t> = &'t mut $connection;
 
             fn with_own_pool(&self, size: PoolSize) -> Self {
@@ -44,15 +44,19 @@ macro_rules! database {
             }
 
             async fn begin_as(&self, begin: Begin) -> Result<Self::Tx, DatabaseError> {
-                Ok(self.begin_with(($dialect.begin)(begin)).await?)
+                Ok(Lease::begin(self, ($dialect.begin)(begin)).await?)
+            }
+
+            async fn begin_on(idle: Self::Idle) -> Result<Self::Tx, DatabaseError> {
+                Ok(idle.begin_again(($dialect.begin)(Begin::Work)).await?)
             }
 
             fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {
-                tx
+                tx.connection()
             }
 
             async fn execute(tx: &mut Self::Tx, sql: &'static str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
-                Ok(bind!(sql, values).execute(&mut **tx).await?.rows_affected())
+                Ok(bind!(sql, values).execute(tx.connection()).await?.rows_affected())
             }
 
             async fn row<const N: usize>(
@@ -60,7 +64,7 @@ macro_rules! database {
                 sql: &'static str,
                 values: &[Value<'_>],
             ) -> Result<Option<Numbers<N>>, DatabaseError> {
-                let Some(row) = bind!(sql, values).fetch_optional(&mut **tx).await? else { return Ok(None) };
+                let Some(row) = bind!(sql, values).fetch_optional(tx.connection()).await? else { return Ok(None) };
                 let mut numbers = [None; N];
                 for (column, number) in numbers.iter_mut().enumerate() {
                     *number = row.try_get(column)?;
@@ -73,13 +77,17 @@ macro_rules! database {
                 sql: &'static str,
                 values: &[Value<'_>],
             ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
-                let rows = bind!(sql, values).fetch_all(&mut **tx).await?;
+                let rows = bind!(sql, values).fetch_all(tx.connection()).await?;
                 let read =
                     rows.iter().map(|row| Cells::read(|column| row.try_get(column), |column| row.try_get(column)));
                 Ok(read.collect::<Result<_, sqlx::Error>>()?)
             }
 
             async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
+                Self::commit_and_keep(tx).await.map(drop)
+            }
+
+            async fn commit_and_keep(tx: Self::Tx) -> Result<Option<Self::Idle>, CommitError> {
                 tx.commit().await.map_err(|error| CommitError::of(&$dialect, error.into()))
             }
 

@@ -164,7 +164,7 @@ impl<D: Database> Relay<D> {
         let Some(oldest) = taken.iter().map(Half::id).min() else { return D::rollback(tx).await };
         let sealed = Markers::<D>::seal(&mut tx, oldest, &self.group).await;
         taken.iter_mut().for_each(Half::leave);
-        let ending = marker::close::<D>(tx, sealed).await;
+        let ending = marker::close(D::commit(tx), sealed).await;
         if let Some(verdict) = ending.verdict() {
             reach("outbox-between-commit-and-end");
             for half in &mut taken {

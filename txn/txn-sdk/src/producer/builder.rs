@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use mq_client::{CheckedHalf, ClientError, Producer, Verdict};
+use mq_client::{CheckedHalf, ClientError, OpenTransactions, Producer, Verdict};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -140,10 +140,13 @@ impl<S> TxnProducerBuilder<S> {
     async fn link<V: Verdicts>(self, verdicts: &V) -> Result<Arc<Link>, BuildError> {
         let counters = Arc::new(Counters::default());
         let (checking, asked) = (verdicts.clone(), counters.clone());
+        let running = TaskTracker::new();
+        let open = running.clone();
         let producer = Producer::builder(self.name_servers)
             .group(self.group)
             .topics(self.topics.clone())
             .send_timeout(self.send_timeout)
+            .options(|options| options.open_transactions = Some(OpenTransactions::counted_by(move || open.len())))
             .checker(move |half| answer(checking.clone(), asked.clone(), half))
             .build()
             .await
@@ -154,7 +157,7 @@ impl<S> TxnProducerBuilder<S> {
             counters,
             outbox: self.outbox.map(|options| Arc::new(Outbox::new(options, self.send_timeout))),
             trace_from: self.trace_from,
-            running: TaskTracker::new(),
+            running,
             stopped: CancellationToken::new(),
         }))
     }

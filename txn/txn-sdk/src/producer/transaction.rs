@@ -9,7 +9,7 @@ use super::{
     outcome::{Outcome, Sent, TxnError},
 };
 use crate::{
-    database::Database,
+    database::{Database, Work},
     decision::{Ending, Row},
     failpoints::{during, reach},
     id::TransactionId,
@@ -24,7 +24,7 @@ use crate::{
 #[must_use = "dropped, it is rolled back"]
 pub struct Transaction<D: Database> {
     // The order of the fields counts: a dropped transaction is rolled back before the broker is told so.
-    tx: D::Tx,
+    work: Work<D>,
     half: Half,
 }
 
@@ -63,17 +63,17 @@ impl<D: Database> TxnProducer<D> {
 
     async fn in_transaction(&self, begun: Begun) -> Result<Transaction<D>, TxnError> {
         match self.begin_marked(&begun).await {
-            Ok(tx) => Ok(Transaction { tx, half: begun.half }),
+            Ok(work) => Ok(Transaction { work, half: begun.half }),
             Err(error) => Err(begun.half.give_up(error)),
         }
     }
 
-    async fn begin_marked(&self, begun: &Begun) -> Result<D::Tx, MarkError> {
-        let mut tx = self.verdicts.database().begin().await?;
+    async fn begin_marked(&self, begun: &Begun) -> Result<Work<D>, MarkError> {
+        let mut work = self.verdicts.begin().await?;
         reach("txn-begun");
-        enter::<D>(&mut tx, begun).await?;
+        enter::<D>(&mut work.tx, begun).await?;
         reach("txn-marked");
-        Ok(tx)
+        Ok(work)
     }
 }
 
@@ -97,7 +97,7 @@ impl<D: Database> Transaction<D> {
 
     /// What your statements run on. Do not commit or roll back through it.
     pub fn handle(&mut self) -> D::Handle<'_> {
-        D::handle(&mut self.tx)
+        D::handle(&mut self.work.tx)
     }
 
     async fn run<F, E>(mut self, work: F) -> Result<Sent<E>, TxnError>
@@ -113,10 +113,10 @@ impl<D: Database> Transaction<D> {
 
     /// Commits, then publishes. Both run detached: dropping this future stops neither.
     pub async fn commit(self) -> Result<Sent, TxnError> {
-        let Self { tx, half } = self;
+        let Self { work, half } = self;
         let link = half.link().clone();
         let in_doubt = half.in_doubt();
-        match link.running.spawn(commit_and_publish::<D>(tx, half).in_current_span()).await {
+        match link.running.spawn(commit_and_publish(work, half).in_current_span()).await {
             Ok(done) => done,
             // The runtime is going down, or the database driver panicked: nobody knows how far it came.
             Err(_) => {
@@ -132,8 +132,8 @@ impl<D: Database> Transaction<D> {
     }
 
     async fn roll_back_because<E>(self, why: E) -> Sent<E> {
-        let Self { tx, mut half } = self;
-        if let Err(error) = D::rollback(tx).await {
+        let Self { work, mut half } = self;
+        if let Err(error) = work.rollback().await {
             tracing::debug!(id = %half.id(), %error, "rolled back by closing the connection");
         }
         half.end(Verdict::Rollback).await;
@@ -141,14 +141,14 @@ impl<D: Database> Transaction<D> {
     }
 }
 
-async fn commit_and_publish<D: Database>(mut tx: D::Tx, mut half: Half) -> Result<Sent, TxnError> {
+async fn commit_and_publish<D: Database>(mut work: Work<D>, mut half: Half) -> Result<Sent, TxnError> {
     reach("txn-after-rows");
     half.leave();
     if planted(Bug::EndBeforeCommit) {
         half.end(Verdict::Commit).await;
     }
-    let sealed = Markers::<D>::seal(&mut tx, half.id(), half.link().producer.group()).await;
-    let ending = during("txn-commit-sent", marker::close::<D>(tx, sealed)).await;
+    let sealed = Markers::<D>::seal(&mut work.tx, half.id(), half.link().producer.group()).await;
+    let ending = during("txn-commit-sent", marker::close(work.commit(), sealed)).await;
     if let Some(verdict) = ending.verdict() {
         reach("txn-between-commit-and-end");
         during("txn-end-sent", half.end(verdict)).await;

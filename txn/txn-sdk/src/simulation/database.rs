@@ -4,6 +4,7 @@
 //!
 //! Processes die, the database lives on: what a dead one had open is rolled back.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -153,6 +154,7 @@ impl<D: Database> sealed::Sealed for Watched<D> {}
 
 impl<D: Database> Database for Watched<D> {
     type Tx = WatchedTx<D>;
+    type Idle = Infallible;
     type Handle<'t> = &'t mut WatchedTx<D>;
 
     fn with_own_pool(&self, size: PoolSize) -> Self {
@@ -179,6 +181,10 @@ impl<D: Database> Database for Watched<D> {
         self.is_open(&tx.slot);
         tx.after(Step::Begin).await?;
         Ok(tx)
+    }
+
+    async fn begin_on(idle: Infallible) -> Result<WatchedTx<D>, DatabaseError> {
+        match idle {}
     }
 
     fn handle(tx: &mut WatchedTx<D>) -> &mut WatchedTx<D> {

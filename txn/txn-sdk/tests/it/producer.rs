@@ -39,6 +39,7 @@ on_all_databases!(
     a_fresh_instance_answers_for_the_one_before,
     a_marker_that_cannot_be_written_cancels_the_half,
     shutdown_waits_for_open_transactions,
+    many_at_once_all_publish,
 );
 
 pub(crate) fn message() -> Message {
@@ -491,4 +492,59 @@ async fn own_verdicts_answer_the_checkbacks() {
     txn.shutdown().await;
     let ends: Vec<_> = broker.halves().into_iter().map(|half| half.ends).collect();
     assert_eq!(ends, [vec![Verdict::Commit], vec![Verdict::Rollback], vec![], vec![]]);
+}
+
+/// Connections stay at hand between two transactions, without a look whether they still live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_died_between_two_transactions_is_replaced() {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(Engine::Postgres).await);
+    let txn = producer(&broker, file.open::<sqlx::PgPool>().await, Duration::ZERO).await;
+    for round in 0..3 {
+        let mut process = 0_i32;
+        let work = async |tx: &mut sqlx::PgConnection| {
+            process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
+            sqlx::raw_sql(INSERT_ORDER).execute(tx).await.map(drop)
+        };
+        let sent = txn.send(message(), work).await.unwrap();
+        assert!(matches!(sent.outcome, Outcome::Committed), "{:?}", sent.outcome);
+        assert_eq!(file.orders().await, round + 1);
+        file.run(format!("SELECT pg_terminate_backend({process})").leak()).await;
+    }
+}
+
+/// On SQLite transactions take turns: one that waits for itself must not wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_within_anothers_work_gets_the_databases_error() {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(Engine::Sqlite).await);
+    let pool = file.open::<sqlx::SqlitePool>().await;
+    let impatient = (*pool.connect_options()).clone().busy_timeout(Duration::from_millis(100));
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().connect_with(impatient).await.unwrap();
+    let txn = producer(&broker, pool, Duration::ZERO).await;
+    let mut outer = txn.begin(message()).await.unwrap();
+    let inner = tokio::time::timeout(LONG, txn.begin(message())).await.expect("it ends");
+    assert!(matches!(inner, Err(TxnError::Database(_))), "both cannot write");
+    sqlx::raw_sql(INSERT_ORDER).execute(outer.handle()).await.unwrap();
+    assert_eq!(outer.commit().await.unwrap().outcome, Outcome::Committed);
+    let sent = txn.send(message(), async |tx| sqlx::raw_sql(INSERT_ORDER).execute(tx).await.map(drop)).await.unwrap();
+    assert!(matches!(sent.outcome, Outcome::Committed), "{:?}", sent.outcome);
+    assert_eq!(file.orders().await, 2);
+}
+
+/// Half messages and ends of many transactions wait for each other a moment, and none for ever.
+async fn many_at_once_all_publish<D: TestDatabase>(engine: Engine) {
+    const TRANSACTIONS: usize = 120;
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let calls: Vec<_> = (0..TRANSACTIONS)
+        .map(|_| {
+            let txn = txn.clone();
+            tokio::spawn(async move { txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().outcome, Outcome::Committed);
+    }
+    let halves = broker.halves();
+    assert!(halves.iter().all(|half| half.ends == [Verdict::Commit]), "each is ended once");
+    assert_eq!((halves.len(), file.orders().await), (TRANSACTIONS, TRANSACTIONS as i64));
 }
