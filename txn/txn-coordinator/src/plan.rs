@@ -82,7 +82,8 @@ pub(crate) fn groups(plans: &[Plan], now: UnixMillis, host: SocketAddr) -> Vec<G
         }
         bytes += more;
         let group = groups.last_mut().expect("pushed above if there was none");
-        group.messages.extend(plan.first.iter().filter(|_| !planted(Bug::DropMessage)).cloned());
+        let left_out = if planted(Bug::PartsLeftOut) { 1 } else { usize::MAX };
+        group.messages.extend(plan.first.iter().take(left_out).filter(|_| !planted(Bug::DropMessage)).cloned());
         group.ends.extend_from_slice(&plan.ends);
     }
     for group in &mut groups {

@@ -25,6 +25,8 @@ pub enum Bug {
     AnyTransaction,
     /// A verdict ends one half of its transaction only.
     SiblingLeft,
+    /// Of several messages under one verdict the first is published.
+    PartsLeftOut,
     /// A message without an OP record, torn off by a crash, is forgotten.
     TornForgotten,
     /// Another producer group is asked.
@@ -37,7 +39,7 @@ pub enum Bug {
 
 #[cfg(feature = "planted")]
 impl Bug {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AcknowledgeEarly,
         Self::DropOpRecord,
         Self::DropMessage,
@@ -48,6 +50,7 @@ impl Bug {
         Self::SecondVerdictWins,
         Self::AnyTransaction,
         Self::SiblingLeft,
+        Self::PartsLeftOut,
         Self::TornForgotten,
         Self::OtherGroup,
         Self::ParkWithoutCopy,

@@ -15,6 +15,10 @@ pub enum Bug {
     TombstoneIgnored,
     /// Nobody looks, before the commit, whether the transaction is one any more.
     SealSkipped,
+    /// Nobody asks whether a row that is missing was cleaned.
+    HorizonIgnored,
+    /// Rows are cleaned, and nobody is told from where on they are gone.
+    HorizonLeft,
     /// A commit whose answer was lost is reported as refused.
     UnknownIsRefused,
     /// A check that met a broken database is answered ROLLBACK.
@@ -29,12 +33,14 @@ pub enum Bug {
 
 #[cfg(feature = "simulation")]
 impl Bug {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::EndBeforeCommit,
         Self::YoungIsRollback,
         Self::SkipFence,
         Self::TombstoneIgnored,
         Self::SealSkipped,
+        Self::HorizonIgnored,
+        Self::HorizonLeft,
         Self::UnknownIsRefused,
         Self::ErrorIsRollback,
         Self::InboxRowOutside,

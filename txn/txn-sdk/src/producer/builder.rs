@@ -240,6 +240,11 @@ impl<D: Database> TxnProducer<D> {
         Ok(Self { link: Arc::new(link), verdicts })
     }
 
+    /// As the housekeeper does.
+    pub(crate) async fn clean(&self, now: mq_protocol::ids::UnixMillis) -> Result<u64, DatabaseError> {
+        self.verdicts.clean(now).await
+    }
+
     /// As a client's checker does.
     pub(crate) async fn answer(&self, half: CheckedHalf) -> Verdict {
         answer(self.verdicts.clone(), self.link.counters.clone(), half).await

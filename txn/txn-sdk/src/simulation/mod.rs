@@ -59,6 +59,11 @@ impl<D: Database> TxnProducer<D> {
         Self::on_wire(producer, topics.iter().map(|topic| (*topic).to_owned()), database, options).await
     }
 
+    /// Settled rows are cleaned, as every few minutes.
+    pub async fn cleans(&self) -> Result<u64, DatabaseError> {
+        self.clean(crate::clock::now()).await
+    }
+
     /// A broker asks.
     pub async fn asked(&self, half: CheckedHalf) -> Verdict {
         self.answer(half).await

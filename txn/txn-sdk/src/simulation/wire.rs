@@ -36,6 +36,13 @@ impl Producer {
         }
     }
 
+    pub(crate) async fn send_half_at(&self, message: Message, broker: &str) -> Result<HalfReceipt, SendError> {
+        match self {
+            Self::Client(client) => client.send_half_at(message, broker).await,
+            Self::Played { broker, .. } => broker.send_half(message).await,
+        }
+    }
+
     pub(crate) async fn end(&self, half: &HalfReceipt, verdict: Verdict) -> Result<(), ClientError> {
         match self {
             Self::Client(client) => client.end(half, verdict).await,

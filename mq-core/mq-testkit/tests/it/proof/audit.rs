@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mq_client::property::PART;
 use mq_protocol::ids::LogOffset;
 use mq_protocol::record::StoredMessage;
 use mq_protocol::topic;
@@ -24,6 +25,15 @@ struct Found {
 
 fn id_of(record: &StoredMessage) -> String {
     record.message.property("UNIQ_KEY").unwrap_or_default().to_owned()
+}
+
+fn transaction_of(record: &StoredMessage) -> Option<TransactionId> {
+    record.message.property(TRANSACTION_ID_PROPERTY).and_then(|id| id.parse().ok())
+}
+
+/// By which checks are counted: several messages under one verdict are asked about as one.
+pub(crate) fn asked_by(record: &StoredMessage) -> String {
+    transaction_of(record).map_or_else(|| id_of(record), |id| id.to_string())
 }
 
 fn order_of(record: &StoredMessage) -> String {
@@ -64,12 +74,9 @@ impl World {
     fn audit_halves(&mut self, found: &Found) {
         let store = &self.running().store;
         let (durable, end) = (store.durable(), store.end());
-        let outcomes: Vec<(u64, String, Option<Outcome>)> = found
-            .halves
-            .iter()
-            .map(|(half, record)| (*half, id_of(record), self.running().coordinator.outcome(HalfOffset(*half))))
-            .collect();
-        for (half, id, outcome) in outcomes {
+        for (half, record) in &found.halves {
+            let (half, id) = (*half, id_of(record));
+            let outcome = self.running().coordinator.outcome(HalfOffset(half));
             let (copies, parked) =
                 (found.visible.get(&id).map_or(0, Vec::len), found.parked.get(&id).copied().unwrap_or(0));
             let before = self.facts.outcomes.get(&half).copied();
@@ -101,7 +108,7 @@ impl World {
                 self.violation("T2", &format!("{id} has ended and has no OP record: Apache would ask again"));
             }
             if outcome == Some(Outcome::Parked) {
-                let checks = self.facts.ever_delivered.get(&id).copied().unwrap_or(0);
+                let checks = self.facts.ever_delivered.get(&asked_by(record)).copied().unwrap_or(0);
                 if checks < CHECK_MAX || !self.facts.orphans.contains(&id) && promised.is_some() {
                     self.violation("T5", &format!("{id} was parked after {checks} checks"));
                 }
@@ -120,18 +127,25 @@ impl World {
     fn audit_visible(&self, found: &Found) {
         let durable = self.running().store.durable();
         let orders = self.orders.committed();
+        let mut parts: BTreeMap<Option<TransactionId>, (usize, usize)> = BTreeMap::new();
         for record in found.visible.values().flatten().filter(|record| record.log_offset < durable) {
+            if let Some((_, of)) = record.message.property(PART).and_then(|part| part.split_once('/')) {
+                let of = of.parse().expect("the place of a message among others");
+                parts.entry(transaction_of(record)).or_insert((0, of)).0 += 1;
+            }
             let id = id_of(record);
             let place = record.message.prepared_transaction_offset;
             let its_half = |half: &&StoredMessage| half.log_offset == place && id_of(half) == id;
             if place >= record.log_offset || !found.halves.values().any(|half| its_half(&half)) {
                 self.violation("T6", &format!("{id} is visible without its half"));
             }
-            let transaction = record.message.property(TRANSACTION_ID_PROPERTY).unwrap_or_default();
-            let marker = transaction.parse().ok().and_then(|id: TransactionId| orders.markers.get(&id));
-            if marker != Some(&true) || !orders.rows.contains(&order_of(record)) {
+            let has_marker = |id: &TransactionId| orders.markers.get(id) == Some(&true) || orders.has_forgotten(*id);
+            if !transaction_of(record).is_some_and(|id| has_marker(&id)) || !orders.rows.contains(&order_of(record)) {
                 self.violation("T4", &format!("{id} is visible, and its transaction did not commit"));
             }
+        }
+        if let Some((id, (seen, of))) = parts.into_iter().find(|(_, (seen, of))| seen != of) {
+            self.violation("T2", &format!("of the {of} messages of {id:?} {seen} are visible"));
         }
     }
 
@@ -172,10 +186,12 @@ impl World {
             let Some(outcome) = self.running().coordinator.outcome(HalfOffset(half)) else {
                 self.violation("T1", &format!("{id} has no outcome"));
             };
-            let is_orphan = record.message.property(TRANSACTION_ID_PROPERTY).is_none();
+            let transaction = transaction_of(record);
+            let is_orphan = transaction.is_none();
+            let is_forgotten = transaction.is_some_and(|id| self.orders.committed().has_forgotten(id));
             let is_parked = outcome == Outcome::Parked;
-            // A transaction that stays open through all checks is parked too; nobody else may be.
-            if is_orphan && !is_parked || is_parked && !is_orphan && !self.facts.outlasted_checks {
+            // A transaction that stays open through all checks is parked too, and one whose marker is gone; nobody else may be.
+            if is_orphan && !is_parked || is_parked && !is_orphan && !self.facts.outlasted_checks && !is_forgotten {
                 self.violation("T5", &format!("{id} ended {outcome}, orphan: {is_orphan}"));
             }
             if is_parked {
@@ -188,7 +204,8 @@ impl World {
         let rows = &self.orders.committed().rows;
         let settled = |order: &String| messages.get(order) == Some(&1) || parked.contains(order);
         if let Some(order) = rows.iter().find(|order| !settled(order)) {
-            self.violation("T4", &format!("{order} is committed, and has {:?} messages", messages.get(order)));
+            let count = messages.get(order).copied().unwrap_or(0);
+            self.violation("T4", &format!("{order} is committed, and has {count} messages"));
         }
         if let Some(order) = messages.keys().find(|order| !rows.contains(*order)) {
             self.violation("T4", &format!("{order} has a message, and is not committed"));

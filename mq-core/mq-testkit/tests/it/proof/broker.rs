@@ -7,7 +7,7 @@ use std::time::Duration;
 use mq_client::{HalfReceipt, Message as Sent, Verdict as Said};
 use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::Properties;
-use mq_protocol::record::Message;
+use mq_protocol::record::{Message, StoredMessage};
 use mq_store::backend::{CrashMode, Fault};
 use mq_store::{Clock, FlushMode, Options, Store};
 use rand::Rng;
@@ -17,9 +17,9 @@ use txn_coordinator::{
     TransactionOptions, Verdict, half_of,
 };
 
+use super::audit::asked_by;
 use super::points::{Actor, Point};
 use super::process::Unanswered;
-use super::service::checked;
 use super::world::{Dead, Pass, World};
 
 pub(crate) const GROUP: &str = "order-service";
@@ -372,7 +372,8 @@ impl World {
         }
         self.note(format!("check {} of {}", check.attempt, check.half));
         self.running().coordinator.check_result(check.half, CheckResult::Delivered);
-        *self.facts.ever_delivered.entry(checked(check).half.message_id.to_string()).or_default() += 1;
+        let half = StoredMessage::decode(&check.request.body).expect("a check holds its half");
+        *self.facts.ever_delivered.entry(asked_by(&half)).or_default() += 1;
         let delivered = self.facts.delivered.entry(check.half).or_default();
         *delivered += 1;
         if *delivered > CHECK_MAX || check.attempt > CHECK_MAX {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use mq_protocol::ids::UnixMillis;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use tempfile::TempDir;
@@ -32,6 +33,8 @@ pub(crate) struct Committed {
     version: Option<i64>,
     /// The keys of the user's rows.
     pub(crate) rows: BTreeSet<String>,
+    /// Markers of older transactions may have been cleaned.
+    pub(crate) horizon: UnixMillis,
     /// Whether it is the transaction's own marker; false: a tombstone.
     pub(crate) markers: BTreeMap<TransactionId, bool>,
 }
@@ -102,6 +105,11 @@ impl File {
 }
 
 impl Committed {
+    /// Whether nobody can know any more how it ended.
+    pub(crate) fn has_forgotten(&self, transaction: TransactionId) -> bool {
+        transaction.born() < self.horizon && !self.markers.contains_key(&transaction)
+    }
+
     /// Reads again what somebody has changed.
     async fn look(&mut self, reader: &mut SqliteConnection) -> sqlx::Result<()> {
         let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *reader).await?;
@@ -112,9 +120,16 @@ impl Committed {
         let rows: Vec<String> = sqlx::query_scalar("SELECT key FROM effects").fetch_all(&mut *reader).await?;
         let markers: Vec<(Vec<u8>, bool)> =
             sqlx::query_as("SELECT tx_id, state = 1 FROM checkback_marker").fetch_all(&mut *reader).await?;
+        let cleaned: Option<i64> =
+            sqlx::query_scalar("SELECT max(horizon_ms) FROM checkback_cleaned").fetch_one(&mut *reader).await?;
+        let horizon = UnixMillis(cleaned.unwrap_or_default());
         let id = |(id, own): (Vec<u8>, bool)| Some((TransactionId::try_from(&*id).ok()?, own));
-        *self =
-            Self { version, rows: rows.into_iter().collect(), markers: markers.into_iter().filter_map(id).collect() };
+        *self = Self {
+            version,
+            horizon,
+            rows: rows.into_iter().collect(),
+            markers: markers.into_iter().filter_map(id).collect(),
+        };
         Ok(())
     }
 }

@@ -40,12 +40,14 @@ impl Bug {
     /// Where to look first: all the same is found, only sooner.
     fn is_near(self, point: Point) -> bool {
         use coordinator::Bug::{FileAhead, SiblingLeft, ToldUnwritten, TornForgotten};
-        use sdk::Bug::{AckBeforeEffect, DuplicateIsNew, ErrorIsRollback, InboxRowOutside, UnknownIsRefused};
+        use sdk::Bug::{
+            AckBeforeEffect, DuplicateIsNew, ErrorIsRollback, HorizonIgnored, InboxRowOutside, UnknownIsRefused,
+        };
         match self {
             Self::Coordinator(TornForgotten) => point == Point::DecisionDurable,
             Self::Coordinator(ToldUnwritten | FileAhead) => point == Point::DecisionAppended,
             Self::Coordinator(SiblingLeft) => point == Point::HalfSent,
-            Self::Sdk(UnknownIsRefused) => point == Point::Committed,
+            Self::Sdk(UnknownIsRefused | HorizonIgnored) => point == Point::Committed,
             Self::Sdk(ErrorIsRollback) => point == Point::CommitSent,
             Self::Sdk(InboxRowOutside) => point == Point::EffectWritten,
             Self::Sdk(AckBeforeEffect) => point == Point::EffectCommitted,

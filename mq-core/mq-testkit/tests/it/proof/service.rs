@@ -18,25 +18,49 @@ use super::world::{Dead, Pass, Producer, Service, World};
 /// From when on a checkback gives a transaction up: between its first check and its second.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long markers are kept: not as long as a process may be away. Nobody knows then, and nothing may go wrong.
+const KEEP: Duration = Duration::from_secs(100);
+
 /// What a caller's work does in its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     Pays,
+    /// By several messages under one verdict.
+    PaysInParts,
     /// Changes its mind after its row.
     Declines,
     /// The database gives the transaction up, and the work does not say so.
     BeginsAnew,
 }
 
+impl Work {
+    /// The keys of its rows, each of which is that of a message.
+    fn keys(self, order: &str) -> Vec<String> {
+        match self {
+            Self::PaysInParts => (1..=3).map(|part| format!("{order}#{part}")).collect(),
+            _ => vec![order.to_owned()],
+        }
+    }
+}
+
 impl World {
     pub(crate) async fn start_service(&mut self) {
         let process = self.new_process(Actor::Service);
         let database = self.orders.used_by(&process);
-        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, ..MarkerOptions::default() };
+        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, keep: KEEP };
         let starts = TxnProducer::played(Arc::new(process.clone()), GROUP, &[TOPIC], database.clone(), options);
         let producer = self.start(starts).await;
         self.service = Some(Service { process, database, producer });
         self.note("the service starts");
+        self.clean().await;
+    }
+
+    pub(crate) async fn clean(&mut self) {
+        let Some(Service { producer, .. }) = &self.service else { return };
+        let producer = producer.clone();
+        let cleaned = self.drive(Actor::Service, async move { producer.cleans().await.ok() }).await;
+        self.note(format!("cleaned: {cleaned:?}"));
+        self.audit();
     }
 
     /// One call of one caller.
@@ -55,12 +79,14 @@ impl World {
             }
         };
         self.note(format!("{order}: {said}"));
-        if said == "committed" && !self.orders.committed().rows.contains(order) {
-            self.violation("T4", &format!("{order} was committed, says the SDK, and has no row"));
-        }
-        let twice = self.facts.said.insert(order.to_owned(), said).is_some();
-        if twice {
-            self.facts.said.insert(order.to_owned(), "several things");
+        for key in work.keys(order) {
+            if said == "committed" && !self.orders.committed().rows.contains(&key) {
+                self.violation("T4", &format!("{key} was committed, says the SDK, and has no row"));
+            }
+            let before = self.facts.said.insert(key.clone(), said);
+            if before.is_some() {
+                self.facts.said.insert(key, "several things");
+            }
         }
         self.let_tasks_run().await;
         self.audit();
@@ -176,13 +202,23 @@ impl World {
 }
 
 async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<String>, TxnError> {
-    let message = Message::new(TOPIC, format!("{order:?}")).key(order.as_str());
+    let keys = work.keys(&order);
+    let message = |key: &String| Message::new(TOPIC, format!("{key:?}")).key(key.as_str());
     let pays = async |tx: &mut Tx| match work {
+        Work::PaysInParts => {
+            for key in &keys {
+                insert(tx, key).await?;
+            }
+            Ok(())
+        }
         Work::Pays => insert(tx, &order).await,
         Work::Declines => insert(tx, &order).await.and(Err("declined".to_owned())),
         Work::BeginsAnew => begin_anew(tx, &order).await,
     };
-    producer.send(message, pays).await
+    match work {
+        Work::PaysInParts => producer.send_all(keys.iter().map(message).collect(), pays).await,
+        _ => producer.send(message(&order), pays).await,
+    }
 }
 
 /// As a client reads it.

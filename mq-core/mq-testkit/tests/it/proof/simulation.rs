@@ -36,8 +36,9 @@ impl World {
 
     /// Everything that happens on a day without faults, so that each point is passed.
     async fn ordinary_day(&mut self, round: u32) {
-        for (number, work) in [(1, Work::Pays), (2, Work::Declines), (3, Work::Pays), (4, Work::BeginsAnew)] {
-            self.facts.loses_end = number == 3;
+        let works = [Work::Pays, Work::PaysInParts, Work::Declines, Work::Pays, Work::BeginsAnew];
+        for (number, work) in (1..).zip(works) {
+            self.facts.loses_end = number == 4;
             self.facts.order = format!("order-{round}-{number}");
             let order = self.facts.order.clone();
             self.place_order(&order, work).await;
@@ -50,6 +51,7 @@ impl World {
             self.consume().await;
             self.facts.consumed_saved = self.facts.consumed;
         }
+        self.clean().await;
     }
 }
 
