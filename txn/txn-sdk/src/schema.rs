@@ -6,7 +6,8 @@
 //! checkback_horizon  one row: the same for all groups, as instances of earlier versions clean
 //! checkback_inbox    messages whose effect is in this database (written inside the consumer's transaction)
 //! checkback_outbox   messages that wait for a broker   (written inside the user's transaction)
-//! checkback_relay    one row for each group: which instance relays its outbox
+//! checkback_lease    one row for each group and topic: which instance relays its outbox
+//! checkback_relay    the same by group, of earlier versions; no longer used
 //! checkback_schema   one row: how many of the dialect's migrations have run
 //! ```
 

@@ -57,11 +57,11 @@ pub struct Dialect {
     pub(crate) postpone_outbox: &'static str,
     /// `(tx_id)`
     pub(crate) delete_outbox: &'static str,
-    /// `(group, rows) -> how many wait`, counted up to that
+    /// `(group) -> topic, how many wait`
     pub(crate) count_outbox: &'static str,
-    /// `(group)`
+    /// `(group, topic)`
     pub(crate) join_relay: &'static str,
-    /// `(holder, until_ms, group, now_ms, holder)`
+    /// `(holder, until_ms, group, topic, now_ms, latest_ms, holder)`: free is what is over, and what is later than any lease
     pub(crate) lease_relay: &'static str,
     /// `-> which of WEAKNESSES, from 1; 0 is none`
     pub(crate) weakness: &'static str,

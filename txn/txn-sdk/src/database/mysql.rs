@@ -76,14 +76,13 @@ pub(super) static MYSQL: Dialect = Dialect {
         WHERE producer_group = ? AND topic = ? AND due_ms <= ? ORDER BY tx_id LIMIT ?",
     postpone_outbox: "UPDATE checkback_outbox SET due_ms = ?, attempts = attempts + 1 WHERE tx_id = ?",
     delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = ?",
-    count_outbox: "
-        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = ? LIMIT ?) AS waiting",
+    count_outbox: "SELECT topic, count(*) FROM checkback_outbox WHERE producer_group = ? GROUP BY topic",
     join_relay: "
-        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES (?, '', 0)
+        INSERT INTO checkback_lease (producer_group, topic, holder, until_ms) VALUES (?, ?, '', 0)
         ON DUPLICATE KEY UPDATE until_ms = until_ms",
     lease_relay: "
-        UPDATE checkback_relay SET holder = ?, until_ms = ?
-        WHERE producer_group = ? AND (until_ms < ? OR holder = ?)",
+        UPDATE checkback_lease SET holder = ?, until_ms = ?
+        WHERE producer_group = ? AND topic = ? AND (until_ms < ? OR until_ms > ? OR holder = ?)",
     weakness: "
         SELECT CASE
             WHEN @@innodb_flush_log_at_trx_commit NOT IN (1, 3) THEN 1
@@ -150,6 +149,13 @@ pub(super) static MYSQL: Dialect = Dialect {
         "CREATE TABLE IF NOT EXISTS checkback_cleaned (
             producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
             horizon_ms     BIGINT         NOT NULL
+        ) ENGINE=InnoDB",
+        "CREATE TABLE IF NOT EXISTS checkback_lease (
+            producer_group VARBINARY(255) NOT NULL,
+            topic          VARBINARY(255) NOT NULL,
+            holder         VARBINARY(16)  NOT NULL,
+            until_ms       BIGINT         NOT NULL,
+            PRIMARY KEY (producer_group, topic)
         ) ENGINE=InnoDB",
     ],
     set_version: "

@@ -87,14 +87,13 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         WHERE producer_group = $1 AND topic = $2 AND due_ms <= $3 ORDER BY tx_id LIMIT $4",
     postpone_outbox: "UPDATE checkback_outbox SET due_ms = $1, attempts = attempts + 1 WHERE tx_id = $2",
     delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = $1",
-    count_outbox: "
-        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = $1 LIMIT $2) AS waiting",
+    count_outbox: "SELECT topic, count(*) FROM checkback_outbox WHERE producer_group = $1 GROUP BY topic",
     join_relay: "
-        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES ($1, '', 0)
-        ON CONFLICT (producer_group) DO NOTHING",
+        INSERT INTO checkback_lease (producer_group, topic, holder, until_ms) VALUES ($1, $2, '', 0)
+        ON CONFLICT (producer_group, topic) DO NOTHING",
     lease_relay: "
-        UPDATE checkback_relay SET holder = $1, until_ms = $2
-        WHERE producer_group = $3 AND (until_ms < $4 OR holder = $5)",
+        UPDATE checkback_lease SET holder = $1, until_ms = $2
+        WHERE producer_group = $3 AND topic = $4 AND (until_ms < $5 OR until_ms > $6 OR holder = $7)",
     weakness: "SELECT CASE current_setting('fsync') WHEN 'on' THEN 0::bigint ELSE 1::bigint END",
     weaknesses: &["this server runs with fsync=off: set fsync=on"],
     lock_schema: Some("SELECT 1::bigint FROM pg_advisory_xact_lock(7161662210043895108)"),
@@ -142,6 +141,13 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         "CREATE TABLE checkback_cleaned (
             producer_group BYTEA  NOT NULL PRIMARY KEY,
             horizon_ms     BIGINT NOT NULL
+        )",
+        "CREATE TABLE checkback_lease (
+            producer_group BYTEA  NOT NULL,
+            topic          BYTEA  NOT NULL,
+            holder         BYTEA  NOT NULL,
+            until_ms       BIGINT NOT NULL,
+            PRIMARY KEY (producer_group, topic)
         )",
     ],
     set_version: "

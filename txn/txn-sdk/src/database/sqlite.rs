@@ -66,14 +66,13 @@ pub(super) static SQLITE: Dialect = Dialect {
         WHERE producer_group = ?1 AND topic = ?2 AND due_ms <= ?3 ORDER BY tx_id LIMIT ?4",
     postpone_outbox: "UPDATE checkback_outbox SET due_ms = ?1, attempts = attempts + 1 WHERE tx_id = ?2",
     delete_outbox: "DELETE FROM checkback_outbox WHERE tx_id = ?1",
-    count_outbox: "
-        SELECT count(*) FROM (SELECT 1 FROM checkback_outbox WHERE producer_group = ?1 LIMIT ?2)",
+    count_outbox: "SELECT topic, count(*) FROM checkback_outbox WHERE producer_group = ?1 GROUP BY topic",
     join_relay: "
-        INSERT INTO checkback_relay (producer_group, holder, until_ms) VALUES (?1, x'', 0)
-        ON CONFLICT (producer_group) DO NOTHING",
+        INSERT INTO checkback_lease (producer_group, topic, holder, until_ms) VALUES (?1, ?2, x'', 0)
+        ON CONFLICT (producer_group, topic) DO NOTHING",
     lease_relay: "
-        UPDATE checkback_relay SET holder = ?1, until_ms = ?2
-        WHERE producer_group = ?3 AND (until_ms < ?4 OR holder = ?5)",
+        UPDATE checkback_lease SET holder = ?1, until_ms = ?2
+        WHERE producer_group = ?3 AND topic = ?4 AND (until_ms < ?5 OR until_ms > ?6 OR holder = ?7)",
     weakness: "SELECT synchronous < 2 FROM pragma_synchronous",
     weaknesses: &["the connections of this pool set PRAGMA synchronous below FULL: use FULL"],
     lock_schema: None,
@@ -120,6 +119,13 @@ pub(super) static SQLITE: Dialect = Dialect {
         "CREATE TABLE checkback_cleaned (
             producer_group BLOB    NOT NULL PRIMARY KEY,
             horizon_ms     INTEGER NOT NULL
+        ) WITHOUT ROWID",
+        "CREATE TABLE checkback_lease (
+            producer_group BLOB    NOT NULL,
+            topic          BLOB    NOT NULL,
+            holder         BLOB    NOT NULL,
+            until_ms       INTEGER NOT NULL,
+            PRIMARY KEY (producer_group, topic)
         ) WITHOUT ROWID",
     ],
     set_version: "

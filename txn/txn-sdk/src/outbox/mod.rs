@@ -103,6 +103,11 @@ impl Outbox {
         self.stored.notify_one();
     }
 
+    fn rows_went(&self, rows: u64) {
+        let less = |waiting: u64| Some(waiting.saturating_sub(rows));
+        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     fn counted(&self, waiting: u64) {
         self.waiting.store(waiting, Ordering::Relaxed);
     }
@@ -122,7 +127,10 @@ pub(crate) fn fault_of(error: &TxnError) -> Fault {
             SendFailure::Call(CallError::Refused(said)) if said.code == response::MESSAGE_ILLEGAL => Fault::Message,
             _ => Fault::Broker,
         },
-        TxnError::UnknownTopic(_) | TxnError::Reserved { .. } | TxnError::NotOffered { .. } => Fault::Message,
+        TxnError::UnknownTopic(_)
+        | TxnError::Reserved { .. }
+        | TxnError::NotOffered { .. }
+        | TxnError::UnreadableRow => Fault::Message,
         _ => Fault::Broker,
     }
 }

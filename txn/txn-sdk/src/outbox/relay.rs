@@ -2,11 +2,11 @@
 //! *row out and marker in* as one commit, then its end. So it becomes visible once, whatever dies on the way and however
 //! many relays run: whoever deletes the row publishes.
 //!
-//! One instance of a group relays at a time, by a lease. That keeps the order of a topic and spares the others the work;
-//! nothing else depends on it.
+//! One instance of a group relays a topic at a time, by a lease. That keeps the topic's order and spares the others the
+//! work; nothing else depends on it. So it goes by the instances' own clocks: one that is far ahead has no longer a lease.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -32,6 +32,10 @@ const BATCH: i64 = 16;
 const POLL: Duration = Duration::from_secs(3);
 /// How long an instance that has died keeps the others waiting.
 const LEASE: Duration = Duration::from_secs(15);
+/// A lease is made longer after this time.
+const RENEW: Duration = Duration::from_secs(5);
+/// A lease that ends later than this is of a clock that was wrong, and free.
+const LONGEST_LEASE: Duration = Duration::from_secs(60);
 /// Pauses while a topic's broker is down: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -53,7 +57,13 @@ pub(crate) struct Relay<D> {
     topics: Vec<String>,
     /// This instance, to the others.
     holder: TransactionId,
-    joined: bool,
+    /// Topics that can be leased, and since when this instance has the lease.
+    leases: HashMap<String, Option<Instant>>,
+    /// Rows of each topic as they were counted, and when.
+    waiting: HashMap<String, u64>,
+    counted: Option<Instant>,
+    /// Topics with rows that this instance does not name, and has said so.
+    strange: HashSet<String>,
     /// Topics whose broker is down, until when they are left alone, and the pause after that.
     down: HashMap<String, (Instant, Duration)>,
 }
@@ -64,7 +74,8 @@ impl<D: Database> Relay<D> {
         topics.sort_unstable();
         let group = link.producer.group().to_owned();
         let (holder, link) = (TransactionId::fresh(), Arc::downgrade(link));
-        Self { side, link, group, topics, holder, joined: false, down: HashMap::new() }
+        let (leases, waiting, down) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { side, link, group, topics, holder, leases, waiting, counted: None, strange: HashSet::new(), down }
     }
 
     pub(crate) async fn run_until(mut self, shutdown: CancellationToken) {
@@ -90,9 +101,9 @@ impl<D: Database> Relay<D> {
                 () = outbox.stored.notified(), if passed == Passed::Idle => {}
             }
         }
-        if self.joined {
+        for (topic, _) in self.leases.iter().filter(|(_, since)| since.is_some()) {
             // The next one need not wait for the end of this one's lease.
-            let _ = self.lease(Duration::ZERO).await;
+            let _ = self.lease(topic, Duration::ZERO).await;
         }
     }
 
@@ -100,26 +111,33 @@ impl<D: Database> Relay<D> {
         if self.topics.iter().all(|topic| self.is_down(topic)) {
             return Ok(Passed::Stuck);
         }
-        let waiting = self.count().await?;
-        outbox.counted(waiting);
-        if waiting == 0 || !self.has_lease().await? {
-            return Ok(Passed::Idle);
+        if self.counted.is_none_or(|at| at.elapsed() >= POLL) {
+            outbox.counted(self.count().await?);
         }
         let mut passed = Passed::Idle;
         for topic in self.topics.clone() {
+            if self.waiting.get(&topic).is_none_or(|rows| *rows == 0) {
+                continue;
+            }
             let more = match self.is_down(&topic) {
                 true => Passed::Stuck,
-                false => self.relay_topic(link, &topic).await?,
+                false if self.has_lease(&topic).await? => self.relay_topic(link, outbox, &topic).await?,
+                false => Passed::Idle,
             };
             passed = passed.max(more);
+        }
+        if passed == Passed::Idle {
+            self.counted = None; // whatever wakes it next may be a row
         }
         Ok(passed)
     }
 
-    async fn relay_topic(&mut self, link: &Arc<Link>, topic: &str) -> Result<Passed, DatabaseError> {
+    async fn relay_topic(&mut self, link: &Arc<Link>, outbox: &Outbox, topic: &str) -> Result<Passed, DatabaseError> {
         let rows = Waiting::batch(&self.side, &self.group, topic, clock::now().0, BATCH).await?;
         let is_full = rows.len() as u64 == BATCH.unsigned_abs();
-        let halves = rows.iter().map(|row| link.try_send_half(TransactionId::fresh(), row.message(), OnDrop::Cancel));
+        let halves = rows
+            .iter()
+            .map(async |row| link.try_send_half(TransactionId::fresh(), row.message()?, OnDrop::Cancel).await);
         let halves = join_all(halves).await;
         reach("outbox-after-half");
         let decided = decision::relay_batch(halves.iter().map(|half| half.as_ref().map(drop).map_err(fault_of)));
@@ -133,7 +151,7 @@ impl<D: Database> Relay<D> {
             }
         }
         if !batch.is_empty() {
-            self.publish(link, topic, batch).await?;
+            outbox.rows_went(self.publish(link, topic, batch).await?);
         }
         if decided.contains(&Relayed::Wait) {
             self.leave_alone(topic);
@@ -143,8 +161,8 @@ impl<D: Database> Relay<D> {
         Ok(if is_full { Passed::More } else { Passed::Idle })
     }
 
-    /// Row out and marker in as one commit, then the ends, in order.
-    async fn publish(&self, link: &Link, topic: &str, batch: Vec<(&Waiting, Half)>) -> Result<(), DatabaseError> {
+    /// Row out and marker in as one commit, then the ends, in order. Says how many rows went.
+    async fn publish(&self, link: &Link, topic: &str, batch: Vec<(&Waiting, Half)>) -> Result<u64, DatabaseError> {
         let owner = MarkerOwner { group: &self.group, topic };
         let mut tx = self.side.begin(Begin::Write).await?;
         let mut taken = Vec::with_capacity(batch.len());
@@ -156,12 +174,12 @@ impl<D: Database> Relay<D> {
                 Ok(()) => taken.push(half),
                 Err(MarkError::Fenced) => {
                     half.leave();
-                    return D::rollback(tx).await;
+                    return D::rollback(tx).await.map(|()| 0);
                 }
                 Err(MarkError::Database(error)) => return Err(error),
             }
         }
-        let Some(oldest) = taken.iter().map(Half::id).min() else { return D::rollback(tx).await };
+        let Some(oldest) = taken.iter().map(Half::id).min() else { return D::rollback(tx).await.map(|()| 0) };
         let sealed = Markers::<D>::seal(&mut tx, oldest, &self.group).await;
         taken.iter_mut().for_each(Half::leave);
         let ending = marker::close(D::commit(tx), sealed).await;
@@ -172,12 +190,14 @@ impl<D: Database> Relay<D> {
             }
         }
         match ending {
-            Ending::Committed => taken.iter().for_each(|_| link.counters.outbox_relayed.add_one()),
-            Ending::Fenced | Ending::Ended => {}
+            Ending::Committed => {
+                taken.iter().for_each(|_| link.counters.outbox_relayed.add_one());
+                Ok(taken.len() as u64)
+            }
+            Ending::Fenced | Ending::Ended => Ok(0),
             // Rows and markers went together or stayed together: the next pass and the checkback see which.
-            Ending::Refused(error) | Ending::Unknown(error) => return Err(error),
+            Ending::Refused(error) | Ending::Unknown(error) => Err(error),
         }
-        Ok(())
     }
 
     async fn postpone(&self, row: &Waiting, topic: &str, error: &TxnError) -> Result<(), DatabaseError> {
@@ -196,25 +216,49 @@ impl<D: Database> Relay<D> {
         self.down.insert(topic.to_owned(), (Instant::now() + pause, pause));
     }
 
-    async fn count(&self) -> Result<u64, DatabaseError> {
-        let values = [Value::Bytes(self.group.as_bytes()), Value::Number(i64::MAX)];
-        let counted = self.side.rows::<0, 1>(self.side.dialect().count_outbox, &values).await?;
-        Ok(counted.first().map_or(0, |cells| cells.numbers[0].unsigned_abs()))
-    }
-
-    async fn has_lease(&mut self) -> Result<bool, DatabaseError> {
-        if !self.joined {
-            self.side.execute(self.side.dialect().join_relay, &[Value::Bytes(self.group.as_bytes())]).await?;
-            self.joined = true;
+    /// All that wait, of all topics of the group.
+    async fn count(&mut self) -> Result<u64, DatabaseError> {
+        let group = [Value::Bytes(self.group.as_bytes())];
+        let counted = self.side.rows::<1, 1>(self.side.dialect().count_outbox, &group).await?;
+        let waiting = counted.into_iter().map(|cells| {
+            let ([topic], [rows]) = (cells.bytes, cells.numbers);
+            (String::from_utf8_lossy(&topic).into_owned(), rows.unsigned_abs())
+        });
+        self.waiting = waiting.collect();
+        self.counted = Some(Instant::now());
+        for (topic, rows) in self.waiting.iter().filter(|(topic, _)| !self.topics.contains(topic)) {
+            if self.strange.insert(topic.clone()) {
+                tracing::warn!(
+                    topic,
+                    rows,
+                    "messages wait in the outbox for an instance whose builder names their topic"
+                );
+            }
         }
-        self.lease(LEASE).await
+        Ok(self.waiting.values().sum())
     }
 
-    /// Whether this instance relays, for so long from now on.
-    async fn lease(&self, lease: Duration) -> Result<bool, DatabaseError> {
+    async fn has_lease(&mut self, topic: &str) -> Result<bool, DatabaseError> {
+        let leased = self.leases.get(topic).copied();
+        if leased.flatten().is_some_and(|since| since.elapsed() < RENEW) {
+            return Ok(true);
+        }
+        if leased.is_none() {
+            let of_topic = [Value::Bytes(self.group.as_bytes()), Value::Bytes(topic.as_bytes())];
+            self.side.execute(self.side.dialect().join_relay, &of_topic).await?;
+        }
+        let (since, has) = (Instant::now(), self.lease(topic, LEASE).await?);
+        self.leases.insert(topic.to_owned(), has.then_some(since));
+        Ok(has)
+    }
+
+    /// Whether this instance relays the topic, for so long from now on.
+    async fn lease(&self, topic: &str, lease: Duration) -> Result<bool, DatabaseError> {
         let now = clock::now();
         let (holder, until) = (Value::Bytes(self.holder.as_bytes()), Value::Number(now.plus(lease).0));
-        let values = [holder, until, Value::Bytes(self.group.as_bytes()), Value::Number(now.0), holder];
+        let (group, topic) = (Value::Bytes(self.group.as_bytes()), Value::Bytes(topic.as_bytes()));
+        let latest = Value::Number(now.plus(LONGEST_LEASE).0);
+        let values = [holder, until, group, topic, Value::Number(now.0), latest, holder];
         Ok(self.side.execute(self.side.dialect().lease_relay, &values).await? == 1)
     }
 }

@@ -5,6 +5,7 @@ use mq_client::{Message, Properties, property};
 use crate::{
     database::{Cells, Database, DatabaseError, Side, Value},
     id::{TRANSACTION_ID_PROPERTY, TransactionId},
+    producer::TxnError,
 };
 
 /// On a message that the relay delivered: the transaction that it belongs to.
@@ -36,7 +37,8 @@ pub(super) struct Waiting {
     pub(super) id: Vec<u8>,
     pub(super) attempts: u32,
     topic: String,
-    properties: Properties,
+    /// `None`: they cannot be read, so that nothing of the message is sent.
+    properties: Option<Properties>,
     body: Vec<u8>,
     flag: i32,
 }
@@ -62,26 +64,25 @@ impl Waiting {
 
     fn read(topic: &str, cells: Cells<3, 2>) -> Self {
         let ([id, properties, body], [flag, attempts]) = (cells.bytes, cells.numbers);
-        let properties = String::from_utf8(properties).unwrap_or_default();
         Self {
             id,
             attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
             topic: topic.to_owned(),
-            properties: Properties::parse(&properties.into()),
+            properties: String::from_utf8(properties).ok().map(|text| Properties::parse(&text.into())),
             body,
             flag: i32::try_from(flag).unwrap_or_default(),
         }
     }
 
     /// The copy that the relay sends.
-    pub(super) fn message(&self) -> Message {
+    pub(super) fn message(&self) -> Result<Message, TxnError> {
+        let (Some(properties), Ok(id)) = (&self.properties, TransactionId::try_from(self.id.as_slice())) else {
+            return Err(TxnError::UnreadableRow);
+        };
         let message = Message::new(self.topic.as_str(), self.body.clone()).flag(self.flag);
-        let properties = self.properties.iter();
+        let properties = properties.iter();
         let message = properties.fold(message, |message, (name, value)| message.property(name.clone(), value.clone()));
-        match TransactionId::try_from(self.id.as_slice()) {
-            Ok(id) => relayed(message, id),
-            Err(_) => message,
-        }
+        Ok(relayed(message, id))
     }
 }
 

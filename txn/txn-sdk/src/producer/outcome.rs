@@ -74,6 +74,9 @@ pub enum TxnError {
     NothingToEmitWith,
     #[error("no broker takes the message, and {waiting} wait in the outbox already (the limit is {limit})")]
     OutboxFull { waiting: u64, limit: u64 },
+    /// Of the relay's only.
+    #[error("the row of the outbox is damaged: its id or its properties cannot be read")]
+    UnreadableRow,
     #[error("the transaction could not be begun: {0}")]
     Database(#[source] DatabaseError),
     /// A constraint that is checked at the commit does not hold.

@@ -308,7 +308,11 @@ async fn a_clock_that_leaps_ahead_cleans_nothing<D: TestDatabase>(engine: Engine
 async fn tables_of_an_earlier_version_keep_their_horizon<D: TestDatabase>(engine: Engine) {
     let file = Scratch::with_orders(engine).await;
     drop(markers::<D>(&file).await);
-    for statement in ["DROP TABLE checkback_cleaned", "UPDATE checkback_horizon SET horizon_ms = 4102444800000"] {
+    for statement in [
+        "DROP TABLE checkback_cleaned",
+        "DROP TABLE checkback_lease",
+        "UPDATE checkback_horizon SET horizon_ms = 4102444800000",
+    ] {
         file.run(statement).await;
     }
     // As many migrations as there were.

@@ -33,6 +33,9 @@ on_all_databases!(
     one_transaction_tries_a_silent_broker_again,
     a_message_that_no_broker_takes_holds_up_nobody,
     several_instances_relay_each_message_once,
+    a_topic_is_relayed_by_an_instance_that_names_it,
+    a_lease_of_a_dead_instance_is_waited_for_unless_its_clock_was_wrong,
+    a_damaged_row_is_kept_and_holds_up_nobody,
     a_lost_end_of_a_relayed_message_is_made_good_by_the_checkback,
     what_handlers_emit_waits_too,
     a_stopped_broker_costs_no_message_and_doubles_none,
@@ -43,10 +46,19 @@ fn message(order: usize) -> Message {
 }
 
 pub(crate) async fn with_outbox<D: TestDatabase>(name_servers: &str, file: &Scratch, limit: u64) -> TxnProducer<D> {
+    with_topics(name_servers, file, limit, &["ORDER_PAID"]).await
+}
+
+async fn with_topics<D: TestDatabase>(
+    name_servers: &str,
+    file: &Scratch,
+    limit: u64,
+    topics: &[&str],
+) -> TxnProducer<D> {
     TxnProducer::builder(name_servers)
         .group("order-service")
         .database(file.open::<D>().await)
-        .topics(["ORDER_PAID"])
+        .topics(topics.iter().copied())
         .deadline(Duration::ZERO)
         .send_timeout(Duration::from_secs(6))
         .outbox(OutboxOptions { limit, retry_broker_after: Duration::from_millis(200) })
@@ -232,6 +244,58 @@ async fn several_instances_relay_each_message_once<D: TestDatabase>(engine: Engi
     expected.sort();
     assert_eq!(published, expected, "each of them once");
     second.shutdown().await;
+}
+
+/// A deploy that adds a topic while brokers are down: the instance from before it relays what it knows, and keeps nobody
+/// from the rest.
+async fn a_topic_is_relayed_by_an_instance_that_names_it<D: TestDatabase>(engine: Engine) {
+    let (broker, file, before) = stage::<D>(engine).await;
+    broker.on_send(DOWN);
+    pay(&before, 1).await;
+    broker.on_send(OnSend::RefuseKey("order-1")); // so that it always has something to relay
+    broker.until("tried", async |_| file.count("SELECT attempts FROM checkback_outbox").await > 0).await;
+    let after = with_topics::<D>(&broker.address(), &file, 1_000, &["ORDER_PAID", "STOCK_TAKEN"]).await;
+    broker.on_send(DOWN);
+    let taken = Message::new("STOCK_TAKEN", "{}").key("stock-1");
+    let sent = after.send(taken, async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!((sent.outcome, sent.message_id), (Outcome::Committed, None));
+    broker.on_send(OnSend::RefuseKey("order-1"));
+    broker.until("relayed", async |broker| broker.published() == ["stock-1"]).await;
+    assert_eq!(file.count(WAITING).await, 1);
+}
+
+async fn a_lease_of_a_dead_instance_is_waited_for_unless_its_clock_was_wrong<D: TestDatabase>(engine: Engine) {
+    let now_ms = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+    for (ahead, waits) in [(Duration::from_secs(4), true), (Duration::from_secs(73 * 3600), false)] {
+        let (broker, file, txn) = stage::<D>(engine).await;
+        let until = now_ms() + ahead.as_millis() as i64;
+        let values = match engine {
+            Engine::Sqlite => format!("CAST('order-service' AS BLOB), CAST('ORDER_PAID' AS BLOB), x'00', {until}"),
+            _ => format!("'order-service', 'ORDER_PAID', 'dead', {until}"),
+        };
+        file.run(format!("INSERT INTO checkback_lease VALUES ({values})").leak()).await;
+        broker.on_send(DOWN);
+        pay(&txn, 1).await;
+        broker.on_send(OnSend::Store);
+        broker.until("relayed", async |broker| broker.published() == keys([1])).await;
+        assert_eq!(now_ms() >= until, waits, "{ahead:?}");
+    }
+}
+
+async fn a_damaged_row_is_kept_and_holds_up_nobody<D: TestDatabase>(engine: Engine) {
+    let (broker, file, txn) = stage::<D>(engine).await;
+    broker.on_send(DOWN);
+    let damage = match engine {
+        Engine::Postgres => r"UPDATE checkback_outbox SET properties = '\xFF00'",
+        _ => "UPDATE checkback_outbox SET properties = x'FF00'",
+    };
+    // In its own transaction: no relay sees it whole.
+    let sent = txn.send(message(1), async |tx| D::run(tx, damage).await).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::Committed);
+    pay(&txn, 2).await;
+    broker.on_send(OnSend::Store);
+    broker.until("the other", async |broker| broker.published() == keys([2])).await;
+    assert_eq!(file.count(WAITING).await, 1, "it is kept");
 }
 
 async fn a_lost_end_of_a_relayed_message_is_made_good_by_the_checkback<D: TestDatabase>(engine: Engine) {
