@@ -11,10 +11,13 @@ use mq_store::{DiskError, OldestSegment, ReadError, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use txn_coordinator::Subject;
 
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 
+/// Given-up half messages that go with one file and are named.
+const MAX_NAMED: usize = 1_000;
 /// Files of one round, so that a changed setting is heeded soon.
 const MAX_REMOVED: usize = 10;
 
@@ -77,6 +80,8 @@ struct Seen {
     asked: bool,
     /// Messages from here on are still to be delivered, or their transaction has no outcome.
     needed_from: LogOffset,
+    /// Given-up half messages from here on wait for an operator: they stay while there is room.
+    waiting_from: LogOffset,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,14 +100,16 @@ fn decide(rules: &Rules, seen: &Seen, segment: OldestSegment) -> Decision {
     let Usage { used_bytes, limit_bytes } = seen.usage;
     let fills = u128::from(used_bytes) * 100 > u128::from(limit_bytes) * u128::from(rules.max_used_percent);
     let free = limit_bytes.saturating_sub(used_bytes);
+    let forced = rules.forcibly && free < rules.min_free_bytes.saturating_add(rules.segment_bytes);
     let reason = if expired && (rules.hours.has(seen.hour) || seen.asked || fills) {
         Decision::Expired
-    } else if rules.forcibly && free < rules.min_free_bytes.saturating_add(rules.segment_bytes) {
+    } else if forced {
         Decision::Forced
     } else {
         return Decision::Keep;
     };
-    if segment.end > seen.needed_from { Decision::Needed } else { reason }
+    let kept_from = if forced { seen.needed_from } else { seen.needed_from.min(seen.waiting_from) };
+    if segment.end > kept_from { Decision::Needed } else { reason }
 }
 
 pub(crate) async fn run(broker: Arc<Broker>, stop: CancellationToken) {
@@ -137,11 +144,12 @@ pub(crate) fn clean(broker: &Broker, asked: bool) -> Result<usize, ReadError> {
             Decision::Keep => break Ok(()),
             Decision::Needed => {
                 if warned.replace(segment.base) != Some(segment.base) {
-                    let needed_from = seen.needed_from;
+                    let Seen { needed_from, waiting_from, .. } = seen;
                     warn!(
-                        file = %segment.base, %needed_from,
+                        file = %segment.base, %needed_from, %waiting_from,
                         "a file of the log stays although its time is over: it has messages that are still to be \
-                         delivered, half messages without an outcome, or pops that are under way"
+                         delivered, half messages without an outcome or given up (`mq admin txn list --parked`), or \
+                         pops that are under way"
                     );
                 }
                 break Ok(());
@@ -154,6 +162,9 @@ pub(crate) fn clean(broker: &Broker, asked: bool) -> Result<usize, ReadError> {
                 "the disk is nearly full: messages younger than fileReservedTime are removed (minFreeDiskBytes, \
                  cleanFileForciblyEnable)"
             ),
+        }
+        if segment.end > seen.waiting_from {
+            name_the_lost(broker, segment.end)?;
         }
         if let Err(error) = broker.store.remove_segment(segment) {
             break Err(error);
@@ -168,8 +179,25 @@ pub(crate) fn clean(broker: &Broker, asked: bool) -> Result<usize, ReadError> {
 }
 
 fn look(broker: &Broker, asked: bool) -> Result<Seen, ReadError> {
-    let now = broker.clock.now();
-    Ok(Seen { now, hour: local_hour(now), usage: broker.store.disk_usage()?, asked, needed_from: needed_from(broker)? })
+    let (now, usage, needed_from) = (broker.clock.now(), broker.store.disk_usage()?, needed_from(broker)?);
+    let waiting_from = match broker.transactions.first_waiting_copy() {
+        Some(copy) => first_at(&broker.store, topic::CHECK_MAX_TIME, QueueId(0), copy)?,
+        None => None,
+    };
+    let waiting_from = waiting_from.unwrap_or(LogOffset(u64::MAX));
+    Ok(Seen { now, hour: local_hour(now), usage, asked, needed_from, waiting_from })
+}
+
+/// Transactions that nobody has decided, and nobody can any more.
+fn name_the_lost(broker: &Broker, end: LogOffset) -> Result<(), ReadError> {
+    for lost in broker.transactions.waiting_copies(end, MAX_NAMED)? {
+        let Subject { group, transaction_id, topic, keys, .. } = lost.subject;
+        error!(
+            copy = %lost.copy, group, transaction = transaction_id, topic, keys,
+            "a given-up half message that nobody resumed or resolved is removed: the disk is nearly full"
+        );
+    }
+    Ok(())
 }
 
 /// The first message of the log that something in this broker still has to come back to.
@@ -237,6 +265,7 @@ mod tests {
         usage: Usage { used_bytes: 50, limit_bytes: 100 },
         asked: false,
         needed_from: LogOffset(u64::MAX),
+        waiting_from: LogOffset(u64::MAX),
     };
 
     #[test]
@@ -266,6 +295,27 @@ mod tests {
                 "old, needed from its end on",
                 RULES,
                 Seen { hour: 4, needed_from: LogOffset(100), ..SEEN },
+                old,
+                Decision::Expired,
+            ),
+            (
+                "old, and an operator has yet to look",
+                RULES,
+                Seen { hour: 4, usage: usage(80), waiting_from: LogOffset(99), ..SEEN },
+                old,
+                Decision::Needed,
+            ),
+            (
+                "no room, and an operator has yet to look",
+                RULES,
+                Seen { usage: usage(81), waiting_from: LogOffset(99), ..SEEN },
+                young,
+                Decision::Forced,
+            ),
+            (
+                "old, no room, and an operator has yet to look",
+                RULES,
+                Seen { usage: usage(81), waiting_from: LogOffset(99), ..SEEN },
                 old,
                 Decision::Expired,
             ),

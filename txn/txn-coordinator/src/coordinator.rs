@@ -133,6 +133,8 @@ pub struct Stats {
     pub pending_halves: usize,
     /// Of these, the ones that a start has yet to read.
     pub unread: usize,
+    /// Copies of given-up halves that wait for an operator.
+    pub waiting_copies: usize,
     /// Records of the half topic that can never be ended.
     pub quarantined: u64,
     pub counters: Counters,
@@ -272,11 +274,13 @@ impl Coordinator {
 
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let copies = self.0.store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE);
         let state = self.0.state.lock();
         Stats {
             pending_halves: state.pending(),
             unread: state.unread(),
             quarantined: state.quarantine.count(),
+            waiting_copies: state.engine.copies().count_without(copies.min, copies.max),
             counters: state.engine.counters(),
         }
     }

@@ -1,5 +1,7 @@
 //! END_TRANSACTION: what a producer asks for, what it gets, and why not.
 
+use std::fmt;
+
 use mq_protocol::ByteString;
 use mq_protocol::codes::response;
 use mq_protocol::header::EndTransaction;
@@ -70,6 +72,16 @@ pub enum Answer {
     Before(Outcome),
     /// The producer does not know yet: nothing changed, and no reply is needed.
     Unknown,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(outcome) => outcome.fmt(f),
+            Self::Before(outcome) => write!(f, "{outcome} before"),
+            Self::Unknown => f.write_str("as it was"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

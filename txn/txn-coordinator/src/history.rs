@@ -72,7 +72,7 @@ impl fmt::Display for Who {
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Asked { attempt } => write!(f, "asked (check {attempt})"),
+            Self::Asked { attempt } => write!(f, "was asked (check {attempt})"),
             Self::NobodyToAsk => f.write_str("nobody of the producer group is connected"),
             Self::Said(verdict) => write!(f, "said {verdict}"),
             Self::Repeated(verdict) => write!(f, "said {verdict} again"),

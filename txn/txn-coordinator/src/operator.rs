@@ -5,7 +5,7 @@ use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::properties::name;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_protocol::{ByteString, topic};
-use mq_store::{KeyKind, ReadError, TimeWindow};
+use mq_store::{Bounds, KeyKind, ReadError, TimeWindow};
 
 use crate::coordinator::Coordinator;
 use crate::driver::Inner;
@@ -113,7 +113,7 @@ pub enum OperatorError {
         "half message {half} was checked {checks} times, which is its limit: resolve it, or resume it once it is parked"
     )]
     ChecksUsedUp { half: HalfOffset, checks: u32 },
-    #[error("half message {half} is {outcome} already; only its OP record is to come")]
+    #[error("half message {half} is {outcome} already")]
     Decided { half: HalfOffset, outcome: Outcome },
 }
 
@@ -163,6 +163,30 @@ impl Coordinator {
         Ok(Page { rows, next: (next < bounds.max).then_some(next.0) })
     }
 
+    /// The oldest copy that waits for an operator.
+    #[must_use]
+    pub fn first_waiting_copy(&self) -> Option<QueueOffset> {
+        let Bounds { min, max } = self.0.store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE);
+        Some(self.0.state.lock().engine.copies().next_without(min, max)).filter(|copy| *copy < max)
+    }
+
+    /// Those that wait below `end` of the log: `limit` of them at most.
+    pub fn waiting_copies(&self, end: LogOffset, limit: usize) -> Result<Vec<ParkedHalf>, ReadError> {
+        let (mut found, mut next) = (Vec::new(), self.first_waiting_copy());
+        while let Some(at) = next.filter(|_| found.len() < limit) {
+            match copy_at(&self.0.store, at) {
+                Ok(Some(copy)) if copy.log_offset < end => found.push(self.0.parked_row(&copy)),
+                Ok(_) => break,
+                Err(error) if error.damaged_at().is_some() => tracing::warn!(copy = at.0, %error, "a parked copy"),
+                Err(error) => return Err(error),
+            }
+            let max = self.0.store.queue_bounds(topic::CHECK_MAX_TIME, QUEUE).max;
+            let after = self.0.state.lock().engine.copies().next_without(at.plus(1), max);
+            next = Some(after).filter(|after| *after < max);
+        }
+        Ok(found)
+    }
+
     /// One of them, and what was asked and answered about the half that it was: what its copy says, and what happened
     /// since. `None` when it is not on disk.
     pub fn show_parked(&self, copy: QueueOffset) -> Result<Option<(ParkedHalf, Vec<Told>)>, ReadError> {
@@ -209,7 +233,9 @@ impl Coordinator {
     /// The next tick asks about it. It counts like any other check.
     pub fn check_now(&self, half: HalfOffset, by: &str) -> Result<(), OperatorError> {
         let (now, mut state) = (self.0.clock.now(), self.0.state.lock());
-        let pending = state.engine.pending_of(half).ok_or(OperatorError::NotPending(half))?;
+        let ended = |outcome| OperatorError::Decided { half, outcome };
+        let none = || state.engine.outcome(half).map_or(OperatorError::NotPending(half), ended);
+        let pending = state.engine.pending_of(half).ok_or_else(none)?;
         if let Some(outcome) = pending.decided {
             return Err(OperatorError::Decided { half, outcome });
         }
@@ -235,10 +261,11 @@ impl Coordinator {
         };
         let ended = self.0.end(std::slice::from_ref(&request), &Who::Operator(by.into())).remove(0);
         let EndRequest { producer_group, transaction_id, .. } = request;
-        let answer = ended.as_ref().map_or_else(ToString::to_string, |ended| format!("{:?}", ended.answer));
+        let answer =
+            ended.as_ref().map_or_else(|refused| format!("refused: {refused}"), |ended| ended.answer.to_string());
         tracing::warn!(
             target: "audit", operator = by, half = half.0, %verdict, %answer, group = %producer_group,
-            transaction = transaction_id.as_deref(), "an operator resolved a transaction"
+            transaction = transaction_id.as_deref(), "an operator's verdict"
         );
         ended
     }

@@ -186,7 +186,7 @@ impl ParkReason {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Unanswered => "unanswered",
+            Self::Unanswered => "no verdict",
             Self::NobodyToAsk => "nobody to ask",
         }
     }

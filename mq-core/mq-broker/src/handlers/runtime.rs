@@ -182,7 +182,7 @@ fn timer(broker: &Broker, table: &mut Table) -> Result<(), Refusal> {
 fn own(broker: &Broker, table: &mut Table) {
     let transactions = broker.transactions.stats();
     put(table, "pendingHalfMessages", transactions.pending_halves);
-    put(table, "parkedHalfMessages", transactions.counters.parked);
+    put(table, "parkedHalfMessages", transactions.waiting_copies);
     put(table, "popInFlightMessages", broker.pops.in_flight_in_total());
 }
 

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use mq_broker::BrokerConfig;
+use mq_protocol::body::{TxnDeed, TxnVerdict, to_json};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 use mq_protocol::header::{GetMinOffset, OffsetResponse};
 use mq_protocol::ids::QueueId;
 use mq_protocol::sys_flag::TRANSACTION_ROLLBACK;
 
-use crate::harness::{Client, Pull, Send, World, end, pulled};
+use crate::harness::{Client, Pull, Send, World, end, pulled, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -102,6 +103,38 @@ async fn a_pending_half_and_an_undelivered_message_keep_their_files_until_they_a
     let half = client.send(Send::to("T").half("another")).await;
     let ended = client.call(end(&half, "producers", TRANSACTION_ROLLBACK)).await;
     assert_eq!(ended.code, response::SUCCESS, "transactions go on above the new begin: {:?}", ended.remark);
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_given_up_half_keeps_its_file_until_an_operator_has_decided() {
+    let world = World::new();
+    let set = |config: &mut BrokerConfig| {
+        by_hand(config);
+        config.transaction_check_max = 1;
+    };
+    let broker = world.start_with(set).await;
+    let mut client = broker.connect().await;
+    client.heartbeat("c", &["producers"], &[]).await;
+    client.send(Send::to("T").half("key")).await;
+    until(async || {
+        world.clock.advance(Duration::from_secs(40));
+        client.max_offset("TRANS_CHECK_MAX_TIME_TOPIC", 0).await > 0
+    })
+    .await;
+    fill(&mut client, 60).await;
+    world.clock.advance(HOUR);
+    assert_eq!(clean(&mut client).await, 0, "its copy is in the first file");
+    broker.stop().await.unwrap();
+
+    let broker = world.start_with(set).await;
+    let mut client = broker.connect().await;
+    assert_eq!(clean(&mut client).await, 0, "a restart knows that it waits");
+    let verdict = Some(TxnVerdict::Rollback);
+    let deed = TxnDeed { parked: Some(0), confirm: "key".into(), verdict, ..TxnDeed::default() };
+    let resolved = client.call(Command::request(request::TXN_RESOLVE).with_body(to_json(&deed))).await;
+    assert_eq!(resolved.code, response::SUCCESS, "{:?}", resolved.remark);
+    assert!(clean(&mut client).await > 2);
     broker.stop().await.unwrap();
 }
 

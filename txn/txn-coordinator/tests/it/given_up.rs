@@ -87,7 +87,7 @@ fn a_copy_says_which_half_it_was_why_and_who_answered_what_also_after_a_restart(
     for restarted in [false, true] {
         let rows = parked(&bench);
         let told: Vec<_> = rows.iter().map(|row| (&*row.subject.transaction_id, row.reason.as_deref())).collect();
-        assert_eq!(told, [("a", Some("unanswered")), ("b", Some("nobody to ask"))]);
+        assert_eq!(told, [("a", Some("no verdict")), ("b", Some("nobody to ask"))]);
         assert_eq!(rows.iter().map(|row| row.half).collect::<Vec<_>>(), [Some(HalfOffset(0)), Some(HalfOffset(1))]);
         let row = &rows[0];
         assert_eq!((row.checks, row.max_checks, &*row.subject.client, row.now), (3, 3, "client-1", ParkedNow::Parked));
@@ -95,7 +95,7 @@ fn a_copy_says_which_half_it_was_why_and_who_answered_what_also_after_a_restart(
         let told: Vec<_> = told.iter().map(|told| format!("{}: {}", told.by, told.what)).collect();
         let mut expected = vec!["client-1: sent it".to_owned()];
         for check in 1..=3 {
-            expected.push(format!("{}: asked (check {check})", "c_1"));
+            expected.push(format!("{}: was asked (check {check})", "c_1"));
             expected.push("10.1.1.1:99: said unknown".to_owned());
         }
         if !restarted {

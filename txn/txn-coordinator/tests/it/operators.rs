@@ -65,7 +65,7 @@ fn every_question_and_answer_is_told_with_who_gave_it() {
     assert_eq!(
         told(&bench, half.half),
         [
-            "c1 (10.1.1.1:999): asked (check 1)",
+            "c1 (10.1.1.1:999): was asked (check 1)",
             "10.1.1.1:999: said unknown",
             "the broker: nobody of the producer group is connected",
             "10.1.1.1:999: said commit",

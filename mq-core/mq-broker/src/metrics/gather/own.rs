@@ -17,6 +17,11 @@ pub(super) fn own(broker: &Broker) -> Vec<Family> {
     let mut families = vec![
         gauge("checkback_pending_halves", "Half messages that wait for their verdict", stats.pending_halves as u64),
         counter("checkback_parked_messages", "Half messages that were given up", counts.parked),
+        gauge(
+            "checkback_parked_waiting",
+            "Half messages that were given up and wait for an operator",
+            stats.waiting_copies as u64,
+        ),
         counter("checkback_checks_sent", "Questions about half messages that reached a client", counts.checks_sent),
         counter(
             "checkback_nobody_to_ask",
