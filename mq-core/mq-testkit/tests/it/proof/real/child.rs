@@ -12,6 +12,8 @@ use super::TOPIC;
 
 /// Orders that a service has to get an answer for before it is done.
 const ORDERS: u32 = 6;
+/// A service says it, and which life it is in, once it is done.
+pub(super) const ALL_ANSWERED: &str = "every order is answered in life";
 pub(super) const ROLE: &str = "PROOF_ROLE";
 pub(super) const DATABASE: &str = "PROOF_DATABASE";
 pub(super) const NAME_SERVER: &str = "PROOF_NAMESRV";
@@ -68,6 +70,7 @@ async fn serve(name_servers: &str, database: PgPool, life: u32) {
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+    println!("{ALL_ANSWERED} {life}");
     std::future::pending().await
 }
 

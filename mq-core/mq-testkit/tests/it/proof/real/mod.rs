@@ -64,7 +64,11 @@ async fn plays_and_settles(server: &DatabaseServer, number: usize, case: &Case) 
     }
     let deadline = Instant::now() + PATIENCE;
     until(|| format!("{} did not happen\n{}", case.name(), stage.said()), async || failing.have_failed()).await;
-    while let Some(why) = stage.unsettled(case.outlasts_checks).await {
+    let is_service = case.actor == Actor::Service;
+    let services = if case.twice && is_service { 2 } else { 1 };
+    let deaths = case.lives.iter().filter(|life| Case::is_deadly(life)).count();
+    let life = if is_service { deaths } else { 0 };
+    while let Some(why) = stage.unsettled(services, life, case.outlasts_checks).await {
         assert!(Instant::now() < deadline, "{} is not settled: {why}\n{}", case.name(), stage.said());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

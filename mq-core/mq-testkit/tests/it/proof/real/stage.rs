@@ -15,7 +15,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use tempfile::TempDir;
 
 use super::TOPIC;
-use super::child::{DATABASE, LIFE, NAME_SERVER, ROLE};
+use super::child::{ALL_ANSWERED, DATABASE, LIFE, NAME_SERVER, ROLE};
 use super::proxy::{Proxy, Rule, Target, Through};
 
 const CONFIGURATION: &str = "\
@@ -140,11 +140,12 @@ impl Stage {
         (!agreed).then(|| format!("orders {orders:?}\nvisible {visible:?}\npackets {packets:?}\nopen {open:?} {log:?}"))
     }
 
-    /// As `differences`, once there is something to compare.
-    pub(super) async fn unsettled(&self, outlasts_checks: bool) -> Option<String> {
-        match self.names("SELECT name FROM orders").await.len() {
-            0..4 => Some("few orders are paid".to_owned()),
-            _ => self.differences(outlasts_checks).await,
+    /// As `differences`, once so many services have done all that they do, in this life.
+    pub(super) async fn unsettled(&self, services: usize, life: usize, outlasts_checks: bool) -> Option<String> {
+        let said = std::fs::read_to_string(self.directory.path().join("service")).unwrap_or_default();
+        match said.matches(&format!("{ALL_ANSWERED} {life}\n")).count() >= services {
+            true => self.differences(outlasts_checks).await,
+            false => Some("a service still waits for answers".to_owned()),
         }
     }
 
