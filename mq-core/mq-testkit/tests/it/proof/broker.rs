@@ -9,12 +9,12 @@ use mq_protocol::ids::{LogOffset, QueueId};
 use mq_protocol::properties::Properties;
 use mq_protocol::record::{Message, StoredMessage};
 use mq_store::backend::{CrashMode, Fault};
-use mq_store::{Clock, FlushMode, Options, Store};
+use mq_store::{Clock, FlushMode, Options, RecordRules, Store};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use txn_coordinator::{
     Answer, Check, CheckResult, Coordinator, EndError, EndRequest, HalfOffset, Refusal, Rules, StoredHalf,
-    TransactionOptions, Verdict, half_of,
+    TransactionOptions, Verdict, followers, half_of,
 };
 
 use super::audit::asked_by;
@@ -42,6 +42,15 @@ struct Place {
     log: LogOffset,
 }
 
+/// What belongs together in the log, as the broker tells the store.
+struct Groups;
+
+impl RecordRules for Groups {
+    fn followers(&self, record: &StoredMessage) -> usize {
+        followers(record)
+    }
+}
+
 impl World {
     pub(crate) fn running(&self) -> &Running {
         self.broker.as_ref().expect("it is started again at once")
@@ -52,6 +61,7 @@ impl World {
             segment_bytes: 64 << 10,
             queue_file_entries: 100,
             flush: FlushMode::Manual,
+            rules: Arc::new(Groups),
             ..Options::default()
         };
         let (store, _) =
