@@ -18,6 +18,8 @@ struct OrderPaid {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt::init();
+    let stop = || async { drop(ctrl_c().await) };
     let broker = var("NAMESRV_ADDR").unwrap_or("127.0.0.1:9876".into());
     let db = SqlitePool::connect(&var("DATABASE_URL").unwrap_or("sqlite://shop.db?mode=rwc".into())).await?;
     sqlx::raw_sql(TABLES).execute(&db).await?;
@@ -29,14 +31,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             sqlx::query("INSERT INTO packets VALUES (?)").bind(paid.body.order).execute(tx).await.map(drop)
         },
     );
-    let consuming = tokio::spawn(packets.run_until(async { drop(ctrl_c().await) }));
 
     let routes = Router::new().route("/orders/{id}/pay", post(pay)).route("/readyz", get(ready));
     let listener = TcpListener::bind(var("LISTEN").unwrap_or("127.0.0.1:8080".into())).await?;
-    let server = axum::serve(listener, routes.with_state(txn.clone()));
-    server.with_graceful_shutdown(async { drop(ctrl_c().await) }).await?;
+    let server = axum::serve(listener, routes.with_state(txn.clone())).with_graceful_shutdown(stop());
+    let serving = async { Ok::<_, Box<dyn std::error::Error>>(server.await?) };
+    tokio::try_join!(serving, async { Ok(packets.run_until(stop()).await?) })?;
     txn.shutdown().await;
-    Ok(consuming.await??)
+    Ok(())
 }
 
 async fn pay(State(txn): State<TxnProducer<SqlitePool>>, Path(order): Path<i64>) -> (StatusCode, String) {
