@@ -6,7 +6,7 @@ use crate::proof::points::{Actor, Kind, Point};
 use Kind::{CrashAfter as After, CrashBefore as Before, Delay, Duplicate, Error};
 
 /// Past the immunity and the deadline, and past all checks.
-const DELAYS_MS: [u32; 2] = [1200, 3500];
+const DELAYS_MS: [u32; 2] = [1200, 5000];
 /// Time enough for another process to do the same meanwhile.
 const MEANWHILE_MS: u32 = 1200;
 
@@ -104,7 +104,7 @@ const DEATHS: &[Death] = {
         death(Broker, &["check-due=return"], &[(CheckScanned, Before)]),
         death(Broker, &["check-scanned=return"], &[(CheckScanned, After), (CheckSent, Before)]),
         death(Broker, &["check-sent=return"], &[(CheckSent, After)]),
-        death(Broker, &["check-due=4*off->return"], &[(ParkWritten, Before)]),
+        death(Broker, &["check-due=8*off->return"], &[(ParkWritten, Before)]),
         death(Broker, &["half-parked=return"], &[(ParkWritten, After)]),
         death(
             Consumer,

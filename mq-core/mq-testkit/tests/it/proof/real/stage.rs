@@ -21,7 +21,7 @@ use super::proxy::{Proxy, Rule, Target, Through};
 const CONFIGURATION: &str = "\
 transactionTimeOut=400
 transactionCheckInterval=400
-transactionCheckMax=4
+transactionCheckMax=8
 messageDelayLevel=1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s
 mappedFileSizeCommitLog=4194304
 ";
