@@ -291,7 +291,7 @@ async fn a_half_may_ask_for_fewer_checks() {
     let copy = &parked[0].message;
     assert_eq!(
         (copy.property("TRANSACTION_CHECK_TIMES"), copy.property("CHECKBACK_PARKED")),
-        (Some("1"), Some("unanswered"))
+        (Some("1"), Some("no verdict"))
     );
     broker.stop().await.unwrap();
 }
