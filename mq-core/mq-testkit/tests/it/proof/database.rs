@@ -21,6 +21,8 @@ pub(crate) type Tx = WatchedTx<SqlitePool>;
 
 /// Nobody waits for a lock: who holds it does not go on meanwhile.
 const LOCK_TIMEOUT: Duration = Duration::ZERO;
+/// Only a bug waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database's file.
 pub(crate) struct File {
@@ -66,11 +68,14 @@ fn with_tables() -> &'static [u8] {
         let directory = directory();
         let file = directory.path().join("template");
         let made = async {
-            let pool = pool(options(&file));
+            let pool = pool(options(&file).busy_timeout(PATIENCE));
             Inbox::new(pool.clone()).prepare().await?;
             sqlx::query("CREATE TABLE effects (key TEXT NOT NULL PRIMARY KEY)").execute(&pool).await?;
+            // The SDK's own connections may still be closing, so the end of this pool need not be that of the log.
+            let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&pool).await?;
+            anyhow::ensure!(busy == 0, "somebody still uses the log of the tables");
             pool.close().await;
-            anyhow::Ok(())
+            Ok(())
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(made).expect("the tables are made");
