@@ -10,7 +10,7 @@ const OWED: [(&str, usize); 6] = [
     ("20 mqadmin", 1),
     ("30 dashboard", 1),
     ("40 disk", 4),
-    ("50 tickets", 3),
+    ("50 tickets", 4),
     ("60 proof", 4),
 ];
 
