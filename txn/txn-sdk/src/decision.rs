@@ -11,6 +11,7 @@
 //! none                         younger than the deadline  UNKNOWN    the transaction may still be running
 //! none                         older                      insert the tombstone: inserted => ROLLBACK, else look again
 //! none, on the second look     any                        UNKNOWN
+//! (its age: how long ago it was born by the clocks, or how long it is known here, whichever is longer)
 //!
 //! the transaction              the broker is told
 //! committed                    COMMIT
@@ -60,6 +61,8 @@ pub struct Sight {
     pub horizon: UnixMillis,
     pub born: UnixMillis,
     pub now: UnixMillis,
+    /// How long this process has known of it, by a monotonic clock. Needed only of one that is not born yet.
+    pub known_for: Duration,
     /// The age from which a transaction without a row is fenced off.
     pub deadline: Duration,
 }
@@ -76,9 +79,15 @@ pub fn first_look(sight: &Sight) -> Step {
         Some(row) => Step::Answer(settled(row)),
         None if sight.born < sight.horizon => Step::Answer(Verdict::Unknown),
         None if planted(Bug::YoungIsRollback) => Step::Answer(Verdict::Rollback),
-        None if sight.now.since(sight.born) < sight.deadline => Step::Answer(Verdict::Unknown),
+        None if age(sight) < sight.deadline => Step::Answer(Verdict::Unknown),
         None => Step::Fence,
     }
+}
+
+/// `born` and `now` may be read off two clocks, and either may have been set since. Where they say that the transaction is
+/// not born yet, what was seen of it here still counts: it is a lower bound, whatever the clocks say.
+fn age(sight: &Sight) -> Duration {
+    sight.now.since(sight.born).max(sight.known_for)
 }
 
 /// After the tombstone met another row: whatever stands there now decides.
@@ -182,12 +191,13 @@ mod tests {
     const HORIZON: i64 = 1_000_000;
     const DEADLINE: i64 = 30_000;
 
-    fn step(row: Option<(i64, i64)>, born: i64, now: i64) -> Step {
+    fn step(row: Option<(i64, i64)>, born: i64, now: i64, known_for: i64) -> Step {
         first_look(&Sight {
             row: row.map(|(state, mode)| Row { state, mode }),
             horizon: UnixMillis(HORIZON),
             born: UnixMillis(born),
             now: UnixMillis(now),
+            known_for: Duration::from_millis(known_for.unsigned_abs()),
             deadline: Duration::from_millis(DEADLINE.unsigned_abs()),
         })
     }
@@ -209,21 +219,31 @@ mod tests {
         for (row, expected) in cases {
             for born in [0, HORIZON - 1, HORIZON, HORIZON + 1] {
                 for age in [-DEADLINE, 0, DEADLINE - 1, DEADLINE, 100 * DEADLINE] {
-                    assert_eq!(step(row, born, born + age), expected, "{row:?} born {born} age {age}");
+                    for known in [0, DEADLINE] {
+                        let step = step(row, born, born + age, known);
+                        assert_eq!(step, expected, "{row:?} born {born} age {age} known {known}");
+                    }
                 }
             }
         }
         // no row: first the horizon, then the age
-        for (born, age, expected) in [
-            (HORIZON - 1, 0, Answer(Unknown)),
-            (HORIZON - 1, 100 * DEADLINE, Answer(Unknown)),
-            (HORIZON, -DEADLINE, Answer(Unknown)),
-            (HORIZON, 0, Answer(Unknown)),
-            (HORIZON, DEADLINE - 1, Answer(Unknown)),
-            (HORIZON, DEADLINE, Fence),
-            (HORIZON, 100 * DEADLINE, Fence),
+        let year = 365 * 24 * 3_600_000;
+        for (born, age, known, expected) in [
+            (HORIZON - 1, 0, 0, Answer(Unknown)),
+            (HORIZON - 1, 100 * DEADLINE, 100 * DEADLINE, Answer(Unknown)),
+            (HORIZON, 0, 0, Answer(Unknown)),
+            (HORIZON, DEADLINE - 1, DEADLINE - 1, Answer(Unknown)),
+            (HORIZON, DEADLINE, 0, Fence),
+            (HORIZON, 100 * DEADLINE, 0, Fence),
+            // born in the future: asked about first, still young, old enough
+            (HORIZON, -1, 0, Answer(Unknown)),
+            (HORIZON, -year, 0, Answer(Unknown)),
+            (HORIZON, -year, DEADLINE - 1, Answer(Unknown)),
+            (HORIZON, -year, DEADLINE, Fence),
+            (HORIZON, 0, DEADLINE, Fence),
         ] {
-            assert_eq!(step(None, born, born + age), expected, "no row, born {born} age {age}");
+            let step = step(None, born, born + age, known);
+            assert_eq!(step, expected, "no row, born {born} age {age} known {known}");
         }
         for (row, expected) in [
             (None, Unknown),

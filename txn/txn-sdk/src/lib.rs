@@ -70,6 +70,7 @@ mod schema;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod trace;
+mod unborn;
 
 pub use consumer::{
     ConsumeError, Consumer, ConsumerBuilder, ConsumerCounters, Delivered, Effect, HandlerError, Handlers, Inbox,

@@ -1,10 +1,11 @@
 //! The marker table: one row per transaction, written inside it, and the fence that answers checkbacks from it.
 //! Knows no broker and no message.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
+use tokio::time::Instant;
 
 use crate::{
     clock,
@@ -14,6 +15,7 @@ use crate::{
     id::TransactionId,
     planted::{Bug, planted},
     schema,
+    unborn::Unborn,
 };
 
 /// Checks have connections of their own: a service whose pool is exhausted must still be able to answer.
@@ -83,6 +85,7 @@ pub struct Markers<D: Database> {
     checks: Side<D>,
     group: String,
     options: MarkerOptions,
+    unborn: Arc<Unborn>,
 }
 
 impl<D: Database> Markers<D> {
@@ -95,7 +98,7 @@ impl<D: Database> Markers<D> {
         let joined = join(&side, group).await;
         side.close().await;
         joined?;
-        Ok(Self { work: Workplace::new(database)?, checks, group: group.to_owned(), options })
+        Ok(Self { work: Workplace::new(database)?, checks, group: group.to_owned(), options, unborn: Arc::default() })
     }
 
     pub fn database(&self) -> &D {
@@ -194,7 +197,9 @@ impl<D: Database> Markers<D> {
 
     async fn try_to_decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
         let (row, horizon) = self.look(id, owner.group).await?;
-        let sight = Sight { row, horizon, born: id.born(), now: clock::now(), deadline: self.options.deadline };
+        let (now, deadline) = (clock::now(), self.options.deadline);
+        let known_for = self.unborn.known_for(id, now, Instant::now());
+        let sight = Sight { row, horizon, born: id.born(), now, known_for, deadline };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),
             Step::Fence if planted(Bug::SkipFence) => Ok(Verdict::Rollback),

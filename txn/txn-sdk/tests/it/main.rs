@@ -20,3 +20,4 @@ mod outbox;
 mod producer;
 mod redis;
 mod traces;
+mod unborn;
