@@ -173,6 +173,7 @@ codes! {
         TXN_RESOLVE = 7004,
         TXN_RESUME = 7005,
         IS_POPPED = 7006,
+        TXN_RESUME_ALL = 7007,
         POP_MESSAGE = 200050,
         ACK_MESSAGE = 200051,
         PEEK_MESSAGE = 200052,

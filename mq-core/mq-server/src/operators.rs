@@ -1,4 +1,4 @@
-//! Transactions for operators as a JSON API, on the metrics port: the bodies of the requests 7001 to 7005, by path.
+//! Transactions for operators as a JSON API, on the metrics port: the bodies of the requests 7001 to 7005 and 7007, by path.
 //!
 //! There is no authentication, so what changes something is answered only to this machine, and never to a web page that
 //! a browser here has open: such a page can neither send JSON unasked nor choose the name by which it calls us.
@@ -14,16 +14,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use mq_broker::{Broker, Refused};
-use mq_protocol::body::{self, TxnDeed, TxnName, TxnQuery};
+use mq_protocol::body::{self, TxnDeed, TxnName, TxnQuery, TxnResumeAll};
 use mq_protocol::codes::{request, response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// A deed takes a few hundred.
 const MAX_BODY_BYTES: usize = 16 << 10;
-/// Of [`TxnQuery`] and of [`TxnDeed`].
+/// Of [`TxnQuery`], and of [`TxnDeed`].
 const QUESTION_FIELDS: [&str; 5] = ["parked", "from", "limit", "group", "topic"];
 const DEED_FIELDS: [&str; 5] = ["half", "confirm", "verdict", "by", "parked"];
+/// Of [`TxnResumeAll`].
+const MANY_FIELDS: [&str; 6] = ["confirm", "by", "from", "limit", "group", "topic"];
 
 pub(crate) fn routes(broker: Arc<Broker>) -> Router {
     Router::new()
@@ -32,6 +35,7 @@ pub(crate) fn routes(broker: Arc<Broker>) -> Router {
         .route("/api/txn/check", post(check))
         .route("/api/txn/resolve", post(resolve))
         .route("/api/txn/resume", post(resume))
+        .route("/api/txn/resume-all", post(resume_all))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(broker)
 }
@@ -62,23 +66,34 @@ async fn show(State(broker): State<Arc<Broker>>, peer: Peer, Path(number): Path<
 }
 
 async fn check(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
-    change(broker.0, request::TXN_CHECK, peer.0, &headers, &deed).await
+    change(broker.0, request::TXN_CHECK, peer.0, &headers, one(&headers, &deed)).await
 }
 
 async fn resolve(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
-    change(broker.0, request::TXN_RESOLVE, peer.0, &headers, &deed).await
+    change(broker.0, request::TXN_RESOLVE, peer.0, &headers, one(&headers, &deed)).await
 }
 
 async fn resume(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
-    change(broker.0, request::TXN_RESUME, peer.0, &headers, &deed).await
+    change(broker.0, request::TXN_RESUME, peer.0, &headers, one(&headers, &deed)).await
 }
 
-async fn change(broker: Arc<Broker>, code: i32, peer: SocketAddr, headers: &HeaderMap, deed: &[u8]) -> Response {
+async fn resume_all(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
+    let deed = fields(&headers, &deed, &MANY_FIELDS).and_then(read::<TxnResumeAll>);
+    change(broker.0, request::TXN_RESUME_ALL, peer.0, &headers, deed).await
+}
+
+async fn change<T: Serialize>(
+    broker: Arc<Broker>,
+    code: i32,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    deed: Result<T, Slip>,
+) -> Response {
     if !peer.ip().is_loopback() || !is_local(headers) {
         let reason = "transactions are settled from the broker's own machine only, by its loopback address";
         return refused(StatusCode::FORBIDDEN, reason);
     }
-    match deed_of(headers, deed) {
+    match deed {
         Ok(deed) => answer(broker, code, &deed, peer).await,
         Err((status, reason)) => refused(status, &reason),
     }
@@ -91,19 +106,31 @@ fn question(uri: &Uri) -> Result<TxnQuery, Slip> {
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(bad)
 }
 
-/// A slip in a name must not pass for "not given": that would be another half.
-fn deed_of(headers: &HeaderMap, body: &[u8]) -> Result<TxnDeed, Slip> {
+fn one(headers: &HeaderMap, body: &[u8]) -> Result<TxnDeed, Slip> {
+    let fields = fields(headers, body, &DEED_FIELDS)?;
+    if !["half", "parked"].iter().any(|name| fields.contains_key(*name)) {
+        return Err((StatusCode::BAD_REQUEST, "half is missing: which one is meant?".into()));
+    }
+    read(fields)
+}
+
+/// A slip in a name must not pass for "not given": that would be another half, or all of them.
+fn fields(headers: &HeaderMap, body: &[u8], all: &[&str]) -> Result<Map<String, Value>, Slip> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.split(';').next().map(str::trim) != Some("application/json") {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is to be sent as application/json".into()));
     }
-    let bad = |error: serde_json::Error| (StatusCode::BAD_REQUEST, error.to_string());
-    let fields: Map<String, Value> = serde_json::from_slice(body).map_err(bad)?;
-    known(fields.keys(), &DEED_FIELDS)?;
-    if !["half", "parked"].iter().any(|name| fields.contains_key(*name)) {
-        return Err((StatusCode::BAD_REQUEST, "half is missing: which one is meant?".into()));
-    }
-    serde_json::from_value(Value::Object(fields)).map_err(bad)
+    let fields: Map<String, Value> = serde_json::from_slice(body).map_err(unreadable)?;
+    known(fields.keys(), all)?;
+    Ok(fields)
+}
+
+fn read<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Slip> {
+    serde_json::from_value(Value::Object(fields)).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Slip {
+    (StatusCode::BAD_REQUEST, error.to_string())
 }
 
 fn known<'n>(mut names: impl Iterator<Item = &'n String>, all: &[&str]) -> Result<(), Slip> {
@@ -138,7 +165,7 @@ fn status(code: i32) -> StatusCode {
     match code {
         response::QUERY_NOT_FOUND => StatusCode::NOT_FOUND,
         response::INVALID_PARAMETER => StatusCode::BAD_REQUEST,
-        response::ILLEGAL_OPERATION => StatusCode::CONFLICT,
+        response::ILLEGAL_OPERATION | response::CONSUMER_NOT_ONLINE => StatusCode::CONFLICT,
         response::SYSTEM_BUSY | response::SERVICE_NOT_AVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

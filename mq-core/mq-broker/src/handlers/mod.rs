@@ -166,9 +166,12 @@ pub(crate) fn dispatch(broker: &Arc<Broker>, from: &Connection, command: &Comman
         request::QUERY_ASSIGNMENT => assignment::query(broker, command),
         request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode(command),
         request::GET_ALL_MESSAGE_REQUEST_MODE => assignment::all_modes(broker, command),
-        request::TXN_LIST | request::TXN_SHOW | request::TXN_CHECK | request::TXN_RESOLVE | request::TXN_RESUME => {
-            txn::operate(from, command)
-        }
+        request::TXN_LIST
+        | request::TXN_SHOW
+        | request::TXN_CHECK
+        | request::TXN_RESOLVE
+        | request::TXN_RESUME
+        | request::TXN_RESUME_ALL => txn::operate(from, command),
         request::IS_POPPED => pop::is_popped(command),
         code => Err(refused::refusal(code)),
     }

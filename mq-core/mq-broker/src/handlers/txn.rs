@@ -1,4 +1,4 @@
-//! Our own requests about transactions (7001 to 7005), for operators: read and settled on the blocking lane.
+//! Our own requests about transactions (7001 to 7005, 7007), for operators: read and settled on the blocking lane.
 
 use mq_protocol::command::Command;
 

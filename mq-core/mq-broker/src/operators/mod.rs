@@ -1,8 +1,10 @@
-//! What operators ask and do about transactions: 7001 to 7005, JSON in and out. The wire and the HTTP port translate to
+//! What operators ask and do about transactions: 7001 to 7005 and 7007, JSON in and out. The wire and the HTTP port translate to
 //! this; what a verdict leads to is the coordinator's. No deed is tried before its audit line is on disk.
 
+mod bulk;
 mod rows;
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use mq_store::WaitError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use txn_coordinator::{
-    Answer, HalfOffset, Outcome, ParkedError, ParkedHalf, PendingQuery, Shown, Subject, Told, Verdict,
+    Answer, HalfOffset, Outcome, Page, ParkedError, ParkedHalf, PendingQuery, Shown, Subject, Told, Verdict,
 };
 
 use crate::broker::Broker;
@@ -36,7 +38,7 @@ pub struct Refused {
 }
 
 impl Broker {
-    /// Does one of the requests 7001 to 7005. Reads the disk, and may wait for it.
+    /// Does one of the requests 7001 to 7005 and 7007. Reads the disk, and may wait for it.
     pub fn operate(&self, code: i32, body: &[u8], from: SocketAddr) -> Result<Bytes, Refused> {
         operate(self, code, body, from)
             .map_err(|refusal| Refused { code: refusal.code, reason: refusal.remark.into_owned() })
@@ -50,6 +52,7 @@ fn operate(broker: &Broker, code: i32, body: &[u8], from: SocketAddr) -> Result<
         request::TXN_CHECK => Ok(body::to_json(&check(broker, &Operator::of(&read(body)?, from)?)?)),
         request::TXN_RESOLVE => Ok(body::to_json(&resolve(broker, &Operator::of(&read(body)?, from)?)?)),
         request::TXN_RESUME => Ok(body::to_json(&resume(broker, &Operator::of(&read(body)?, from)?)?)),
+        request::TXN_RESUME_ALL => Ok(body::to_json(&bulk::resume_all(broker, &read(body)?, from)?)),
         code => Err(Refusal::unsupported(code)),
     }
 }
@@ -61,12 +64,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 fn list(broker: &Broker, query: TxnQuery) -> Result<TxnPage, Refusal> {
     let limit = query.limit.min(TxnQuery::MOST);
     if query.parked {
-        let page = broker.transactions.parked(QueueOffset(query.from), limit)?;
-        let wanted = |half: &ParkedHalf| {
-            query.group.as_ref().is_none_or(|group| *group == half.subject.group)
-                && query.topic.as_ref().is_none_or(|topic| *topic == half.subject.topic)
-        };
-        let rows = page.rows.into_iter().filter(wanted).map(|half| parked_row(broker, half)).collect();
+        let page = parked(broker, &query)?;
+        let rows = page.rows.into_iter().map(|half| parked_row(broker, half)).collect();
         return Ok(TxnPage { rows, next: page.next, quarantined: Vec::new() });
     }
     let quarantined = if query.from == 0 { broker.transactions.quarantined() } else { Vec::new() };
@@ -74,6 +73,16 @@ fn list(broker: &Broker, query: TxnQuery) -> Result<TxnPage, Refusal> {
     let page = broker.transactions.pending(&PendingQuery { from: HalfOffset(from), limit, group, topic });
     let rows = page.rows.into_iter().map(|half| row(broker, half, None)).collect();
     Ok(TxnPage { rows, next: page.next, quarantined: quarantined.into_iter().map(put_aside).collect() })
+}
+
+/// Of so many copies of given-up halves those that the filter wants.
+fn parked(broker: &Broker, query: &TxnQuery) -> Result<Page<ParkedHalf>, Refusal> {
+    let mut page = broker.transactions.parked(QueueOffset(query.from), query.limit.min(TxnQuery::MOST))?;
+    page.rows.retain(|half| {
+        query.group.as_ref().is_none_or(|group| *group == half.subject.group)
+            && query.topic.as_ref().is_none_or(|topic| *topic == half.subject.topic)
+    });
+    Ok(page)
 }
 
 fn show(broker: &Broker, name: &TxnName) -> Result<TxnShown, Refusal> {
@@ -148,6 +157,12 @@ struct Operator<'d> {
     by: String,
 }
 
+fn signed(name: &str, from: SocketAddr) -> String {
+    let name: String = name.chars().filter(|letter| !letter.is_control()).take(MAX_NAME_CHARS).collect();
+    let name = if name.trim().is_empty() { "somebody" } else { name.trim() };
+    format!("{name} ({from})")
+}
+
 /// A line of the audit file.
 #[derive(Serialize)]
 struct Line<'l> {
@@ -163,9 +178,7 @@ struct Line<'l> {
 
 impl<'d> Operator<'d> {
     fn of(deed: &'d TxnDeed, from: SocketAddr) -> Result<Self, Refusal> {
-        let name: String = deed.by.chars().filter(|letter| !letter.is_control()).take(MAX_NAME_CHARS).collect();
-        let name = if name.trim().is_empty() { "somebody" } else { name.trim() };
-        Ok(Self { deed, named: Named::of(deed.half, deed.parked)?, by: format!("{name} ({from})") })
+        Ok(Self { deed, named: Named::of(deed.half, deed.parked)?, by: signed(&deed.by, from) })
     }
 
     /// The id once more, so that nobody settles another transaction by a slip.
@@ -185,7 +198,7 @@ impl<'d> Operator<'d> {
         (deed, of): (&str, &Subject),
         act: impl FnOnce() -> Result<T, Refusal>,
         said: impl FnOnce(&T) -> String,
-    ) -> Result<TxnDone, Refusal> {
+    ) -> Result<(TxnDone, T), Refusal> {
         let audit = |outcome: &str| {
             let (at, TxnDeed { half, parked, .. }) = (broker.clock.now().0, self.deed);
             let (group, transaction) = (&*of.group, &*of.transaction_id);
@@ -200,11 +213,7 @@ impl<'d> Operator<'d> {
                 outcome,
             })
         };
-        audit("asked for").map_err(|error| {
-            let reason =
-                format!("nothing was done: the audit line cannot be written to checkback/audit.jsonl: {error}");
-            Refusal::new(response::SERVICE_NOT_AVAILABLE, reason)
-        })?;
+        audit("asked for").map_err(unaudited)?;
         let done = act();
         let outcome = match &done {
             Ok(done) => said(done),
@@ -213,8 +222,13 @@ impl<'d> Operator<'d> {
         if let Err(error) = audit(&outcome) {
             tracing::error!(%error, by = self.by, deed, named = ?self.named, outcome, "what came of a deed is not audited");
         }
-        done.map(|_| TxnDone { done: outcome })
+        done.map(|came_of_it| (TxnDone { done: outcome }, came_of_it))
     }
+}
+
+fn unaudited(error: io::Error) -> Refusal {
+    let reason = format!("nothing was done: the audit line cannot be written to checkback/audit.jsonl: {error}");
+    Refusal::new(response::SERVICE_NOT_AVAILABLE, reason)
 }
 
 fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
@@ -222,8 +236,15 @@ fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
         let reason = "a half that was given up is not asked about: resume it";
         return Err(Refusal::new(response::ILLEGAL_OPERATION, reason));
     };
-    let found = shown(broker, half)?.half.subject;
+    let pending = shown(broker, half)?.half;
+    let (found, is_open) = (pending.subject, pending.next_check_at.is_some());
     let act = || {
+        let group = &found.group;
+        if is_open && broker.clients.producers(group).is_empty() {
+            let reason =
+                format!("no client of producer group {group} is connected to this broker: nobody can be asked");
+            return Err(Refusal::new(response::CONSUMER_NOT_ONLINE, reason));
+        }
         broker
             .transactions
             .check_now(half, &operator.by)
@@ -232,7 +253,7 @@ fn check(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
         Ok(())
     };
     let said = |(): &()| format!("half {half} is asked about now; `show` tells what comes of it");
-    operator.does(broker, ("check", &found), act, said)
+    operator.does(broker, ("check", &found), act, said).map(|(done, ())| done)
 }
 
 fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
@@ -241,13 +262,13 @@ fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal>
         Named::Half(half) => shown(broker, half)?.half.subject,
         Named::Copy(copy) => shown_parked(broker, copy)?.0.subject,
     };
-    operator.confirmed(&found)?;
     let (verdict, deed) = match operator.deed.verdict {
         Some(TxnVerdict::Commit) => (Verdict::Commit, "resolve commit"),
         Some(TxnVerdict::Rollback) => (Verdict::Rollback, "resolve rollback"),
         None => return Err(Refusal::new(response::INVALID_PARAMETER, "the verdict is missing: commit or rollback")),
     };
     let act = || {
+        operator.confirmed(&found)?;
         let ended = match named {
             Named::Half(half) => broker.transactions.resolve(half, verdict, &operator.by)?,
             Named::Copy(copy) => broker.transactions.resolve_parked(copy, verdict, &operator.by)?,
@@ -261,7 +282,7 @@ fn resolve(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal>
         Answer::Before(outcome) => format!("transaction {id} was {outcome} before; nothing changed"),
         Answer::Unknown => format!("transaction {id} is as it was"),
     };
-    operator.does(broker, (deed, &found), act, said)
+    operator.does(broker, (deed, &found), act, said).map(|(done, _)| done)
 }
 
 fn resume(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> {
@@ -273,28 +294,36 @@ fn resume(broker: &Broker, operator: &Operator<'_>) -> Result<TxnDone, Refusal> 
         }
     };
     let found = shown_parked(broker, copy)?.0.subject;
-    operator.confirmed(&found)?;
-    reopen(broker, operator, copy, &found)
+    reopen(broker, operator, copy, &found).map(|(done, _)| done)
 }
 
 /// For a request that names the copy and no transaction: `mqadmin`'s.
 pub(crate) fn resume_unconfirmed(broker: &Broker, copy: QueueOffset, from: SocketAddr) -> Result<(), Refusal> {
-    let deed = TxnDeed { parked: Some(copy.0), by: "mqadmin".into(), ..TxnDeed::default() };
     let found = shown_parked(broker, copy)?.0.subject;
+    let confirm = found.transaction_id.clone();
+    let deed = TxnDeed { parked: Some(copy.0), by: "mqadmin".into(), confirm, ..TxnDeed::default() };
     reopen(broker, &Operator::of(&deed, from)?, copy, &found).map(drop)
 }
 
-/// The transaction's checks begin once all of its halves are durable.
-fn reopen(broker: &Broker, operator: &Operator<'_>, copy: QueueOffset, found: &Subject) -> Result<TxnDone, Refusal> {
+/// The transaction's checks begin once all of its halves are durable. Says how many these are.
+fn reopen(
+    broker: &Broker,
+    operator: &Operator<'_>,
+    copy: QueueOffset,
+    found: &Subject,
+) -> Result<(TxnDone, usize), Refusal> {
     let act = || {
+        operator.confirmed(found)?;
         let reopened = broker.transactions.resume(copy, &operator.by)?;
         wait_durable(broker, reopened.durable_at)?;
         let halves: Vec<String> = reopened.halves.iter().map(|half| half.offset().to_string()).collect();
         broker.learn(reopened.halves);
-        Ok(halves.join(", "))
+        Ok(halves)
     };
-    let said = |halves: &String| format!("transaction {} is asked about again, as half {halves}", found.transaction_id);
-    operator.does(broker, ("resume", found), act, said)
+    let id = &found.transaction_id;
+    let said = |halves: &Vec<String>| format!("transaction {id} is asked about again, as half {}", halves.join(", "));
+    let (done, halves) = operator.does(broker, ("resume", found), act, said)?;
+    Ok((done, halves.len()))
 }
 
 /// Also with ASYNC_FLUSH: an operator's word is not given again by a producer.

@@ -1,7 +1,7 @@
 //! Half messages: which wait for a verdict or were given up, what happened to one, and settling it by hand. Brokers of
 //! Checkback only: Apache's refuse these requests.
 
-use mq_protocol::body::{TxnDeed, TxnDone, TxnName, TxnPage, TxnQuery, TxnShown, to_json};
+use mq_protocol::body::{TxnDeed, TxnDone, TxnName, TxnPage, TxnQuery, TxnResumeAll, TxnResumedAll, TxnShown, to_json};
 use mq_protocol::codes::{request, response};
 use mq_protocol::command::Command;
 
@@ -35,6 +35,15 @@ impl Admin {
     /// Has a half that was given up asked about again.
     pub async fn resume_transaction(&self, broker: &Master, deed: &TxnDeed) -> Result<String, ClientError> {
         self.settle(broker, request::TXN_RESUME, deed).await
+    }
+
+    /// The same for all that wait on a page of the given-up ones.
+    pub async fn resume_transactions(
+        &self,
+        broker: &Master,
+        deed: &TxnResumeAll,
+    ) -> Result<TxnResumedAll, ClientError> {
+        self.read(broker, Command::request(request::TXN_RESUME_ALL).with_body(to_json(deed))).await
     }
 
     async fn settle(&self, broker: &Master, code: i32, deed: &TxnDeed) -> Result<String, ClientError> {

@@ -1,4 +1,4 @@
-//! Transactions as an operator sees and settles them: our own codes 7001 to 7005, and the same as a JSON API. Times are in
+//! Transactions as an operator sees and settles them: our own codes 7001 to 7005 and 7007, and the same as a JSON API. Times are in
 //! milliseconds since 1970. A half is named by its queue offset in the half topic of its broker (`half`), the copy of one
 //! that was given up by its queue offset in the topic of those (`parked`): the two are never taken for each other.
 
@@ -149,6 +149,11 @@ pub struct TxnEvent {
     pub by: Option<String>,
 }
 
+impl TxnEvent {
+    /// `by` of what the broker did unasked.
+    pub const THE_BROKER: &str = "the broker";
+}
+
 /// TXN_CHECK (7003), TXN_RESOLVE (7004) and TXN_RESUME (7005): what an operator does to one half.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -180,4 +185,51 @@ pub enum TxnVerdict {
 pub struct TxnDone {
     /// A sentence.
     pub done: String,
+}
+
+/// TXN_RESUME_ALL (7007): the given-up halves that wait on a page of the parked list ([`TxnQuery`] with the same fields).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TxnResumeAll {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    pub from: u64,
+    /// Copies that the page looks at.
+    pub limit: usize,
+    /// How many of them wait, as the operator was told: if another number does, nothing is done.
+    pub confirm: String,
+    /// The operator's name, for the audit.
+    pub by: String,
+}
+
+impl Default for TxnResumeAll {
+    fn default() -> Self {
+        let TxnQuery { from, limit, .. } = TxnQuery::default();
+        Self { group: None, topic: None, from, limit, confirm: String::new(), by: String::new() }
+    }
+}
+
+/// The answer to 7007.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TxnResumedAll {
+    /// A sentence.
+    pub done: String,
+    /// Halves that are asked about again.
+    pub resumed: u64,
+    /// Those that stay as they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<TxnRefused>,
+    /// There may be more from here on: the page's end, or what it had no time for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TxnRefused {
+    pub parked: u64,
+    pub reason: String,
 }

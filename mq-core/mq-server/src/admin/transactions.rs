@@ -1,5 +1,7 @@
 //! `mq admin txn`: half messages without a verdict, and those that were given up.
 
+mod resuming;
+
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
@@ -7,10 +9,12 @@ use std::str::FromStr;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use mq_client::{Admin, Master, UnixMillis};
-use mq_protocol::body::{TxnDeed, TxnHalf, TxnName, TxnQuery, TxnShown, TxnState, TxnVerdict};
+use mq_protocol::body::{TxnDeed, TxnEvent, TxnHalf, TxnName, TxnPage, TxnQuery, TxnShown, TxnState, TxnVerdict};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{Sheet, moment, type_again};
+use resuming::ResumeOptions;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TxnVerb {
@@ -25,6 +29,8 @@ pub(super) enum TxnVerb {
     Check {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        by: By,
     },
     /// Ends a transaction by hand. The first verdict stands, whoever gives it: look into the producer's database first.
     Resolve {
@@ -33,14 +39,18 @@ pub(super) enum TxnVerb {
         verdict: Word,
         #[command(flatten)]
         confirm: Confirm,
-    },
-    /// Has a half that was given up asked about again, with the other messages of its transaction.
-    Resume {
         #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        confirm: Confirm,
+        by: By,
     },
+    /// Has a half that was given up asked about again, with the other messages of its transaction; or all that wait.
+    Resume(ResumeOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct By {
+    /// Who you are, for the audit; the broker adds the address that you come from.
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    by: String,
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +143,7 @@ impl Confirm {
 
 impl TxnVerb {
     pub(super) fn writes(&self) -> bool {
-        matches!(self, Self::Check { .. } | Self::Resolve { .. } | Self::Resume { .. })
+        matches!(self, Self::Check { .. } | Self::Resolve { .. } | Self::Resume(_))
     }
 }
 
@@ -144,12 +154,12 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
             let (_, shown) = which.find(admin).await?;
             Ok(whole(&shown)?.document(serde_json::to_value(&shown)?))
         }
-        TxnVerb::Check { which } => {
+        TxnVerb::Check { which, by } => {
             let (broker, _) = which.find(admin).await?;
-            let deed = which.deed(String::new(), None);
+            let deed = which.deed(String::new(), None, by);
             Ok(Sheet::done(admin.check_transaction(&broker, &deed).await?))
         }
-        TxnVerb::Resolve { which, verdict, confirm } => {
+        TxnVerb::Resolve { which, verdict, confirm, by } => {
             let (broker, TxnShown { half, members, .. }) = which.find(admin).await?;
             let (verdict, will) = match verdict {
                 Word::Commit => (TxnVerdict::Commit, "be published"),
@@ -162,14 +172,9 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
             };
             let what = format!("half {}{all} of group {} for {} will {will}", which.half, half.group, half.topic);
             let confirm = confirm.of(&what, &half.transaction_id)?;
-            Ok(Sheet::done(admin.resolve_transaction(&broker, &which.deed(confirm, Some(verdict))).await?))
+            Ok(Sheet::done(admin.resolve_transaction(&broker, &which.deed(confirm, Some(verdict), by)).await?))
         }
-        TxnVerb::Resume { which, confirm } => {
-            let (broker, TxnShown { half, .. }) = which.find(admin).await?;
-            let what = format!("group {} will be asked again about a message for {}", half.group, half.topic);
-            let confirm = confirm.of(&what, &half.transaction_id)?;
-            Ok(Sheet::done(admin.resume_transaction(&broker, &which.deed(confirm, None)).await?))
-        }
+        TxnVerb::Resume(options) => resuming::resume(admin, options).await,
     }
 }
 
@@ -183,9 +188,9 @@ impl Which {
         }
     }
 
-    fn deed(&self, confirm: String, verdict: Option<TxnVerdict>) -> TxnDeed {
+    fn deed(&self, confirm: String, verdict: Option<TxnVerdict>, By { by }: &By) -> TxnDeed {
         let (half, parked) = self.half.split();
-        TxnDeed { half, parked, confirm, verdict, by: operator() }
+        TxnDeed { half, parked, confirm, verdict, by: by.clone() }
     }
 }
 
@@ -195,11 +200,6 @@ async fn one(admin: &Admin, broker: Option<&str>) -> Result<Master> {
     let names: Vec<&str> = masters.iter().map(|master| master.name.as_str()).collect();
     ensure!(names.len() == 1, "there are several brokers ({}): say which by --broker", names.join(", "));
     Ok(masters.remove(0))
-}
-
-/// For the audit. The broker adds the address.
-fn operator() -> String {
-    ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default()
 }
 
 async fn list(admin: &Admin, options: &ListOptions) -> Result<Sheet> {
@@ -227,9 +227,10 @@ async fn list(admin: &Admin, options: &ListOptions) -> Result<Sheet> {
         "next check",
         "reason",
     ]);
-    let (now, mut remarks) = (moment::now(), Vec::new());
+    let (now, mut remarks, mut pages) = (moment::now(), Vec::new(), Vec::new());
     for master in admin.masters_named(options.broker.as_deref()).await? {
         let page = admin.transactions(&master, &query).await?;
+        pages.push(OfBroker { broker: master.name.clone(), page: page.clone() });
         page.rows.into_iter().for_each(|half| sheet.row(row(&master.name, half, now)));
         if let Some(next) = page.next {
             remarks.push(format!("{}: go on with --from {next}", master.name));
@@ -239,7 +240,15 @@ async fn list(admin: &Admin, options: &ListOptions) -> Result<Sheet> {
                 .push(format!("{}: record {} of the half topic is put aside: {}", master.name, bad.half, bad.reason));
         }
     }
-    Ok(sheet.remark(remarks.join("\n")))
+    Ok(sheet.remark(remarks.join("\n")).document(serde_json::to_value(pages)?))
+}
+
+/// For programs: what the JSON API answers, of each broker.
+#[derive(Serialize)]
+struct OfBroker {
+    broker: String,
+    #[serde(flatten)]
+    page: TxnPage,
 }
 
 fn row(broker: &str, half: TxnHalf, now: UnixMillis) -> [Value; 15] {
@@ -288,9 +297,10 @@ fn whole(TxnShown { half, members, history }: &TxnShown) -> Result<Sheet> {
         sheet.row([name.into(), value]);
     }
     let members: Vec<String> = members.iter().map(ToString::to_string).collect();
-    sheet.row(["openHalves".into(), members.join(" ").into()]);
+    sheet.row(["members".into(), members.join(" ").into()]);
     for event in history {
-        let by = event.by.as_ref().map(|by| format!("{by}: ")).unwrap_or_default();
+        let by = event.by.as_ref().filter(|by| *by != TxnEvent::THE_BROKER);
+        let by = by.map(|by| format!("{by}: ")).unwrap_or_default();
         sheet.row([moment::show(UnixMillis(event.at)), format!("{by}{}", event.what).into()]);
     }
     Ok(sheet)

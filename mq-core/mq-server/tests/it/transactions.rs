@@ -68,6 +68,11 @@ impl Scene {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("mq admin txn {words}: {error}: {said}"))
     }
 
+    /// Of the one broker.
+    fn rows(&self, words: &str) -> Value {
+        self.json(words)[0]["rows"].clone()
+    }
+
     fn refused(&self, words: &str) -> String {
         let (success, said, error) = self.run(words);
         assert!(!success, "mq admin txn {words}: {said}");
@@ -129,14 +134,14 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
     let half = scene.half("order-1", true);
     let id = half.message_id.to_string();
     let number = half.half_offset.0;
-    let list = scene.json("list");
+    let list = scene.rows("list");
     let row = &list[0];
-    assert_eq!((&row["half"], &row["state"], &row["transaction"]), (&json!(number), &json!("open"), &json!(id)));
+    assert_eq!((&row["half"], &row["state"], &row["transactionId"]), (&json!(number), &json!("open"), &json!(id)));
     assert_eq!((&row["group"], &row["topic"], &row["keys"]), (&json!(GROUP), &json!("ORDER_PAID"), &json!("order-1")));
-    assert_eq!((&row["checks"], &row["of"]), (&json!(0), &json!(2)));
-    assert!(row["client"].is_string() && row["next_check"].is_string() && row["age_s"].is_number(), "{row}");
-    assert_eq!(scene.json("list --group others"), json!([]));
-    assert_eq!(scene.json("list --topic ORDER_PAID --group order-service --limit 1")[0]["half"], json!(number));
+    assert_eq!((&row["checks"], &row["maxChecks"]), (&json!(0), &json!(2)));
+    assert!(row["client"].is_string() && row["nextCheckAt"].is_number() && row["storedAt"].is_number(), "{row}");
+    assert_eq!(scene.rows("list --group others"), json!([]));
+    assert_eq!(scene.rows("list --topic ORDER_PAID --group order-service --limit 1")[0]["half"], json!(number));
 
     let said = scene.json(&format!("check {number}"));
     assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about now")), "{said}");
@@ -157,7 +162,7 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
     assert_eq!(shown["half"]["state"], "committed");
     assert!(sentences(&shown).contains("operator "), "{shown}");
     assert!(scene.refused("show 99").contains("no half message 99"));
-    assert_eq!(scene.json("list"), json!([]));
+    assert_eq!(scene.rows("list"), json!([]));
 
     let lines = audit(directory.path());
     let deeds: Vec<&str> = lines.iter().map(|(deed, ..)| deed.as_str()).collect();
@@ -170,15 +175,26 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
             "resolve commit",
             "resolve commit",
             "resolve commit",
+            "resolve commit",
+            "resolve commit",
             "resolve rollback",
             "resolve rollback"
         ]
     );
     assert!(lines.iter().all(|(_, transaction, _)| *transaction == id), "{lines:?}");
-    assert!(lines[2].2 == "asked for" && lines[3].2.ends_with("is committed"), "{lines:?}");
-    assert!(lines[7].2.starts_with("refused: "), "{lines:?}");
+    assert!(
+        lines[3].2.starts_with("refused: that half belongs to transaction"),
+        "a confirmation that failed: {lines:?}"
+    );
+    assert!(lines[4].2 == "asked for" && lines[5].2.ends_with("is committed"), "{lines:?}");
+    assert!(lines[9].2.starts_with("refused: "), "{lines:?}");
+    let number = scene.half("order-5", true).half_offset.0;
     let producer = scene.producer.take().expect("there");
     scene.runtime.block_on(producer.close());
+    let said = scene.refused(&format!("check {number} --by alice"));
+    assert!(said.contains("no client of producer group order-service is connected"), "{said}");
+    let text = std::fs::read_to_string(directory.path().join("store/checkback/audit.jsonl")).expect("it is there");
+    assert!(text.lines().last().is_some_and(|line| line.contains(r#""by":"alice (127.0.0.1:"#)), "{text}");
     assert!(scene.mq.stop().success());
 }
 
@@ -187,10 +203,10 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let scene = Scene::set(directory.path(), Duration::from_millis(200));
     let id = scene.half("order-2", false).message_id.to_string();
-    let parked = scene.until("list --parked", |list| !list[0].is_null());
-    let row = &parked[0];
-    assert_eq!((&row["transaction"], &row["state"], &row["half"]), (&json!(id), &json!("parked"), &json!(0)));
-    assert_eq!((&row["parked"], &row["checks"], &row["of"]), (&json!("p0"), &json!(2), &json!(2)));
+    let parked = scene.until("list --parked", |list| !list[0]["rows"][0].is_null());
+    let row = &parked[0]["rows"][0];
+    assert_eq!((&row["transactionId"], &row["state"], &row["half"]), (&json!(id), &json!("parked"), &json!(0)));
+    assert_eq!((&row["parked"], &row["checks"], &row["maxChecks"]), (&json!(0), &json!(2), &json!(2)));
     assert!(row["group"] == GROUP && row["client"].as_str().is_some_and(|client| client.contains('@')), "{row}");
     for number in ["0", "p0"] {
         let shown = scene.json(&format!("show {number}"));
@@ -204,8 +220,9 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let said = scene.json(&format!("resume p0 --confirm {id}"));
     assert!(said["done"].as_str().is_some_and(|said| said.contains("is asked about again, as half 1")), "{said}");
     // It is given up once more, as another copy, for the producer still does not know.
-    let parked = scene.until("list --parked", |list| list.as_array().is_some_and(|rows| rows.len() == 2));
-    assert_eq!((&parked[0]["state"], &parked[1]["parked"]), (&json!("resumed"), &json!("p1")));
+    let parked = scene.until("list --parked", |list| list[0]["rows"].as_array().is_some_and(|rows| rows.len() == 2));
+    let parked = &parked[0]["rows"];
+    assert_eq!((&parked[0]["state"], &parked[1]["parked"]), (&json!("resumed"), &json!(1)));
     let again = scene.refused(&format!("resume p0 --confirm {id}"));
     assert!(again.contains("p0 was resumed before"), "{again}");
     // The half's own number stands for its copy.
@@ -216,7 +233,7 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let lines = audit(directory.path());
     let deeds: Vec<&str> = lines.iter().map(|(deed, ..)| deed.as_str()).collect();
     let (resume, commit) = ("resume", "resolve commit");
-    assert_eq!(deeds, [resume, resume, resume, resume, commit, commit, commit, commit]);
+    assert_eq!(deeds, [resume, resume, resume, resume, resume, resume, commit, commit, commit, commit]);
     assert!(lines.iter().all(|(_, transaction, _)| *transaction == id), "{lines:?}");
     let names = scene.names.clone();
     let found = scene.runtime.block_on(async {
@@ -224,6 +241,64 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
         admin.messages_by_key("ORDER_PAID", "order-2", false).await.expect("answered").len()
     });
     assert_eq!(found, 1, "it is visible once");
+    assert!(scene.mq.stop().success());
+}
+
+#[test]
+fn all_that_were_given_up_are_resumed_by_one_confirmation_and_each_has_its_audit_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let scene = Scene::set(directory.path(), Duration::from_millis(200));
+    let waiting = |wanted: usize| {
+        let waits = |row: &Value| row["state"] == "parked" && row["group"] == GROUP;
+        let count =
+            |list: &Value| list[0]["rows"].as_array().map_or(0, |rows| rows.iter().filter(|row| waits(row)).count());
+        scene.until("list --parked", |list| count(list) == wanted);
+    };
+    for number in 0..5 {
+        scene.half(&format!("order-{number}"), false);
+    }
+    waiting(5);
+    assert!(scene.refused("resume --all").contains("5 was not typed"));
+    assert!(scene.refused("resume --all --confirm 4").contains("5 given-up halves wait"));
+    assert!(scene.refused("resume p0 --all --confirm 5").contains("cannot be used with"));
+    assert_eq!(scene.json("resume --all --group others"), json!({"done": "no given-up half waits"}));
+    assert_eq!(scene.json("resume --all --topic OTHERS"), json!({"done": "no given-up half waits"}));
+    let all = "POST /api/txn/resume-all";
+    for (body, status, why) in [
+        (json!({"confirm": "4", "by": "alice"}), 400, "5 given-up half messages wait there, not \"4\""),
+        (json!({"confirm": "5", "limit": 2}), 400, "2 given-up half messages wait there"),
+        (json!({"confirm": "5", "grp": "others"}), 400, "is none of confirm, by"),
+    ] {
+        let (said, answer) = scene.http(all, LOCAL_JSON, &body.to_string());
+        assert!(said == status && answer["error"].as_str().is_some_and(|text| text.contains(why)), "{body}: {answer}");
+    }
+    assert_eq!(scene.http(all, FOREIGN_JSON, &json!({"confirm": "5"}).to_string()).0, 403);
+    waiting(5);
+    // A page of two, as a console does it, or somebody who was interrupted; then the rest.
+    let (status, page) = scene.http(all, LOCAL_JSON, &json!({"limit": 2, "confirm": "2", "by": "alice"}).to_string());
+    assert_eq!((status, &page["resumed"], &page["next"]), (200, &json!(2), &json!(2)), "{page}");
+    let resumed = |text: &str| {
+        let deeds = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let mut copies: Vec<u64> = deeds
+            .filter(|line| {
+                line["deed"] == "resume" && line["outcome"].as_str().is_some_and(|it| it.contains("as half"))
+            })
+            .map(|line| line["parked"].as_u64().expect("a copy"))
+            .collect();
+        copies.sort_unstable();
+        copies
+    };
+    let path = directory.path().join("store/checkback/audit.jsonl");
+    let text = std::fs::read_to_string(&path).expect("it is there");
+    assert_eq!(resumed(&text), [0, 1]);
+    assert!(text.contains(r#""deed":"resume all""#) && text.contains("wait there, not"), "the refusals: {text}");
+    // The first two are given up once more.
+    waiting(5);
+    assert_eq!(
+        scene.json("resume --all --confirm 5 --group order-service"),
+        json!({"done": "5 halves are asked about again"})
+    );
+    assert_eq!(resumed(&std::fs::read_to_string(path).expect("it is there")), [0, 1, 2, 3, 4, 5, 6]);
     assert!(scene.mq.stop().success());
 }
 
@@ -299,7 +374,7 @@ fn the_json_api_settles_nothing_for_other_addresses() {
         assert_eq!(status, 403, "{change}: {said}");
         assert!(said["error"].as_str().is_some_and(|why| why.contains("from the broker's own machine only")), "{said}");
     }
-    assert_eq!(scene.json("list")[0]["state"], "open");
+    assert_eq!(scene.rows("list")[0]["state"], "open");
     assert!(!directory.path().join("store/checkback/audit.jsonl").exists(), "nothing was tried");
     assert!(scene.mq.stop().success());
 }
