@@ -43,7 +43,8 @@ pub struct PushOptions {
     pub pull_batch: u32,
     /// How long a broker may hold a pull that finds nothing.
     pub hold: Duration,
-    /// Deliveries after the first before the dead-letter topic; `None`: 16, and no end for orderly consumers.
+    /// Deliveries after the first before the dead-letter topic; `None`: as the broker's setting of the group says (16, unless
+    /// somebody changed it), and no end for orderly consumers.
     pub max_reconsume_times: Option<u32>,
     /// Per queue.
     pub flow: FlowLimits,

@@ -269,7 +269,7 @@ impl Inner {
         group: &ByteString,
         message: &ReceivedMessage,
         delay_level: i32,
-        max_reconsume_times: i32,
+        max_reconsume_times: Option<i32>,
     ) -> Result<(), ClientError> {
         let address = self.address_of(&message.queue, 0).await?;
         let header = ConsumerSendMsgBack {
@@ -279,7 +279,7 @@ impl Inner {
             origin_msg_id: Some(message.message_id.clone()),
             origin_topic: Some(message.topic.clone()),
             unit_mode: Some(false),
-            max_reconsume_times: Some(max_reconsume_times),
+            max_reconsume_times,
             bname: Some(message.queue.broker_name.as_str().into()),
         };
         self.call(&address, Command::request_with(request::CONSUMER_SEND_MSG_BACK, &header)).await?;

@@ -75,7 +75,7 @@ impl Group {
 
     /// Moves messages that failed too often to the dead-letter topic; true when all are there.
     async fn give_up(&self, batch: &[ReceivedMessage]) -> bool {
-        let max = self.max_reconsume_times();
+        let max = self.max_reconsume_times().unwrap_or(i32::MAX);
         if self.broadcast.is_some() || batch.iter().any(|message| message.reconsume_times < max) {
             return false;
         }

@@ -7,17 +7,16 @@ use super::group::{Group, Mode};
 use crate::error::{ClientError, SendError};
 use crate::message::{Message, ReceivedMessage};
 
-/// Tries of a concurrent consumer before the dead-letter topic, unless it was built with another number.
-const DEFAULT_MAX_RECONSUME: i32 = 16;
 /// The first retry's delay level; each further one takes the next.
 const FIRST_RETRY_LEVEL: i32 = 3;
 
 impl Group {
-    pub(super) fn max_reconsume_times(&self) -> i32 {
+    /// `None`: as the broker's setting of the group says.
+    pub(super) fn max_reconsume_times(&self) -> Option<i32> {
         match (self.options.max_reconsume_times, self.mode) {
-            (Some(times), _) => i32::try_from(times).unwrap_or(i32::MAX),
-            (None, Mode::Concurrent) => DEFAULT_MAX_RECONSUME,
-            (None, Mode::Orderly) => i32::MAX,
+            (Some(times), _) => Some(i32::try_from(times).unwrap_or(i32::MAX)),
+            (None, Mode::Concurrent) => None,
+            (None, Mode::Orderly) => Some(i32::MAX),
         }
     }
 
@@ -37,11 +36,13 @@ impl Group {
             copy.properties.set(name.clone(), value.clone());
         }
         let origin = message.property(name::ORIGIN_MESSAGE_ID).unwrap_or(&message.offset_message_id);
+        if let Some(max) = self.max_reconsume_times() {
+            copy = copy.property(name::MAX_RECONSUME_TIMES, max.to_string());
+        }
         let copy = copy
             .property(name::ORIGIN_MESSAGE_ID, origin)
             .property(name::RETRY_TOPIC, message.topic.clone())
             .property(name::RECONSUME_TIME, times.to_string())
-            .property(name::MAX_RECONSUME_TIMES, self.max_reconsume_times().to_string())
             .property(name::TRANSACTION_PREPARED, "")
             .property(name::DELAY, (FIRST_RETRY_LEVEL + message.reconsume_times).to_string());
         self.producer.send(copy).await.map(drop)

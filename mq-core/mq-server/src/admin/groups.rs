@@ -19,7 +19,8 @@ pub(super) enum GroupVerb {
     /// Creates a group on every broker, or changes it there.
     Create {
         group: String,
-        /// Deliveries that may fail before a message becomes a dead letter.
+        /// Deliveries after the first, before a message becomes a dead letter; for consumers that do not say a number
+        /// themselves. The SDK's do not, unless they are built so; Apache's Java clients always do (16).
         #[arg(long, default_value_t = 16)]
         retry_max_times: i32,
         /// One message of a queue after the other, for consumers that pop.

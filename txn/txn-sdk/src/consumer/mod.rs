@@ -44,8 +44,16 @@ impl ConsumerBuilder {
     /// Effects go to the inbox's database, each message's once.
     pub fn inbox<D: Database>(self, inbox: Inbox<D>) -> Consumer<D, NoHandler> {
         let Self { name_servers, group } = self;
-        let (concurrency, counters) = (DEFAULT_CONCURRENCY, Arc::default());
-        Consumer { name_servers, group, inbox, handlers: NoHandler, concurrency, counters, follow: None }
+        Consumer {
+            name_servers,
+            group,
+            inbox,
+            handlers: NoHandler,
+            concurrency: DEFAULT_CONCURRENCY,
+            max_retries: None,
+            counters: Arc::default(),
+            follow: None,
+        }
     }
 }
 
@@ -58,6 +66,7 @@ pub struct Consumer<D, H> {
     inbox: Inbox<D>,
     handlers: H,
     concurrency: usize,
+    max_retries: Option<u32>,
     counters: Arc<Counters>,
     follow: Option<Follow>,
 }
@@ -116,7 +125,7 @@ impl Consumer<(), NoHandler> {
 impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     /// Handles the messages of a topic. `handler` gets the open transaction and the message; when it returns `Ok` its
     /// effect is committed together with the inbox row and the message is acknowledged. On an error nothing is written,
-    /// and the message comes again after a growing delay, at last (after 16 times) to the dead-letter topic.
+    /// and the message comes again after a growing delay, at last (see [`Consumer::max_retries`]) to the dead-letter topic.
     pub fn on<F, T, E>(self, topic: impl Into<String>, handler: F) -> Consumer<D, OnTopic<F, (T, E), H>>
     where
         F: for<'t> AsyncFn(D::Handle<'t>, Msg<T>) -> Result<(), E>,
@@ -142,13 +151,20 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     }
 
     fn with<M>(self, more: impl FnOnce(H) -> M) -> Consumer<D, M> {
-        let Self { name_servers, group, inbox, handlers, concurrency, counters, follow } = self;
-        Consumer { name_servers, group, inbox, handlers: more(handlers), concurrency, counters, follow }
+        let Self { name_servers, group, inbox, handlers, concurrency, max_retries, counters, follow } = self;
+        Consumer { name_servers, group, inbox, handlers: more(handlers), concurrency, max_retries, counters, follow }
     }
 
     /// Messages handled at the same time.
     pub fn concurrency(mut self, messages: usize) -> Self {
         self.concurrency = messages;
+        self
+    }
+
+    /// Deliveries after the first, before a message becomes a dead letter. Without it the group's setting on the broker
+    /// decides (`mq admin group create GROUP --retry-max-times`): 16, unless somebody has changed it.
+    pub fn max_retries(mut self, deliveries: u32) -> Self {
+        self.max_retries = Some(deliveries);
         self
     }
 

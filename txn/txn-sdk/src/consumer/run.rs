@@ -64,7 +64,10 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         let builder = PushConsumer::builder(self.name_servers.as_str())
             .group(self.group.as_str())
             .consume_from(ConsumeFrom::First)
-            .options(|options| (options.concurrency, options.batch) = (self.concurrency, 1))
+            .options(|options| {
+                (options.concurrency, options.batch) = (self.concurrency, 1);
+                options.max_reconsume_times = self.max_retries;
+            })
             .inbox(move |message| {
                 let witness = witness.clone();
                 async move { witness.look(&message).await }

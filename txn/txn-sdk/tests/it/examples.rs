@@ -198,3 +198,15 @@ fn readme_shows_a_whole_service_that_is_compiled_here() {
         assert!(manifest.contains(&format!("\n{used} = ")), "{used} is in the manifest");
     }
 }
+
+#[test]
+fn the_guide_shows_pieces_of_an_example_that_runs_here() {
+    let read = |path| std::fs::read_to_string(workspace().join(path)).unwrap();
+    let (guide, example) = (read("docs/SDK.md"), read("txn/txn-sdk/examples/inbox.rs"));
+    let lines = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    let shown: Vec<&str> = guide.split("```rust\n").skip(1).filter_map(|text| text.split("```").next()).collect();
+    assert_eq!(shown.len(), 2);
+    for piece in shown {
+        assert!(lines(&example).contains(&lines(piece)), "not in examples/inbox.rs:\n{piece}");
+    }
+}

@@ -13,6 +13,7 @@ use mq_client::{
     Admin, ClientOptions,
     explain::{Explanation, Stage},
 };
+use mq_protocol::body::SubscriptionGroup;
 use mq_testkit::cluster::{Cluster, ClusterOptions};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -94,5 +95,38 @@ async fn a_red_packet_that_is_missing_is_explained_with_what_the_inbox_says<D: T
     let told = explained(&admin, why, |told| told.timeline.iter().all(|step| step.stage != Stage::Inbox)).await;
     assert!(told.missing.iter().all(|missing| missing.stage != Stage::Inbox), "{told:#?}");
     producer.shutdown().await;
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_consumer_or_else_the_group_s_setting_says_after_how_many_retries_a_message_is_a_dead_letter() {
+    let cluster = Cluster::start(ClusterOptions::fast()).await.unwrap();
+    let names = cluster.name_servers();
+    let admin = Admin::new(ClientOptions::new(&names)).unwrap();
+    let producer = mq_client::Producer::builder(&names).build().await.unwrap();
+    producer.send(Message::new("ORDER_PAID", "{}").key("order-1")).await.unwrap();
+    for (group, own, setting) in [("by-itself", Some(0), 16), ("by-the-broker", None, 0)] {
+        let settings =
+            SubscriptionGroup { group_name: group.into(), retry_max_times: setting, ..SubscriptionGroup::default() };
+        admin.put_group(&settings).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", directory.path().join("shop.db").display());
+        let inbox = Inbox::new(sqlx::SqlitePool::connect(&url).await.unwrap());
+        let consumer = Consumer::builder(&names)
+            .group(group)
+            .inbox(inbox)
+            .on("ORDER_PAID", async |_, _: Msg<Paid>| Err::<(), _>("no gift left"));
+        let consumer = if let Some(retries) = own { consumer.max_retries(retries) } else { consumer };
+        let shutdown = CancellationToken::new();
+        let consuming = tokio::spawn(consumer.run_until(shutdown.clone().cancelled_owned()));
+        let is_dead = |told: &Explanation| {
+            let letter = format!("a dead letter of {group}");
+            told.timeline.iter().any(|step| step.stage == Stage::DeadLetter && step.what == letter)
+        };
+        let told = explained(&admin, "a dead letter", is_dead).await;
+        assert!(told.timeline.iter().all(|step| step.stage != Stage::Retry), "{told:#?}");
+        shutdown.cancel();
+        consuming.await.unwrap().unwrap();
+    }
     cluster.stop().await.unwrap();
 }
