@@ -17,7 +17,7 @@ struct OrderPaid {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt::init();
     let stop = || async { drop(ctrl_c().await) };
     let broker = var("NAMESRV_ADDR").unwrap_or("127.0.0.1:9876".into());
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let routes = Router::new().route("/orders/{id}/pay", post(pay)).route("/readyz", get(ready));
     let listener = TcpListener::bind(var("LISTEN").unwrap_or("127.0.0.1:8080".into())).await?;
     let server = axum::serve(listener, routes.with_state(txn.clone())).with_graceful_shutdown(stop());
-    let serving = async { Ok::<_, Box<dyn std::error::Error>>(server.await?) };
+    let serving = async { anyhow::Ok(server.await?) };
     tokio::try_join!(serving, async { Ok(packets.run_until(stop()).await?) })?;
     txn.shutdown().await;
     Ok(())

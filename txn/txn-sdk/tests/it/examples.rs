@@ -194,7 +194,7 @@ fn readme_shows_a_whole_service_that_is_compiled_here() {
     assert_eq!(shown, example, "README's main.rs is txn/txn-sdk/examples/axum_sqlx.rs: copy it");
     assert!(example.lines().count() < 60, "under 60 lines");
     let manifest = section.split("```toml\n").nth(1).and_then(|text| text.split("```").next()).unwrap();
-    for used in ["axum", "serde", "sqlx", "tokio", "tracing-subscriber", "txn-sdk"] {
+    for used in ["anyhow", "axum", "serde", "sqlx", "tokio", "tracing-subscriber", "txn-sdk"] {
         assert!(manifest.contains(&format!("\n{used} = ")), "{used} is in the manifest");
     }
 }
