@@ -102,7 +102,7 @@ impl ConfigFile {
             _ => fs::hard_link(&self.path, with_suffix(&self.path, ".bak")),
         };
         let kept = if self.path.exists() { keep() } else { Ok(()) };
-        let written = kept.and_then(|()| mq_store::write_file_atomically(&self.path, &rendered.0));
+        let written = kept.and_then(|()| mq_files::replace(&self.path, &rendered.0));
         written.map_err(|error| self.not_saved(error))
     }
 

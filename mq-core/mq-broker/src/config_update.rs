@@ -98,7 +98,7 @@ impl ChangedSettings {
         if text.len() > MAX_BYTES {
             return Err(UpdateError::TooLarge(text.len()));
         }
-        mq_store::write_file_atomically(&self.path, text.as_bytes()).map_err(failed)
+        mq_files::replace(&self.path, text.as_bytes()).map_err(failed)
     }
 }
 

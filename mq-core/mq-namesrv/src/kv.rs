@@ -1,8 +1,8 @@
 //! Key-value configuration by namespace, kept in one JSON file when a path is given (`kvConfig.json`, Apache's shape).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ impl KvTable {
         let mut next = Stored::clone(&self.stored());
         if edit(&mut next)? {
             if let Some(path) = &self.path {
-                write_atomically(path, &body::to_json(&next))
+                mq_files::replace(path, &body::to_json(&next))
                     .map_err(|error| KvError::Write { path: path.clone(), error })?;
             }
             *self.stored.lock() = Arc::new(next);
@@ -121,15 +121,4 @@ fn read(path: &Path) -> io::Result<Stored> {
         let advice = "repair it, or move it away to start without its entries";
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}; {advice}", path.display()))
     })
-}
-
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
 }

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use mq_protocol::java_properties;
 use parking_lot::Mutex;
 
-use crate::kv::write_atomically;
-
 /// Bytes of one update and of the file.
 const MAX_BYTES: usize = 64 << 10;
 /// Refused with a permission error, as Apache does: they say where this server keeps what it is told.
@@ -140,7 +138,7 @@ impl Settings {
             }
         }
         if let Some(path) = &self.path {
-            let written = write_atomically(path, java_properties::print(&changed).as_bytes());
+            let written = mq_files::replace(path, java_properties::print(&changed).as_bytes());
             written.map_err(|error| SettingsError::Write { path: path.clone(), error })?;
         }
         *held = changed;

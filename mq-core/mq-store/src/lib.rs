@@ -6,7 +6,6 @@
 //! [`RecordRules`]. `docs/FORMAT.md` draws the files.
 
 mod append;
-mod atomic_file;
 pub mod backend;
 mod checkpoint;
 mod checksums;
@@ -30,7 +29,6 @@ pub mod timer;
 mod verify;
 
 pub use append::Appended;
-pub use atomic_file::write_file_atomically;
 pub use backend::{Backend, FileBackend, MemoryBackend};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use core::{Arrival, Listener};

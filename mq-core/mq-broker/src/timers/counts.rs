@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mq_protocol::body::TimerMetrics;
 use mq_protocol::ids::UnixMillis;
-use mq_store::write_file_atomically;
 use tracing::warn;
 
 use crate::histogram::{Distribution, Histogram, Scale};
@@ -115,7 +114,7 @@ impl TopicCounts {
     pub(crate) fn save(&mut self) {
         if self.unsaved {
             let bytes = serde_json::to_vec(&self.metrics).expect("texts and numbers are printable");
-            match write_file_atomically(&self.path, &bytes) {
+            match mq_files::replace(&self.path, &bytes) {
                 Ok(()) => self.unsaved = false,
                 Err(error) => {
                     warn!(path = %self.path.display(), %error, "cannot save the counts of waiting messages")

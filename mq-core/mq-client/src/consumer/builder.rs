@@ -219,7 +219,7 @@ impl PushConsumerBuilder {
             subscriptions,
             handler,
             inbox: self.inbox,
-            broadcast,
+            broadcast: broadcast.map(Arc::new),
             producer,
             assigned: Mutex::default(),
             leaving: Mutex::default(),

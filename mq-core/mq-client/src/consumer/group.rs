@@ -51,7 +51,7 @@ pub(super) struct Group {
     pub(super) tracer: Option<Tracer>,
     pub(super) meters: Meters,
     /// Set: every member reads every queue and keeps its own offsets.
-    pub(super) broadcast: Option<LocalOffsets>,
+    pub(super) broadcast: Option<Arc<LocalOffsets>>,
     /// Sends to the retry topic what a broker would not take back.
     pub(super) producer: Producer,
     pub(super) assigned: Mutex<BTreeMap<Arc<MessageQueue>, Arc<Assigned>>>,
@@ -226,7 +226,8 @@ impl Group {
         for assigned in assigned {
             self.commit(&assigned, wait).await;
         }
-        if let Some(Err(error)) = self.broadcast.as_ref().map(LocalOffsets::save) {
+        let Some(local) = self.broadcast.clone() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || local.save()).await {
             tracing::error!(group = %self.name, %error, "offsets not saved");
         }
     }

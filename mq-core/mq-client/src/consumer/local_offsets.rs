@@ -44,17 +44,14 @@ impl LocalOffsets {
         self.offsets.lock().insert(queue.clone(), offset);
     }
 
-    /// Writes beside the file and renames, so that a crash leaves the old one or the new one.
+    /// After a crash the old file is there or the new one. Waits for the disk.
     pub(super) fn save(&self) -> Result<(), ClientError> {
         let Some(path) = &self.file else { return Ok(()) };
         let rows: Vec<Row> =
             self.offsets.lock().iter().map(|(queue, offset)| Row { queue: queue.clone(), offset: *offset }).collect();
         let failed = |reason: String| ClientError::LocalOffsets { path: path.display().to_string(), reason };
         let text = serde_json::to_vec_pretty(&rows).map_err(|error| failed(error.to_string()))?;
-        let beside = path.with_extension("tmp");
-        std::fs::write(&beside, text)
-            .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| failed(error.to_string()))
+        mq_files::replace(path, &text).map_err(|error| failed(error.to_string()))
     }
 }
 

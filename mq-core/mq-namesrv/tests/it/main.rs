@@ -395,8 +395,8 @@ async fn a_consumer_that_knows_no_broker_is_shown_the_way_by_its_retry_topic_whe
 async fn routes_are_answered_while_a_key_is_written_to_a_slow_disk() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("kvConfig.json");
-    // The writer waits here until somebody reads.
-    let pipe = path.with_extension("tmp");
+    // Where `mq_files::replace` writes first: it waits until somebody reads.
+    let pipe = directory.path().join(format!("kvConfig.json.{}.tmp", std::process::id()));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
     let server = Running::start(NamesrvConfig { kv_config_path: Some(path), ..NamesrvConfig::default() }).await;
     let (mut tool, mut client) = (server.client().await, server.client().await);

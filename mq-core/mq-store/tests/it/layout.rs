@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset};
 use mq_protocol::record::{MAGIC_BLANK, Message};
-use mq_store::{FileBackend, MemoryBackend, Options, write_file_atomically};
+use mq_store::{FileBackend, MemoryBackend, Options};
 
 use crate::support::*;
 
@@ -139,16 +139,5 @@ fn more_queues_than_open_files_are_written_and_found_again() {
     for topic in (0..300).step_by(7) {
         let bounds = store.queue_bounds(&format!("topic-{topic}"), QueueId(7));
         assert_eq!(bounds.max, QueueOffset(1));
-    }
-}
-
-#[test]
-fn a_file_is_replaced_whole_and_nothing_stays_beside_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("config/topics.json");
-    for contents in ["first", "second, and longer", ""] {
-        write_file_atomically(&path, contents.as_bytes()).unwrap();
-        assert_eq!(file(directory.path(), "config/topics.json"), contents.as_bytes());
-        assert_eq!(names(directory.path(), "config"), ["topics.json"]);
     }
 }

@@ -8,11 +8,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const ARROWS: &[(&str, &[&str])] = &[
     ("mq-protocol", &[]),
     ("mq-filter", &[]),
+    ("mq-files", &[]),
     ("mq-store", &["mq-protocol"]),
-    ("mq-namesrv", &["mq-protocol"]),
-    ("mq-client", &["mq-protocol"]),
+    ("mq-namesrv", &["mq-protocol", "mq-files"]),
+    ("mq-client", &["mq-protocol", "mq-files"]),
     ("txn-coordinator", &["mq-protocol", "mq-store"]),
-    ("mq-broker", &["mq-protocol", "mq-filter", "mq-store", "txn-coordinator"]),
+    ("mq-broker", &["mq-protocol", "mq-filter", "mq-files", "mq-store", "txn-coordinator"]),
     ("mq-server", &["mq-protocol", "mq-store", "mq-broker", "mq-namesrv", "mq-client"]),
     ("txn-sdk", &["mq-protocol", "mq-client"]),
     ("order-service", &["mq-protocol", "mq-client", "txn-sdk"]),
@@ -33,6 +34,7 @@ const TEST_EDGES: &[(&str, &[&str])] = &[("mq-client", &["mq-broker", "mq-namesr
 const ABSENCES: &[(&str, &[&str])] = &[
     ("mq-protocol", &["tokio", "memmap2", "rustix"]),
     ("mq-filter", &["tokio", "bytes", "serde"]),
+    ("mq-files", &["tokio", "serde"]),
     ("mq-store", &["tokio"]),
     ("txn-coordinator", &["tokio"]),
     ("txn-sdk", &["axum", "redis"]),
