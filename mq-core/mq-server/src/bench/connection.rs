@@ -13,6 +13,8 @@ use super::frames::{Answer, MAX_FRAME};
 const BUFFER_BYTES: usize = 1 << 20;
 const SMALL_BUFFER_BYTES: usize = 1 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Requests in flight where only their number counts.
+const WINDOW: u64 = 2048;
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -64,6 +66,33 @@ impl Connection {
             }
             self.read().await?;
         }
+    }
+
+    /// Sends so many requests, a window at a time, and returns when each is accepted. `put` appends the frame of a slot of
+    /// the window and a number of the whole.
+    pub(super) async fn fill(
+        &mut self,
+        what: &str,
+        count: u64,
+        mut put: impl FnMut(&mut Vec<u8>, u32, u64),
+    ) -> Result<()> {
+        let mut sent = 0;
+        while sent < count {
+            let window = WINDOW.min(count - sent);
+            let (mut out, mut answered) = (Vec::new(), 0);
+            (0..window).for_each(|slot| put(&mut out, slot as u32, sent + slot));
+            self.write(&out).await?;
+            while answered < window {
+                self.answers(|answer| {
+                    ensure!(answer.code == 0, "{what} is refused: {}", answer.refusal());
+                    answered += 1;
+                    Ok(())
+                })
+                .await?;
+            }
+            sent += window;
+        }
+        Ok(())
     }
 
     /// Writes what the socket takes of `out`, and hands over every whole frame that is there. Waits until there is

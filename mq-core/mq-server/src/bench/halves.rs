@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::BytesMut;
 use mq_protocol::codes::request;
 use mq_protocol::command::Command;
@@ -17,13 +17,10 @@ use serde::Serialize;
 use super::connection::Connection;
 use super::frames::{Answer, KEY, Template};
 use super::options::HalvesOptions;
-use super::suite::Server;
+use super::server::{Server, scratch};
 use super::unix_ms;
-use super::usage::{anonymous_mib, cpu};
 use crate::output::Output;
 
-/// Requests in flight.
-const WINDOW: u64 = 2048;
 const GROUP: &str = "bench-halves";
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,49 +44,24 @@ struct AfterKill {
 }
 
 pub(super) async fn halves(options: &HalvesOptions) -> Result<HalvesReport> {
-    let directory = tempfile::Builder::new().prefix("mq-bench-halves-").tempdir_in(&options.dir);
-    let directory = directory.with_context(|| format!("cannot write in {}", options.dir.display()))?;
+    let directory = scratch("mq-bench-halves-", &options.alone.dir)?;
     let server = Server::broker_in("SYNC_FLUSH", directory.path()).await?;
-    let anonymous_mib_before = anonymous_mib(&server.id())?;
+    let anonymous_mib_before = server.anonymous_mib()?;
     let mut connection = Connection::open(server.address()).await?;
     let began = Instant::now();
-    send(&mut connection, options).await?;
+    let template = half(options);
+    let put = |out: &mut Vec<u8>, slot, number| template.put(out, slot, unix_ms(), number);
+    connection.fill("a half message", options.count, put).await?;
     let send_seconds = began.elapsed().as_secs_f64();
     // Its verdicts are saved every ten seconds: a start goes by what was saved last.
     tokio::time::sleep(Duration::from_secs(11)).await;
-    let (before, began) = (cpu(&server.id())?, Instant::now());
-    tokio::time::sleep(Duration::from_secs_f64(options.rest)).await;
-    let used = cpu(&server.id())?.saturating_sub(before).as_secs_f64();
-    let cpu_percent = used / began.elapsed().as_secs_f64() * 100.0;
-    let with_halves = anonymous_mib(&server.id())?;
+    let cpu_percent = server.cpu_percent(options.alone.rest).await?;
+    let with_halves = server.anonymous_mib()?;
     drop(connection);
     server.kill().await?;
     let after_kill = restart(directory.path(), options).await?;
     let halves = options.count;
     Ok(HalvesReport { halves, send_seconds, anonymous_mib_before, anonymous_mib: with_halves, cpu_percent, after_kill })
-}
-
-async fn send(connection: &mut Connection, options: &HalvesOptions) -> Result<()> {
-    let template = half(options);
-    let mut sent = 0;
-    while sent < options.count {
-        let window = WINDOW.min(options.count - sent);
-        let mut out = Vec::new();
-        (0..window).for_each(|slot| template.put(&mut out, slot as u32, unix_ms(), sent + slot));
-        connection.write(&out).await?;
-        let mut answered = 0;
-        while answered < window {
-            connection
-                .answers(|answer| {
-                    ensure!(answer.code == 0, "a half message is refused: {}", answer.refusal());
-                    answered += 1;
-                    Ok(())
-                })
-                .await?;
-        }
-        sent += window;
-    }
-    Ok(())
 }
 
 fn half(options: &HalvesOptions) -> Template {
@@ -109,7 +81,7 @@ fn half(options: &HalvesOptions) -> Template {
         properties: Some(properties.encode()),
         ..SendMessage::new(GROUP.into(), "bench-halves".into())
     };
-    let mut command = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.size]);
+    let mut command = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.alone.size]);
     header.encode_v2(&mut command.ext);
     Template::new(command)
 }
@@ -123,13 +95,13 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
         r#"{{"clientID":"127.0.0.1@bench","consumerDataSet":[],"producerDataSet":[{{"groupName":"{GROUP}"}}]}}"#
     );
     let heartbeat = Template::new(Command::request(request::HEART_BEAT).with_body(heartbeat.into_bytes()));
-    let mut plain = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.size]);
+    let mut plain = Command::request(request::SEND_MESSAGE_V2).with_body(vec![b'x'; options.alone.size]);
     SendMessage { queue_id: 0, ..SendMessage::new(GROUP.into(), "bench-halves".into()) }.encode_v2(&mut plain.ext);
     let mut out = Vec::new();
     heartbeat.put(&mut out, 0, 0, 0);
     Template::new(plain).put(&mut out, 1, unix_ms(), 0);
     let (mut acknowledged, mut first_check, mut checks, mut unknown) = (None, None, 0, BytesMut::new());
-    while began.elapsed().as_secs_f64() < options.rest || acknowledged.is_none() {
+    while began.elapsed().as_secs_f64() < options.alone.rest || acknowledged.is_none() {
         connection
             .exchange(&mut out, PAUSE, |answer| {
                 let elapsed = began.elapsed().as_secs_f64();
@@ -147,7 +119,7 @@ async fn restart(directory: &Path, options: &HalvesOptions) -> Result<AfterKill>
         out.extend_from_slice(&unknown.split());
     }
     let checks_within_seconds = began.elapsed().as_secs_f64();
-    let anonymous_mib = anonymous_mib(&server.id())?;
+    let anonymous_mib = server.anonymous_mib()?;
     drop(connection);
     server.stop().await?;
     Ok(AfterKill {

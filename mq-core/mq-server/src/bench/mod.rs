@@ -16,6 +16,7 @@ mod popping;
 mod producing;
 mod pulling;
 mod report;
+mod server;
 mod suite;
 mod tally;
 mod target;
@@ -60,8 +61,8 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
             Scenario::Pop(options) => pop(options).await?.finish(options.backlog.reporting.output),
             Scenario::Latency(options) => measure_latency(options).await?.finish(options.reporting.output),
             Scenario::Idle(options) => idle::idle(options).await?.finish(options.reporting.output),
-            Scenario::Timers(options) => timers::timers(options).await?.finish(options.output),
-            Scenario::Halves(options) => halves::halves(options).await?.finish(options.output),
+            Scenario::Timers(options) => timers::timers(options).await?.finish(options.alone.output),
+            Scenario::Halves(options) => halves::halves(options).await?.finish(options.alone.output),
             Scenario::Suite(options) => suite::run(options).await,
             Scenario::Floor(options) => floor::serve(options, crate::signals::shutdown()?).await,
         }

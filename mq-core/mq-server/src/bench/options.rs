@@ -124,30 +124,28 @@ pub(crate) struct IdleOptions {
 pub(crate) struct TimersOptions {
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: u64,
-    /// Body bytes.
-    #[arg(long, default_value_t = 256)]
-    pub(crate) size: usize,
-    /// Seconds of idleness that are measured.
-    #[arg(long, default_value_t = 10.0)]
-    pub(crate) rest: f64,
-    /// Where the broker keeps its files while it runs.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(crate) dir: PathBuf,
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) alone: Alone,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HalvesOptions {
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) count: u64,
-    /// Body bytes.
-    #[arg(long, default_value_t = 256)]
-    pub(crate) size: usize,
     /// Seconds before the first check (CHECK_IMMUNITY_TIME_IN_SECONDS).
     #[arg(long, default_value_t = 0)]
     pub(crate) immunity: u32,
-    /// Seconds that are measured before and after the start.
+    #[command(flatten)]
+    pub(crate) alone: Alone,
+}
+
+/// A broker that is filled, left alone and started again.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Alone {
+    /// Body bytes.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) size: usize,
+    /// Seconds that are measured, before the broker's next start and from then on.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) rest: f64,
     /// Where the broker keeps its files while it runs.

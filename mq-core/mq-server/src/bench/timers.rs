@@ -16,13 +16,10 @@ use serde::Serialize;
 use super::connection::Connection;
 use super::frames::Template;
 use super::options::TimersOptions;
-use super::suite::Server;
+use super::server::{Server, scratch};
 use super::unix_ms;
-use super::usage::{anonymous_mib, cpu};
 use crate::output::Output;
 
-/// Requests in flight.
-const WINDOW: u64 = 2048;
 /// None of them is due while this runs, and then they are spread over so many slots.
 const FIRST_DUE: Duration = Duration::from_secs(3600);
 const SLOTS: u64 = 3600;
@@ -42,21 +39,20 @@ pub(super) struct TimersReport {
 }
 
 pub(super) async fn timers(options: &TimersOptions) -> Result<TimersReport> {
-    let directory = tempfile::Builder::new().prefix("mq-bench-timers-").tempdir_in(&options.dir);
-    let directory = directory.with_context(|| format!("cannot write in {}", options.dir.display()))?;
+    let directory = scratch("mq-bench-timers-", &options.alone.dir)?;
     let server = Server::broker_in("SYNC_FLUSH", directory.path()).await?;
-    let before = anonymous_mib(&server.id())?;
+    let before = server.anonymous_mib()?;
     let mut connection = Connection::open(server.address()).await?;
     let began = Instant::now();
     send(&mut connection, options).await?;
     let sent = Instant::now();
     linked(&mut connection).await?;
     let link_seconds = sent.elapsed().as_secs_f64();
-    let idle_cpu_percent = idle_cpu(&server, options.rest).await?;
-    let anonymous = anonymous_mib(&server.id())?;
+    let idle_cpu_percent = server.cpu_percent(options.alone.rest).await?;
+    let anonymous = server.anonymous_mib()?;
     drop(connection);
     server.stop().await?;
-    let (restart_seconds, anonymous_mib_after_restart) = restart(directory.path(), options.rest).await?;
+    let (restart_seconds, anonymous_mib_after_restart) = restart(directory.path(), options.alone.rest).await?;
     Ok(TimersReport {
         timers: options.count,
         send_seconds: (sent - began).as_secs_f64(),
@@ -72,30 +68,13 @@ pub(super) async fn timers(options: &TimersOptions) -> Result<TimersReport> {
 async fn send(connection: &mut Connection, options: &TimersOptions) -> Result<()> {
     let first_due = unix_ms() + FIRST_DUE.as_millis() as i64;
     let templates: Vec<Template> = (0..SLOTS.min(options.count))
-        .map(|slot| template(first_due + slot.cast_signed() * 1000, options.size))
+        .map(|slot| template(first_due + slot.cast_signed() * 1000, options.alone.size))
         .collect();
-    let mut sent = 0;
-    while sent < options.count {
-        let window = WINDOW.min(options.count - sent);
-        let mut out = Vec::new();
-        for number in sent..sent + window {
-            let slot = (number % templates.len() as u64) as usize;
-            templates[slot].put(&mut out, (number - sent) as u32, unix_ms(), number);
-        }
-        connection.write(&out).await?;
-        let mut answered = 0;
-        while answered < window {
-            connection
-                .answers(|answer| {
-                    ensure!(answer.code == 0, "a timer is refused: {}", answer.refusal());
-                    answered += 1;
-                    Ok(())
-                })
-                .await?;
-        }
-        sent += window;
-    }
-    Ok(())
+    let put = |out: &mut Vec<u8>, slot, number| {
+        let template = &templates[(number % templates.len() as u64) as usize];
+        template.put(out, slot, unix_ms(), number);
+    };
+    connection.fill("a timer", options.count, put).await
 }
 
 fn template(due_ms: i64, size: usize) -> Template {
@@ -135,20 +114,12 @@ async fn linked(connection: &mut Connection) -> Result<()> {
     }
 }
 
-/// Of one core.
-async fn idle_cpu(server: &Server, rest: f64) -> Result<f64> {
-    let (before, began) = (cpu(&server.id())?, Instant::now());
-    tokio::time::sleep(Duration::from_secs_f64(rest.max(0.1))).await;
-    let used = cpu(&server.id())?.saturating_sub(before);
-    Ok(used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0)
-}
-
 async fn restart(directory: &Path, rest: f64) -> Result<(f64, f64)> {
     let began = Instant::now();
     let server = Server::broker_in("SYNC_FLUSH", directory).await?;
     let seconds = began.elapsed().as_secs_f64();
-    tokio::time::sleep(Duration::from_secs_f64(rest.max(0.1))).await;
-    let anonymous = anonymous_mib(&server.id())?;
+    tokio::time::sleep(Duration::from_secs_f64(rest)).await;
+    let anonymous = server.anonymous_mib()?;
     server.stop().await?;
     Ok((seconds, anonymous))
 }
