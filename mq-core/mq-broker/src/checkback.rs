@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use txn_coordinator::{Check, CheckResult, ClientId};
 
 use crate::broker::Broker;
+use crate::clients::SenderTurn;
 
 /// How often the clock is looked at while a half waits: a bound for how late a check is when the clock jumps.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -141,7 +142,8 @@ async fn round(broker: &Arc<Broker>) -> Duration {
 fn ask(broker: &Broker, check: &Check) -> (CheckResult, Option<ClientId>) {
     let sender = check.prefer_client.as_deref();
     let others_first = check.attempt > SENDER_ALONE && !check.attempt.is_multiple_of(2);
-    let candidates = broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender, others_first);
+    let turn = if others_first { SenderTurn::Last } else { SenderTurn::First };
+    let candidates = broker.clients.producers_to_ask(&check.producer_group, &check.topic, sender, turn);
     let mut held_back = false;
     for (client, connection) in candidates {
         match connection.check(check.request.clone()) {

@@ -25,6 +25,7 @@ pub(crate) use consumers::ConsumerGroup;
 use consumers::Consumers;
 use names::Names;
 use producers::Producers;
+pub(crate) use producers::SenderTurn;
 
 /// A client whose last heartbeat is older is dropped; clients send one every 30 s.
 const EXPIRY: Duration = Duration::from_secs(120);
@@ -189,15 +190,15 @@ impl Clients {
     }
 
     /// Who may be asked about a transaction of this group, best first: the client that sent the half, then those that
-    /// said they can answer for the topic, then the others, which take turns. Or the sender last.
+    /// said they can answer for the topic, then the others, which take turns. Or these first, and the sender last.
     pub(crate) fn producers_to_ask(
         &self,
         group: &str,
         topic: &str,
         sender: Option<&str>,
-        sender_last: bool,
+        turn: SenderTurn,
     ) -> Vec<(String, Connection)> {
-        self.0.lock().producers.candidates(group, topic, sender, sender_last)
+        self.0.lock().producers.candidates(group, topic, sender, turn)
     }
 
     /// The connection of the client with this id, whatever it is connected for.

@@ -159,12 +159,12 @@ fn the_sender_is_asked_first_then_who_declared_the_topic_then_the_others_in_turn
     ]) {
         beat(&clients, connection, &producer(client, "p", topics), 0);
     }
-    let order_of = |sender: Option<&str>, sender_last: bool| -> Vec<u64> {
-        let candidates = clients.producers_to_ask("p", "orders", sender, sender_last);
+    let order_of = |sender: Option<&str>, turn: SenderTurn| -> Vec<u64> {
+        let candidates = clients.producers_to_ask("p", "orders", sender, turn);
         candidates.iter().map(|(_, connection)| connection.id().0).collect()
     };
-    let order = |sender: Option<&str>| order_of(sender, false);
-    let others = order_of(Some("sender"), true);
+    let order = |sender: Option<&str>| order_of(sender, SenderTurn::First);
+    let others = order_of(Some("sender"), SenderTurn::Last);
     assert_eq!((others[0], others[3]), (1, 2), "or last, when it did not know");
     let asked = order(Some("sender"));
     assert_eq!(asked[..2], [2, 1]);
@@ -172,7 +172,7 @@ fn the_sender_is_asked_first_then_who_declared_the_topic_then_the_others_in_turn
     assert_eq!(firsts, HashSet::from([0, 2, 3]), "after the one that declared the topic, all take turns");
     connections[2].close();
     assert_eq!(order(Some("sender"))[0], 1);
-    assert!(clients.producers_to_ask("nobody", "orders", None, false).is_empty());
+    assert!(clients.producers_to_ask("nobody", "orders", None, SenderTurn::First).is_empty());
 }
 
 #[test]

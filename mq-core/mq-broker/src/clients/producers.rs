@@ -14,6 +14,14 @@ pub(super) struct Producers {
     turn: usize,
 }
 
+/// Where the client that sent a half stands among those that may be asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SenderTurn {
+    First,
+    /// It was asked and did not know.
+    Last,
+}
+
 struct Producer {
     client: Client,
     checkback_topics: Vec<String>,
@@ -73,7 +81,7 @@ impl Producers {
         group: &str,
         topic: &str,
         sender: Option<&str>,
-        sender_last: bool,
+        turn: SenderTurn,
     ) -> Vec<(String, Connection)> {
         let Some(members) = self.groups.get(group) else { return Vec::new() };
         self.turn = self.turn.wrapping_add(1);
@@ -84,7 +92,7 @@ impl Producers {
         candidates.sort_by_key(|member| {
             let sent_it = sender == Some(member.client.id.as_str());
             let declared = member.checkback_topics.iter().any(|declared| declared == topic);
-            (sent_it == sender_last, !declared)
+            (sent_it == (turn == SenderTurn::Last), !declared)
         });
         candidates.into_iter().map(|member| (member.client.id.clone(), member.client.connection.clone())).collect()
     }
