@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use crate::check_journal::{Anchor, CheckJournal};
 use crate::driver::{Inner, State};
 use crate::end::{EndError, EndRequest, Ended};
-use crate::ends::TopicEnds;
 use crate::engine::{Counters, Half, Input, Rules, Schedule};
 use crate::half::{HalfError, NewHalf, QUEUE};
 use crate::history::Who;
+use crate::outcomes::TopicOutcomes;
 use crate::progress::Progress;
 use crate::steady_time::SteadyTime;
 use crate::types::{CheckResult, ClientId, HalfOffset, Outcome};
@@ -287,13 +287,13 @@ impl Coordinator {
 
     /// How the transactions of each topic ended, since the start.
     #[must_use]
-    pub fn ends(&self) -> Vec<(ByteString, TopicEnds)> {
+    pub fn outcomes_by_topic(&self) -> Vec<(ByteString, TopicOutcomes)> {
         // A page at a time: verdicts go on in between.
         const PAGE: usize = 256;
         let mut all = Vec::new();
         loop {
             let before = all.len();
-            all.extend_from_slice(self.0.state.lock().ends.page(before, PAGE));
+            all.extend_from_slice(self.0.state.lock().outcomes.page(before, PAGE));
             if all.len() < before + PAGE {
                 return all;
             }

@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 
 use crate::check_journal::CheckJournal;
 use crate::coordinator::{CheckpointError, TransactionOptions};
-use crate::ends::Ends;
 use crate::engine::{Action, Engine, Input};
 use crate::half::{self, QUEUE};
 use crate::history::History;
 use crate::loading::Loading;
 use crate::op::op_record;
+use crate::outcomes::Outcomes;
 use crate::plan::{self, Plan};
 use crate::planted::{Bug, planted};
 use crate::progress::{OpRecords, Progress, Published};
@@ -43,7 +43,7 @@ pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) time: SteadyTime,
     pub(crate) published: Published,
-    pub(crate) ends: Ends,
+    pub(crate) outcomes: Outcomes,
     pub(crate) history: History,
     pub(crate) quarantine: Quarantine,
     /// Halves that a start has yet to read.
@@ -76,7 +76,7 @@ impl Inner {
         }
         for plan in plans {
             for (place, topic) in plan.topics.iter().enumerate() {
-                state.ends.add(topic, plan.outcome, plan.first.get(place), now);
+                state.outcomes.add(topic, plan.outcome, plan.first.get(place), now);
             }
             state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome)));
         }
@@ -130,12 +130,12 @@ impl Inner {
 impl State {
     pub(crate) fn new(rebuilt: Rebuilt, store: &Store, time: SteadyTime, now: UnixMillis) -> Self {
         let Rebuilt { engine, ops, finished, quarantine, loading, copies_saved, .. } = rebuilt;
-        let (published, ends, history) = (Published::default(), Ends::default(), History::default());
+        let (published, outcomes, history) = (Published::default(), Outcomes::default(), History::default());
         let written_to = store.end();
         let mut state = Self {
             engine,
             time,
-            ends,
+            outcomes,
             history,
             quarantine,
             loading,

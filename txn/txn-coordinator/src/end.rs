@@ -34,9 +34,7 @@ impl EndRequest {
             verdict: Verdict::from_wire(bits).ok_or(EndError::NoVerdict(bits))?,
         })
     }
-}
 
-impl EndRequest {
     /// Whether the half on disk is the one that the request means.
     pub(crate) fn fits(&self, half: &Message) -> Result<(), Refusal> {
         let (mut group, mut id) = (None, None);

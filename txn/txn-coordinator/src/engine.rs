@@ -26,7 +26,7 @@ use crate::types::{
 use crate::verdicts::{CopyEnds, Verdicts};
 use names::Names;
 use open::{Incomplete, Open, PartSet};
-use settled::{Ended, Settled};
+use settled::{EndedTransaction, Settled};
 use table::{Slot, Table};
 
 pub use facts::{Action, Count, End, Half, Input, ParkedNow, Pending};
@@ -102,7 +102,7 @@ impl Engine {
     /// The first half of a transaction that is not open: a new one, or one that has ended before.
     fn begin(&mut self, half: &Half, due: UnixMillis, now: UnixMillis) -> Slot {
         let (group, id) = (self.names.take(half.transaction.group()), half.transaction.id());
-        let reopens = |ended: &&Ended| half.resumes && ended.outcome == Outcome::Parked;
+        let reopens = |ended: &&EndedTransaction| half.resumes && ended.outcome == Outcome::Parked;
         let ended = self.settled.get(group, id).filter(|ended| !reopens(ended));
         let due = if ended.is_some() { now } else { due };
         let mut open = Open::new(group, id.into(), half.offset, half.part, due);
@@ -122,7 +122,7 @@ impl Engine {
             self.close_soon(slot, outcome, now);
         }
         let group = self.names.take(half.transaction.group());
-        let ended = Ended { group, id: half.transaction.id().into(), outcome, done };
+        let ended = EndedTransaction { group, id: half.transaction.id().into(), outcome, done };
         self.settled.remember(ended, &mut self.names);
     }
 
@@ -286,7 +286,7 @@ impl Engine {
         self.close_soon(slot, outcome, now);
         let open = self.table.get(slot);
         let done = if open.parts() == 1 { PartSet::default().with(Part::WHOLE) } else { open.done() };
-        let ended = Ended { group: self.names.again(open.group), id: open.id.clone(), outcome, done };
+        let ended = EndedTransaction { group: self.names.again(open.group), id: open.id.clone(), outcome, done };
         self.settled.remember(ended, &mut self.names);
     }
 
@@ -314,7 +314,8 @@ impl Engine {
                 }
                 let done = if ended.parts() == 1 { PartSet::default().with(Part::WHOLE) } else { ended.done() };
                 ended.client.into_iter().for_each(|client| self.names.give_back(client));
-                self.settled.remember(Ended { group: ended.group, id: ended.id, outcome, done }, &mut self.names);
+                self.settled
+                    .remember(EndedTransaction { group: ended.group, id: ended.id, outcome, done }, &mut self.names);
             } else if !planted(Bug::SiblingLeft) {
                 self.close_soon(slot, outcome, now);
             }

@@ -193,7 +193,7 @@ impl Inner {
             let real = real_message(copy, copies.len() - place - 1).ok_or(ResumeError::NoRealTopic)?;
             let topic = real.message.topic.clone();
             messages.push(self.placed(real, now));
-            state.ends.add(&topic, Outcome::Committed, messages.last(), now);
+            state.outcomes.add(&topic, Outcome::Committed, messages.last(), now);
         }
         Ok(messages)
     }

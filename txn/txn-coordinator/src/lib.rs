@@ -5,10 +5,9 @@
 
 mod check_journal;
 mod coordinator;
+mod deciding;
 mod driver;
 mod end;
-mod ending;
-mod ends;
 pub mod engine;
 mod given_up;
 mod half;
@@ -16,6 +15,7 @@ mod history;
 mod loading;
 mod op;
 mod operator;
+mod outcomes;
 mod parked;
 mod plan;
 #[cfg(not(feature = "planted"))]
@@ -36,12 +36,12 @@ pub use coordinator::{
     AtOnce, Check, CheckpointError, Coordinator, OpenError, Placing, Stats, StoredHalf, TransactionOptions,
 };
 pub use end::{Answer, EndError, EndRequest, Ended};
-pub use ends::{COMMIT_SECONDS, TopicEnds};
 pub use engine::{Counters, ParkedNow, Rules, Schedule};
 pub use given_up::{ParkedError, Reopened};
 pub use half::{HalfError, NewHalf, followers, half_of};
 pub use history::Told;
 pub use operator::{OperatorError, Page, ParkedHalf, PendingHalf, PendingQuery, Shown, Subject};
+pub use outcomes::{COMMIT_SECONDS, TopicOutcomes};
 pub use parked::ResumeError;
 pub use progress::Progress;
 pub use quarantine::QuarantinedHalf;

@@ -16,7 +16,7 @@ pub(super) struct Settled {
     /// Sequence numbers; they wrap.
     index: HashTable<u32>,
     /// Oldest first.
-    order: VecDeque<Ended>,
+    order: VecDeque<EndedTransaction>,
     /// Sequence number of the first in `order`.
     first: u32,
     hashing: RandomState,
@@ -24,7 +24,7 @@ pub(super) struct Settled {
 
 /// A transaction that ended. It uses its group's name.
 #[derive(Clone, Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedTransaction {
     pub(super) group: Name,
     pub(super) id: Box<str>,
     pub(super) outcome: Outcome,
@@ -37,7 +37,7 @@ impl Settled {
         Self { max, ..Self::default() }
     }
 
-    pub(super) fn get(&self, group: Name, id: &str) -> Option<&Ended> {
+    pub(super) fn get(&self, group: Name, id: &str) -> Option<&EndedTransaction> {
         let found = self.index.find(hash(&self.hashing, group, id), |number| {
             let ended = &self.order[self.place(*number)];
             ended.group == group && *ended.id == *id
@@ -46,7 +46,7 @@ impl Settled {
     }
 
     /// A parked transaction may be resumed and then end otherwise: the later outcome counts.
-    pub(super) fn remember(&mut self, ended: Ended, names: &mut Names) {
+    pub(super) fn remember(&mut self, ended: EndedTransaction, names: &mut Names) {
         let key = hash(&self.hashing, ended.group, &ended.id);
         let same = |number: &u32| {
             let known = &self.order[number.wrapping_sub(self.first) as usize];

@@ -18,7 +18,7 @@ use crate::clients::Client;
 use crate::histogram::Distribution;
 use crate::metrics::instruments::ByOutcome;
 use crate::topics::is_system;
-use txn_coordinator::{COMMIT_SECONDS, TopicEnds};
+use txn_coordinator::{COMMIT_SECONDS, TopicOutcomes};
 
 pub(super) fn all(broker: &Broker) -> Vec<Family> {
     let mut families = Vec::from(tables(broker));
@@ -171,11 +171,11 @@ fn transactions(broker: &Broker) -> [Family; 4] {
         "rocketmq_finish_message_latency_milliseconds",
         "From a half message to its commit (in seconds; the name is Apache's)",
     );
-    for (topic, ends) in broker.transactions.ends() {
+    for (topic, outcomes) in broker.transactions.outcomes_by_topic() {
         let labels = || vec![label("topic", &topic)];
-        committed.push(labels(), ends.committed);
-        rolled_back.push(labels(), ends.rolled_back);
-        latency.push(labels(), commit_times(&ends));
+        committed.push(labels(), outcomes.committed);
+        rolled_back.push(labels(), outcomes.rolled_back);
+        latency.push(labels(), commit_times(&outcomes));
     }
     [
         gauge("rocketmq_half_messages", "Half messages that wait for their verdict", pending),
@@ -185,9 +185,9 @@ fn transactions(broker: &Broker) -> [Family; 4] {
     ]
 }
 
-fn commit_times(ends: &TopicEnds) -> Distribution {
+fn commit_times(outcomes: &TopicOutcomes) -> Distribution {
     let bounds = COMMIT_SECONDS.iter().map(|bound| *bound as f64).chain([f64::MAX]);
-    Distribution { sum: ends.commit_seconds as f64, buckets: bounds.zip(ends.commits_within).collect() }
+    Distribution { sum: outcomes.commit_seconds as f64, buckets: bounds.zip(outcomes.commits_within).collect() }
 }
 
 fn incoming(broker: &Broker) -> [Family; 3] {
