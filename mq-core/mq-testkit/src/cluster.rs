@@ -1,5 +1,6 @@
 //! A name server and a broker in this process, on free ports of loopback: what another crate's test talks to.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,12 +68,18 @@ impl Names {
     }
 }
 
+thread_local! {
+    /// The threads of a broker that is dropped save their tables while the test's runtime ends: its directory stays until
+    /// then.
+    static DIRECTORIES: RefCell<Vec<Arc<TempDir>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Its parts end when it is dropped; [`Cluster::stop`] ends them gracefully.
 pub struct Cluster {
     pub name_server: SocketAddr,
     pub broker: SocketAddr,
     options: ClusterOptions,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     names: Names,
     serving: Option<Part>,
 }
@@ -107,7 +114,8 @@ impl Cluster {
         let name_server = names.address;
         let listener = listen(0).await?;
         let broker = listener.local_addr()?;
-        let directory = TempDir::new()?;
+        let directory = Arc::new(TempDir::new()?);
+        DIRECTORIES.with_borrow_mut(|directories| directories.push(directory.clone()));
         let mut cluster = Self { name_server, broker, options, directory, names, serving: None };
         cluster.serve(listener).await?;
         Ok(cluster)

@@ -35,6 +35,9 @@ pub(crate) const START: UnixMillis = UnixMillis(1_700_000_000_000);
 thread_local! {
     /// Of the test that runs on this thread, to the end of the thread: the end of a test's runtime may hang as well.
     static WATCHDOG: RefCell<Option<Watchdog>> = const { RefCell::new(None) };
+    /// The threads of a broker that is not stopped save their tables while the test's runtime ends: its directory stays
+    /// until then.
+    static DIRECTORIES: RefCell<Vec<Arc<tempfile::TempDir>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Ends the process, with the test's name, unless it is dropped in time.
@@ -71,7 +74,9 @@ impl World {
 
     pub(crate) fn on(backend: Arc<dyn Backend>) -> Self {
         WATCHDOG.with_borrow_mut(|watchdog| *watchdog = Some(Watchdog::start()));
-        Self { backend, clock: Arc::new(ManualClock::at(START)), directory: Arc::new(tempfile::tempdir().unwrap()) }
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        DIRECTORIES.with_borrow_mut(|directories| directories.push(directory.clone()));
+        Self { backend, clock: Arc::new(ManualClock::at(START)), directory }
     }
 
     /// Returns once the threads of an abandoned broker let go of the store.
