@@ -43,6 +43,11 @@ pub fn mq_binary() -> Result<&'static Path> {
     binary.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+/// A binary of some other crate of the workspace, built the same way.
+pub fn workspace_binary(name: &str) -> Result<PathBuf> {
+    build("--bin", name)
+}
+
 /// An example of some crate of the workspace, built by this process's cargo in the profile of the tests.
 pub fn example_binary(name: &str) -> Result<PathBuf> {
     build("--example", name)

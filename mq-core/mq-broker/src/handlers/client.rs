@@ -25,13 +25,18 @@ const CAPABILITIES: &str = "end-transaction-answer,checkback-topics,first-verdic
 pub(crate) fn heartbeat(broker: &Arc<Broker>, from: &Connection, request: &Command) -> Handled {
     let data: HeartbeatData = body::from_json("heartbeat", &request.body)?;
     clients::check(&data, request.body.len())?;
-    let known =
-        |group: &str| broker.groups.get(group).is_some() && broker.topics.get(&topic::retry_topic(group)).is_some();
+    let has_retries = |group: &str| !sends_back(group) || broker.topics.get(&topic::retry_topic(group)).is_some();
+    let known = |group: &str| broker.groups.get(group).is_some() && has_retries(group);
     if data.consumer_data_set.iter().all(|consumer| known(&consumer.group_name)) {
         return register(broker, from, request, data);
     }
     let (from, request) = (from.clone(), request.clone());
     Ok(Reply::Blocking(Box::new(move |broker| register(broker, &from, &request, data))))
+}
+
+/// Tools only look: who reads a message once must not leave a topic behind.
+fn sends_back(group: &str) -> bool {
+    group != topic::TOOLS_GROUP
 }
 
 fn register(broker: &Arc<Broker>, from: &Connection, request: &Command, mut data: HeartbeatData) -> Handled {
@@ -41,7 +46,9 @@ fn register(broker: &Arc<Broker>, from: &Connection, request: &Command, mut data
     for consumer in std::mem::take(&mut data.consumer_data_set) {
         match broker.groups.for_consumer(&consumer.group_name, now) {
             Ok(group) => {
-                broker.topics.retry(&consumer.group_name, group.retry_queue_nums, now)?;
+                if sends_back(&consumer.group_name) {
+                    broker.topics.retry(&consumer.group_name, group.retry_queue_nums, now)?;
+                }
                 known.push(consumer);
             }
             // The client's other groups live on; its pulls for this one are refused by name.

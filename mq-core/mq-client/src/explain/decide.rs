@@ -12,8 +12,11 @@ use crate::trace::TraceRecord;
 
 /// Topics that are named where nothing was found.
 const NAMED_TOPICS: usize = 5;
-/// How our broker tells of the verdict.
+/// How our broker tells of verdicts and the like.
 const SAID_ROLLBACK: &str = "said rollback";
+const SAID_UNKNOWN: &str = "said unknown";
+const SENT: &str = "sent it";
+const PARKED: &str = "parked: ";
 
 pub(super) fn decide(facts: &Facts) -> Explanation {
     let mut found = Found { now: facts.now, steps: Vec::new(), missing: Vec::new() };
@@ -68,23 +71,8 @@ impl Found {
         delayed: bool,
         relayed: Option<&str>,
     ) {
-        let TransactionFacts { id, group, topic, broker, .. } = half;
-        let told = half.shown.as_ref().map(|shown| &shown.half).filter(|told| told.parts > 1);
-        let part = told.map(|told| format!(", {} of {} under one verdict", told.part, told.parts)).unwrap_or_default();
-        let what = format!("half {} for {topic} stored on {broker} by producer group {group}{part}", half.half);
-        self.step(id, half.stored_at, Stage::Half, Source::Log, what);
-        let mut last = half.stored_at;
-        let history = half.shown.as_ref().map_or(&[][..], |shown| &shown.history);
-        for alike in history.chunk_by(|one, next| (&one.what, &one.by) == (&next.what, &next.by)) {
-            let (first, newest) = (&alike[0], &alike[alike.len() - 1]);
-            let by = first.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
-            let times = if alike.len() > 1 { format!(", {} times since", alike.len()) } else { String::new() };
-            self.step(id, UnixMillis(first.at), Stage::Check, Source::Broker, format!("{}{by}{times}", first.what));
-            last = last.max(UnixMillis(newest.at));
-        }
-        if let Some((at, _)) = half.parked {
-            self.step(id, at, Stage::Parked, Source::Log, "given up: a copy waits for an operator");
-        }
+        let (id, topic) = (&half.id, &half.topic);
+        let last = self.halves_and_checks(half);
         let is_out = visible.is_some() || delayed;
         match state_of(half, is_out) {
             Some(TxnState::Committed) => {
@@ -110,13 +98,58 @@ impl Found {
         }
     }
 
+    /// Up to its verdict. Returns when the last of it was.
+    fn halves_and_checks(&mut self, half: &TransactionFacts) -> UnixMillis {
+        let TransactionFacts { id, group, topic, broker, .. } = half;
+        let told = half.shown.as_ref().map(|shown| &shown.half).filter(|told| told.parts > 1);
+        let part = told.map(|told| format!(", {} of {} under one verdict", told.part, told.parts)).unwrap_or_default();
+        let history = half.shown.as_ref().map_or(&[][..], |shown| &shown.history);
+        let client = history.iter().find(|event| event.what == SENT).and_then(|event| event.by.as_ref());
+        let client = client.map(|client| format!(" (client {client})")).unwrap_or_default();
+        let what = format!("half {} for {topic} stored on {broker} by producer group {group}{client}{part}", half.half);
+        self.step(id, half.stored_at, Stage::Half, Source::Log, what);
+        for (at, number) in &half.again {
+            let why = match half.parked.iter().rev().find(|(given_up, _)| given_up <= at) {
+                Some((_, copy)) => format!("an operator resumed p{copy}"),
+                None => "its client sent it once more".to_owned(),
+            };
+            self.step(id, *at, Stage::Half, Source::Log, format!("half {number} for {topic} stored: {why}"));
+        }
+        let told = history.iter().filter(|event| event.what != SENT && !event.what.starts_with(PARKED));
+        let told: Vec<&TxnEvent> = told.collect();
+        for alike in told.chunk_by(|one, next| (&one.what, &one.by) == (&next.what, &next.by)) {
+            let times = if alike.len() > 1 { format!(", {} times since", alike.len()) } else { String::new() };
+            let what = format!("{}{times}", said(alike[0]));
+            self.step(id, UnixMillis(alike[0].at), Stage::Check, Source::Broker, what);
+        }
+        for (at, copy) in &half.parked {
+            let reason =
+                history.iter().rev().filter(|event| event.at <= at.0).find_map(|it| it.what.strip_prefix(PARKED));
+            let reason = reason.map(|reason| format!(", for {reason}")).unwrap_or_default();
+            self.step(id, *at, Stage::Parked, Source::Log, format!("given up{reason}: its copy is p{copy}"));
+        }
+        let events = history.iter().map(|event| UnixMillis(event.at));
+        events.chain(half.parked.iter().map(|(at, _)| *at)).fold(half.last().0, UnixMillis::max)
+    }
+
     fn parked(&mut self, half: &TransactionFacts) {
+        let group = &half.group;
         let checks = half.shown.as_ref().map(|shown| shown.half.checks);
-        let after = checks.map(|checks| format!(" after {}", checked(checks, None))).unwrap_or_default();
-        let why = format!("given up{after}: no client of producer group {} answered with a verdict", half.group);
-        let fix = match half.parked {
-            Some((_, at)) => format!("once the group answers: `mq admin txn resume p{at}`"),
-            None => "once the group answers: `mq admin txn list --parked`, then `mq admin txn resume`".to_owned(),
+        let unknown = half.shown.iter().flat_map(|shown| &shown.history).filter(|event| event.what == SAID_UNKNOWN);
+        let why = match (checks, unknown.count()) {
+            (Some(0), _) => format!("given up: no client of producer group {group} was there to be asked"),
+            (Some(checks), 1..) => format!(
+                "given up after {}: producer group {group} answered, and never with a verdict",
+                checked(checks, None)
+            ),
+            (Some(checks), 0) => {
+                format!("given up after {}: no client of producer group {group} answered", checked(checks, None))
+            }
+            (None, _) => format!("given up: no client of producer group {group} answered with a verdict"),
+        };
+        let fix = match half.parked.last() {
+            Some((_, copy)) => format!("once the group knows: `mq admin txn resume p{copy}`"),
+            None => "once the group knows: `mq admin txn list --parked`, then `mq admin txn resume`".to_owned(),
         };
         self.lacks(&half.id, Stage::Verdict, why, fix);
     }
@@ -124,7 +157,8 @@ impl Found {
     /// No verdict yet: nobody is there, nobody was asked yet, or nobody knew.
     fn open(&mut self, half: &TransactionFacts) {
         let TransactionFacts { id, group, .. } = half;
-        let ago = lasting(self.now.since(half.stored_at));
+        let (stored_at, number) = half.last();
+        let ago = lasting(self.now.since(stored_at));
         let told = half.shown.as_ref().map(|shown| &shown.half);
         let checks = told.map_or(0, |told| told.checks);
         let so_far =
@@ -133,14 +167,14 @@ impl Found {
         let next = next
             .map(|next| format!("; the next check is due in {}", lasting(next.since(self.now))))
             .unwrap_or_default();
-        let settle = format!("or settle it: `mq admin txn resolve {} commit|rollback`", half.half);
+        let settle = format!("or settle it: `mq admin txn resolve {number} commit|rollback`");
         if half.producers == 0 {
             let why = format!("{so_far}: producer group {group} has no client online{next}");
             self.lacks(id, Stage::Verdict, why, format!("start a client of {group}; {settle}"));
         } else if checks == 0 {
             let why =
                 format!("{so_far}: the producer has not said how its transaction ended, and was not asked yet{next}");
-            self.lacks(id, Stage::Verdict, why, format!("ask now: `mq admin txn check {}`", half.half));
+            self.lacks(id, Stage::Verdict, why, format!("ask now: `mq admin txn check {number}`"));
         } else {
             let why = format!(
                 "{so_far}: {} of {group} online, but none knows how the transaction ended, or answers checks at all{next}",
@@ -168,7 +202,7 @@ impl Found {
         let what = format!("visible at offset {offset} of queue {queue} of {topic} on {broker}");
         self.step(id, message.stored_at, Stage::Visible, Source::Log, what);
         if message.groups.is_empty() {
-            let why = format!("no group reads {topic}");
+            let why = format!("no group reads {topic}: none is online, and none has left a position there");
             self.lacks(id, Stage::Delivery, why, "start a consumer that subscribes to it");
         }
         for group in &message.groups {
@@ -365,12 +399,21 @@ fn rolled_back(half: &TransactionFacts, relayed: Option<&str>) -> String {
     }
 }
 
+/// The broker need not be named for what it does unasked.
+fn said(event: &TxnEvent) -> String {
+    match event.by.as_deref() {
+        None | Some(TxnEvent::THE_BROKER) => event.what.clone(),
+        Some(by) => format!("{by} {}", event.what),
+    }
+}
+
 /// `None`: nobody tells.
 fn state_of(half: &TransactionFacts, is_out: bool) -> Option<TxnState> {
     match &half.shown {
         Some(TxnShown { half: told, .. }) => Some(told.state),
         None if is_out => Some(TxnState::Committed),
-        None => half.parked.map(|_| TxnState::Parked),
+        None if half.parked.is_empty() => None,
+        None => Some(TxnState::Parked),
     }
 }
 

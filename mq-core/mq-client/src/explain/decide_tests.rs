@@ -18,7 +18,7 @@ fn good() -> Facts {
         max_checks: Some(15),
         ..TxnHalf::default()
     };
-    let asked = TxnEvent { at: 11_000, half: 7, what: "check 1 sent".into(), by: Some("shop-1".into()) };
+    let asked = TxnEvent { at: 11_000, half: 7, what: "was asked (check 1)".into(), by: Some("shop-1".into()) };
     let half = TransactionFacts {
         id: "K1".into(),
         group: "shop".into(),
@@ -26,7 +26,8 @@ fn good() -> Facts {
         broker: "a".into(),
         half: 7,
         stored_at: UnixMillis(10_000),
-        parked: None,
+        again: Vec::new(),
+        parked: Vec::new(),
         shown: Some(TxnShown { half: told, members: vec![7], history: vec![asked] }),
         sdk_transaction: Some("T1".into()),
         producers: 1,
@@ -109,6 +110,43 @@ fn a_rollback_is_told_with_who_gave_it_and_with_the_copy_from_the_outbox() {
     );
 }
 
+fn event(at: i64, half: u64, what: &str, by: &str) -> TxnEvent {
+    TxnEvent { at, half, what: what.into(), by: Some(by.into()) }
+}
+
+/// The broker has forgotten the resuming, as it does when it is started again: the log still has the half.
+#[test]
+fn a_half_that_was_given_up_and_resumed_is_told_in_the_order_of_its_times() {
+    let mut facts = good();
+    facts.messages.clear();
+    let half = &mut facts.transactions[0];
+    (half.parked, half.again) = (vec![(UnixMillis(20_000), 2)], vec![(UnixMillis(30_000), 9)]);
+    (told(half).state, told(half).parts) = (TxnState::RolledBack, 1);
+    half.shown.as_mut().expect("its broker tells").history = vec![
+        event(10_000, 7, "sent it", "shop-0"),
+        event(11_000, 7, "was asked (check 1)", "shop-1"),
+        event(12_000, 7, "said unknown", "127.0.0.1:5"),
+        event(20_000, 7, "parked: no check was answered with a verdict", TxnEvent::THE_BROKER),
+    ];
+    let told = |facts: &Facts| {
+        let steps = decide(facts).timeline.into_iter();
+        steps.map(|step| format!("{} {:?}: {}", step.at.0, step.stage, step.what)).collect::<Vec<_>>()
+    };
+    let mut expected = vec![
+        "10000 Half: half 7 for PAID stored on a by producer group shop (client shop-0)",
+        "11000 Check: shop-1 was asked (check 1)",
+        "12000 Check: 127.0.0.1:5 said unknown",
+        "20000 Parked: given up, for no check was answered with a verdict: its copy is p2",
+        "30000 Half: half 9 for PAID stored: an operator resumed p2",
+        "30000 Verdict: rolled back: nothing is published",
+    ];
+    assert_eq!(told(&facts), expected);
+    facts.transactions[0].parked.clear();
+    expected.remove(3);
+    expected[3] = "30000 Half: half 9 for PAID stored: its client sent it once more";
+    assert_eq!(told(&facts), expected);
+}
+
 #[test]
 fn what_happens_again_and_again_is_one_row() {
     let mut facts = good();
@@ -117,14 +155,14 @@ fn what_happens_again_and_again_is_one_row() {
     history.splice(0..0, (1..=19).map(|n| nobody(10_000 + n)));
     let checks = decide(&facts).timeline.into_iter().filter(|step| step.stage == Stage::Check);
     let checks: Vec<String> = checks.map(|step| step.what).collect();
-    assert_eq!(checks, ["nobody is connected, by the broker, 19 times since", "check 1 sent, by shop-1"]);
+    assert_eq!(checks, ["nobody is connected, 19 times since", "shop-1 was asked (check 1)"]);
 }
 
 #[test]
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
     type Named = (Stage, &'static str, &'static str);
-    let table: [(&str, Change, Option<Named>); 33] = [
+    let table: [(&str, Change, Option<Named>); 35] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (
@@ -166,28 +204,57 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             "given up",
             |facts| {
                 let half = open(facts);
-                half.parked = Some((UnixMillis(NOW), 2));
+                half.parked = vec![(UnixMillis(NOW), 2)];
                 told(half).state = TxnState::Parked;
             },
             Some((
                 Stage::Verdict,
-                "given up after 3 checks: no client of producer group shop",
+                "given up after 3 checks: no client of producer group shop answered",
                 "mq admin txn resume p2",
             )),
+        ),
+        (
+            "given up, for nobody knew",
+            |facts| {
+                let half = open(facts);
+                half.parked = vec![(UnixMillis(NOW), 2)];
+                told(half).state = TxnState::Parked;
+                let history = &mut half.shown.as_mut().expect("its broker tells").history;
+                history.push(event(11_500, 7, "said unknown", "shop-1"));
+            },
+            Some((
+                Stage::Verdict,
+                "given up after 3 checks: producer group shop answered, and never with a verdict",
+                "mq admin txn resume p2",
+            )),
+        ),
+        (
+            "given up, for nobody was there",
+            |facts| {
+                let half = open(facts);
+                half.parked = vec![(UnixMillis(NOW), 2)];
+                (told(half).state, told(half).checks) = (TxnState::Parked, 0);
+            },
+            Some((Stage::Verdict, "given up: no client of producer group shop was there", "mq admin txn resume p2")),
         ),
         (
             "given up, by the log alone",
             |facts| {
                 let half = open(facts);
-                half.parked = Some((UnixMillis(NOW), 2));
+                half.parked = vec![(UnixMillis(NOW), 2)];
                 half.shown = None;
             },
             Some((Stage::Verdict, "given up: no client of producer group shop", "mq admin txn resume p2")),
         ),
         (
             "asked about again",
-            |facts| told(open(facts)).state = TxnState::Resumed,
-            Some((Stage::Verdict, "3 of 15 checks, no verdict", "")),
+            |facts| {
+                let half = open(facts);
+                half.parked = vec![(UnixMillis(NOW - 20_000), 2)];
+                half.again = vec![(UnixMillis(NOW - 10_000), 9)];
+                told(half).state = TxnState::Resumed;
+            },
+            Some((Stage::Verdict, "half stored 10 s ago, 3 of 15 checks, no verdict", "mq admin txn resolve 9")),
         ),
         (
             "the broker does not tell",
@@ -373,7 +440,7 @@ fn a_good_story_is_told_in_the_order_of_its_times() {
         steps,
         [
             "10000 Half Log: half 7 for PAID stored on a by producer group shop, 1 of 2 under one verdict",
-            "11000 Check Broker: check 1 sent, by shop-1",
+            "11000 Check Broker: shop-1 was asked (check 1)",
             "12000 Verdict Broker: committed",
             "12000 Visible Log: visible at offset 4 of queue 3 of PAID on a",
             "13000 Retry Log: try 2 for packets: the one before failed",

@@ -38,14 +38,23 @@ pub(super) struct TransactionFacts {
     pub(super) broker: String,
     pub(super) half: u64,
     pub(super) stored_at: UnixMillis,
-    /// When it was given up, and its offset in the topic of those.
-    pub(super) parked: Option<(UnixMillis, u64)>,
-    /// `None`: the broker does not tell.
+    /// Further halves of the transaction: its client sent it again, or an operator resumed it. Oldest first.
+    pub(super) again: Vec<(UnixMillis, u64)>,
+    /// When it was given up, and its offset in the topic of those. Oldest first.
+    pub(super) parked: Vec<(UnixMillis, u64)>,
+    /// What is told of the last half. `None`: the broker does not tell.
     pub(super) shown: Option<TxnShown>,
     /// The transaction's id in its SDK.
     pub(super) sdk_transaction: Option<String>,
     /// Clients of its producer group that are connected.
     pub(super) producers: usize,
+}
+
+impl TransactionFacts {
+    /// The half that is asked about, if any is, and when it was stored.
+    pub(super) fn last(&self) -> (UnixMillis, u64) {
+        self.again.last().copied().unwrap_or((self.stored_at, self.half))
+    }
 }
 
 /// A message that consumers can see.

@@ -103,9 +103,10 @@ impl Gatherer<'_> {
                 producers: self.producers(&group).await?,
                 topic: last.property(name::REAL_TOPIC).unwrap_or_default().to_owned(),
                 broker: last.queue.broker_name.clone(),
-                half: last.queue_offset.0,
+                half: first.queue_offset.0,
                 stored_at: first.store_timestamp,
-                parked: parked.iter().rev().find(is_it).map(|copy| (copy.store_timestamp, copy.queue_offset.0)),
+                again: halves[1..].iter().map(place).collect(),
+                parked: parked.iter().filter(is_it).map(place).collect(),
                 shown: self.shown(first, last).await?,
                 sdk_transaction: last.property(name::SDK_TRANSACTION).map(str::to_owned),
                 id,
@@ -261,6 +262,10 @@ impl GroupState {
         let place = self.progress.queues.iter().find(|progress| progress.queue == *queue);
         place.map_or(0, |place| place.committed.0 + place.in_flight)
     }
+}
+
+fn place(record: &ReceivedMessage) -> (UnixMillis, u64) {
+    (record.store_timestamp, record.queue_offset.0)
 }
 
 /// Of those that pull, then of those that pop.

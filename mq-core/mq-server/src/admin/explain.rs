@@ -7,6 +7,9 @@ use mq_client::{Admin, ClientOptions};
 
 use super::{Reach, Sheet, moment};
 
+/// Of a unique key, in a table of several messages.
+const SHOWN_ID_CHARS: usize = 8;
+
 #[derive(Debug, Args)]
 pub(crate) struct ExplainOptions {
     #[command(flatten)]
@@ -38,16 +41,25 @@ fn timeline(explanation: &Explanation) -> Sheet {
     let several = explanation.timeline.iter().any(|step| step.message != explanation.timeline[0].message);
     let mut sheet = Sheet::new(&["at", "step", "what", "who says so"]);
     for step in &explanation.timeline {
-        let what = if several { format!("{}: {}", step.message, step.what) } else { step.what.clone() };
+        let what = if several { format!("{}: {}", short(&step.message), step.what) } else { step.what.clone() };
         sheet.row([moment::show(step.at), word(step.stage).into(), what.into(), source(step.source).into()]);
     }
     let missing = explanation.missing.iter().map(|one| {
-        let whose = if several && !one.message.is_empty() { format!(" of {}", one.message) } else { String::new() };
+        let whose =
+            if several && !one.message.is_empty() { format!(" of {}", short(&one.message)) } else { String::new() };
         let fix = if one.fix.is_empty() { String::new() } else { format!("\n    {}", one.fix) };
         format!("missing: {}{whose}: {}{fix}", word(one.stage), one.why)
     });
     let missing: Vec<String> = missing.collect();
     sheet.remark(if missing.is_empty() { "nothing is missing".to_owned() } else { missing.join("\n") })
+}
+
+/// The end of a unique key, which tells those of one producer apart; a document has all of it.
+fn short(id: &str) -> String {
+    match id.char_indices().rev().nth(SHOWN_ID_CHARS - 1) {
+        Some((at, _)) if at > 0 => format!("…{}", &id[at..]),
+        _ => id.to_owned(),
+    }
 }
 
 fn word(stage: Stage) -> &'static str {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use mq_client::{Admin, CallError, ClientError, ClientOptions};
+use mq_client::{Admin, CallError, ClientError, ClientOptions, RequestError};
 use mq_protocol::body;
 use mq_protocol::codes::response;
 use serde::de::DeserializeOwned;
@@ -101,14 +101,22 @@ enum Noun {
 }
 
 impl Reach {
-    /// Whoever names a broker where a name server is meant is told so.
+    /// Whoever names a broker where a name server is meant is told so, and who names nobody.
     fn hinted(&self, error: anyhow::Error) -> anyhow::Error {
+        let names_it = |name: &str| self.namesrv.split(';').any(|address| address.trim() == name);
+        if let Some(ClientError::Call(CallError::Request(RequestError::Connect { address, .. }))) = error.downcast_ref()
+            && names_it(address)
+        {
+            let hint = format!(
+                "no name server at {address}: --namesrv (or NAMESRV_ADDR) says where it is, `mq up` starts one with a broker"
+            );
+            return error.context(hint);
+        }
         let refused = match error.downcast_ref::<ClientError>() {
             Some(ClientError::Call(CallError::Refused(refused))) => refused,
             _ => return error,
         };
-        let names_it = self.namesrv.split(';').any(|address| address.trim() == &*refused.address);
-        if !names_it || refused.code != response::REQUEST_CODE_NOT_SUPPORTED {
+        if !names_it(&refused.address) || refused.code != response::REQUEST_CODE_NOT_SUPPORTED {
             return error;
         }
         let hint = format!(
