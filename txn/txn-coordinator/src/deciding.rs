@@ -14,6 +14,7 @@ use crate::engine::{Action, End, Input};
 use crate::half::{self, Real};
 use crate::history::{EventKind, Who};
 use crate::plan::{self, Messages, Plan, Topics};
+use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
 use crate::types::{HalfOffset, Outcome, Refusal, Verdict};
 
@@ -127,7 +128,8 @@ impl Inner {
             };
             let real = half::real_message(copy, followers).ok_or(EndError::NoRealTopic)?;
             topics.push(real.message.topic.clone());
-            messages.push(self.placed(real, now));
+            let from = if planted(Bug::DelayFromHalf) { copy.store_timestamp } else { now };
+            messages.push(self.placed(real, from));
         }
         Ok((messages, topics))
     }

@@ -63,7 +63,10 @@ impl Inner {
         if plans.is_empty() {
             return Ok(state.written_to);
         }
-        let groups = plan::groups(plans, now, self.options.store_host);
+        let groups = match planted(Bug::OrderOfHalves) {
+            true => plan::groups(&plan::by_half(plans), now, self.options.store_host),
+            false => plan::groups(plans, now, self.options.store_host),
+        };
         let appended = self.store.append(&groups);
         if appended.is_err() && planted(Bug::ToldUnwritten) {
             plans.iter().for_each(|plan| state.tell(now, Input::Written(plan.ends.clone(), Some(plan.outcome))));

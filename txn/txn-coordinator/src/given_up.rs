@@ -19,6 +19,7 @@ use crate::engine::{Input, ParkedNow};
 use crate::half::{QUEUE, real_message, transaction_in};
 use crate::history::{EventKind, Who};
 use crate::parked::{ResumeError, half_in, resumed, rolled_back};
+use crate::planted::{Bug, planted};
 use crate::recovery::copy_at;
 use crate::said::said;
 use crate::types::{CopyEnd, HalfOffset, Outcome, Part, TransactionKey, Verdict};
@@ -209,6 +210,7 @@ impl State {
     ) -> Result<Vec<StoredMessage>, ParkedError> {
         match self.engine.parked_now(named, of) {
             ParkedNow::Parked => {}
+            _ if planted(Bug::CopyUsedTwice) => return Ok(copies),
             now => return Err(ParkedError::Used { copy: named, now }),
         }
         copies.retain(|copy| self.engine.parked_now(copy.queue_offset, of) == ParkedNow::Parked);

@@ -35,11 +35,17 @@ pub enum Bug {
     ParkWithoutCopy,
     /// The verdict file is saved before the log that it covers is durable.
     FileAhead,
+    /// A delay from the commit begins when the half was stored.
+    DelayFromHalf,
+    /// What one append commits stands in the order of the halves.
+    OrderOfHalves,
+    /// The copy of a half that was given up is used again.
+    CopyUsedTwice,
 }
 
 #[cfg(feature = "planted")]
 impl Bug {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::AcknowledgeEarly,
         Self::DropOpRecord,
         Self::DropMessage,
@@ -55,6 +61,9 @@ impl Bug {
         Self::OtherGroup,
         Self::ParkWithoutCopy,
         Self::FileAhead,
+        Self::DelayFromHalf,
+        Self::OrderOfHalves,
+        Self::CopyUsedTwice,
     ];
 }
 

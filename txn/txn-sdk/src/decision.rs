@@ -148,7 +148,7 @@ pub enum Relayed {
 pub fn relay_batch(halves: impl IntoIterator<Item = Result<(), Fault>>) -> Vec<Relayed> {
     let mut stopped = false;
     let decide = |half| match half {
-        _ if stopped => Relayed::Wait,
+        _ if stopped && !planted(Bug::RelayUnordered) => Relayed::Wait,
         Ok(()) => Relayed::Publish,
         Err(Fault::Message) => Relayed::Postpone,
         Err(Fault::Broker) => {
@@ -179,6 +179,7 @@ fn settled(row: Row) -> Verdict {
     const TOMBSTONE: i64 = Row::TOMBSTONE.state;
     match (row.state, row.mode) {
         (COMMITTED, MODE_HALF) => Verdict::Commit,
+        (COMMITTED, MODE_OUTBOX) if planted(Bug::OutboxedIsCommitted) => Verdict::Commit,
         (COMMITTED, MODE_OUTBOX) | (TOMBSTONE, _) => Verdict::Rollback,
         _ => Verdict::Unknown,
     }

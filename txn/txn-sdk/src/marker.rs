@@ -5,7 +5,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
-use tokio::time::Instant;
 
 use crate::{
     clock,
@@ -198,7 +197,7 @@ impl<D: Database> Markers<D> {
     async fn try_to_decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
         let (row, horizon) = self.look(id, owner.group).await?;
         let (now, deadline) = (clock::now(), self.options.deadline);
-        let known_for = self.unborn.known_for(id, now, Instant::now());
+        let known_for = self.unborn.known_for(id, now, clock::instant());
         let sight = Sight { row, horizon, born: id.born(), now, known_for, deadline };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),

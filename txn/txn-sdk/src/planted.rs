@@ -29,11 +29,25 @@ pub enum Bug {
     AckBeforeEffect,
     /// The effect of a message that is known happens again.
     DuplicateIsNew,
+    /// What a handler emits is published before its delivery has committed.
+    EmitBeforeCommit,
+    /// A half whose message went to the outbox is answered COMMIT.
+    OutboxedIsCommitted,
+    /// A message in commit order waits in the outbox.
+    OrderedWaits,
+    /// The relay publishes and leaves the row where it is.
+    RelayKeepsRow,
+    /// The relay takes the row out without a marker for its half.
+    RelayWithoutMarker,
+    /// The relay ends its half before it has committed.
+    RelayEndsEarly,
+    /// The relay goes on behind a message that found no broker.
+    RelayUnordered,
 }
 
 #[cfg(feature = "simulation")]
 impl Bug {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::EndBeforeCommit,
         Self::YoungIsRollback,
         Self::SkipFence,
@@ -46,6 +60,13 @@ impl Bug {
         Self::InboxRowOutside,
         Self::AckBeforeEffect,
         Self::DuplicateIsNew,
+        Self::EmitBeforeCommit,
+        Self::OutboxedIsCommitted,
+        Self::OrderedWaits,
+        Self::RelayKeepsRow,
+        Self::RelayWithoutMarker,
+        Self::RelayEndsEarly,
+        Self::RelayUnordered,
     ];
 }
 

@@ -16,6 +16,7 @@ use crate::{
     failpoints::{during, reach},
     id::TransactionId,
     marker::{self, Markers, Seal},
+    planted::{Bug, planted},
     producer::{Half, Link, Outcome, TxnError, enter},
 };
 
@@ -71,6 +72,9 @@ impl<D: Database> Effect<D> {
         let sealed = self.seal(&admitted).await;
         self.emitted.iter_mut().for_each(Half::leave);
         let Self { tx, mut emitted, .. } = self;
+        if planted(Bug::EmitBeforeCommit) {
+            join_all(emitted.iter_mut().map(|half| half.end(Verdict::Commit))).await;
+        }
         let ending = during("inbox-commit-sent", marker::close(D::commit(tx), sealed)).await;
         if let Some(verdict) = ending.verdict() {
             reach("inbox-between-commit-and-end");

@@ -13,7 +13,12 @@ use mq_client::{CallError, Message, SendFailure, property};
 use mq_protocol::codes::response;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{decision::Fault, producer::TxnError};
+use crate::{
+    clock,
+    decision::Fault,
+    planted::{Bug, planted},
+    producer::TxnError,
+};
 pub(crate) use relay::Relay;
 pub(crate) use row::{relayed, store};
 
@@ -55,7 +60,7 @@ impl Outbox {
             options,
             waiting: AtomicU64::new(0),
             send_timeout,
-            began: Instant::now(),
+            began: clock::instant(),
             tries_at_ms: AtomicU64::new(UP),
             stored: Notify::new(),
         }
@@ -85,7 +90,7 @@ impl Outbox {
 
     /// Never [`UP`].
     fn in_ms(&self, after: Duration) -> u64 {
-        u64::try_from((self.began.elapsed() + after).as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from((clock::instant() - self.began + after).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
     pub(crate) fn waiting(&self) -> u64 {
@@ -116,7 +121,7 @@ impl Outbox {
 /// Whether a message can wait at all. In commit order it cannot: it would be relayed in the order of the begins, and be
 /// overtaken by those of its key that go directly.
 pub(crate) fn can_wait(message: &Message) -> bool {
-    message.properties().get(property::ORDER_KEY).is_none()
+    message.properties().get(property::ORDER_KEY).is_none() || planted(Bug::OrderedWaits)
 }
 
 /// Whose fault it is that a half message was not acknowledged.

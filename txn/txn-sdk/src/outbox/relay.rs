@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use mq_client::Verdict;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ use crate::{
     failpoints::reach,
     id::TransactionId,
     marker::{self, MarkError, MarkerOwner, Markers},
+    planted::{Bug, planted},
     producer::{Half, Link, OnDrop, TxnError},
 };
 
@@ -107,11 +109,20 @@ impl<D: Database> Relay<D> {
         }
     }
 
+    /// One pass, by hand. Whether there is something to do at once.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn passes(&mut self) -> Result<bool, DatabaseError> {
+        let Some(link) = self.link.upgrade() else { return Ok(false) };
+        let Some(outbox) = link.outbox.clone() else { return Ok(false) };
+        self.counted = None;
+        Ok(self.pass(&link, &outbox).await? == Passed::More)
+    }
+
     async fn pass(&mut self, link: &Arc<Link>, outbox: &Outbox) -> Result<Passed, DatabaseError> {
         if self.topics.iter().all(|topic| self.is_down(topic)) {
             return Ok(Passed::Stuck);
         }
-        if self.counted.is_none_or(|at| at.elapsed() >= POLL) {
+        if self.counted.is_none_or(|at| clock::instant() - at >= POLL) {
             outbox.counted(self.count().await?);
         }
         let mut passed = Passed::Idle;
@@ -167,8 +178,13 @@ impl<D: Database> Relay<D> {
         let mut tx = self.side.begin(Begin::Write).await?;
         let mut taken = Vec::with_capacity(batch.len());
         for (row, mut half) in batch {
-            if D::execute(&mut tx, self.side.dialect().delete_outbox, &[Value::Bytes(&row.id)]).await? != 1 {
+            let delete = self.side.dialect().delete_outbox;
+            if !planted(Bug::RelayKeepsRow) && D::execute(&mut tx, delete, &[Value::Bytes(&row.id)]).await? != 1 {
                 continue; // Another relay was faster, and its copy is the one: this half is cancelled.
+            }
+            if planted(Bug::RelayWithoutMarker) {
+                taken.push(half);
+                continue;
             }
             match Markers::<D>::mark(&mut tx, half.id(), owner).await {
                 Ok(()) => taken.push(half),
@@ -180,8 +196,16 @@ impl<D: Database> Relay<D> {
             }
         }
         let Some(oldest) = taken.iter().map(Half::id).min() else { return D::rollback(tx).await.map(|()| 0) };
-        let sealed = Markers::<D>::seal(&mut tx, oldest, &self.group).await;
+        let sealed = match planted(Bug::RelayWithoutMarker) {
+            true => Ok(marker::Seal::Sealed),
+            false => Markers::<D>::seal(&mut tx, oldest, &self.group).await,
+        };
         taken.iter_mut().for_each(Half::leave);
+        if planted(Bug::RelayEndsEarly) {
+            for half in &mut taken {
+                half.end(Verdict::Commit).await;
+            }
+        }
         let ending = marker::close(D::commit(tx), sealed).await;
         if let Some(verdict) = ending.verdict() {
             reach("outbox-between-commit-and-end");
@@ -208,12 +232,12 @@ impl<D: Database> Relay<D> {
     }
 
     fn is_down(&self, topic: &str) -> bool {
-        self.down.get(topic).is_some_and(|(until, _)| Instant::now() < *until)
+        self.down.get(topic).is_some_and(|(until, _)| clock::instant() < *until)
     }
 
     fn leave_alone(&mut self, topic: &str) {
         let pause = self.down.get(topic).map_or(PAUSES.0, |(_, pause)| (*pause * 2).min(PAUSES.1));
-        self.down.insert(topic.to_owned(), (Instant::now() + pause, pause));
+        self.down.insert(topic.to_owned(), (clock::instant() + pause, pause));
     }
 
     /// All that wait, of all topics of the group.
@@ -225,7 +249,7 @@ impl<D: Database> Relay<D> {
             (String::from_utf8_lossy(&topic).into_owned(), rows.unsigned_abs())
         });
         self.waiting = waiting.collect();
-        self.counted = Some(Instant::now());
+        self.counted = Some(clock::instant());
         for (topic, rows) in self.waiting.iter().filter(|(topic, _)| !self.topics.contains(topic)) {
             if self.strange.insert(topic.clone()) {
                 tracing::warn!(
@@ -240,14 +264,14 @@ impl<D: Database> Relay<D> {
 
     async fn has_lease(&mut self, topic: &str) -> Result<bool, DatabaseError> {
         let leased = self.leases.get(topic).copied();
-        if leased.flatten().is_some_and(|since| since.elapsed() < RENEW) {
+        if leased.flatten().is_some_and(|since| clock::instant() - since < RENEW) {
             return Ok(true);
         }
         if leased.is_none() {
             let of_topic = [Value::Bytes(self.group.as_bytes()), Value::Bytes(topic.as_bytes())];
             self.side.execute(self.side.dialect().join_relay, &of_topic).await?;
         }
-        let (since, has) = (Instant::now(), self.lease(topic, LEASE).await?);
+        let (since, has) = (clock::instant(), self.lease(topic, LEASE).await?);
         self.leases.insert(topic.to_owned(), has.then_some(since));
         Ok(has)
     }

@@ -226,18 +226,27 @@ impl TxnProducerBuilder<Own> {
 
 #[cfg(feature = "simulation")]
 impl<D: Database> TxnProducer<D> {
-    /// Without a network and without housekeeping.
+    /// Without a network and without anything that runs beside.
     pub(crate) async fn on_wire(
         producer: super::wire::Producer,
         topics: impl Iterator<Item = String>,
         database: D,
         options: MarkerOptions,
+        outbox: Option<OutboxOptions>,
     ) -> Result<Self, DatabaseError> {
         let verdicts = Markers::open(database, producer.group(), options).await?;
         let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        let link =
-            Link { producer, topics: topics.collect(), counters, outbox: None, trace_from: None, running, stopped };
+        let outbox = outbox.map(|options| Arc::new(Outbox::new(options, Duration::from_secs(3))));
+        let link = Link { producer, topics: topics.collect(), counters, outbox, trace_from: None, running, stopped };
         Ok(Self { link: Arc::new(link), verdicts })
+    }
+
+    pub(crate) fn housekeeper(&self) -> crate::housekeeping::Housekeeper<D> {
+        self.verdicts.housekeeper()
+    }
+
+    pub(crate) fn new_relay(&self) -> Result<Relay<D>, DatabaseError> {
+        Ok(Relay::new(Side::of(self.verdicts.database(), 1, RELAY_LOCK_TIMEOUT)?, &self.link))
     }
 
     /// As the housekeeper does.

@@ -43,6 +43,20 @@ impl Producer {
         }
     }
 
+    pub(crate) fn check_half(&self, message: &Message) -> Result<(), SendError> {
+        match self {
+            Self::Client(client) => client.check_half(message),
+            Self::Played { .. } => Ok(()),
+        }
+    }
+
+    pub(crate) fn heard_offers(&self, message: &Message) -> Result<(), SendError> {
+        match self {
+            Self::Client(client) => client.heard_offers(message),
+            Self::Played { .. } => Ok(()),
+        }
+    }
+
     pub(crate) async fn end(&self, half: &HalfReceipt, verdict: Verdict) -> Result<(), ClientError> {
         match self {
             Self::Client(client) => client.end(half, verdict).await,

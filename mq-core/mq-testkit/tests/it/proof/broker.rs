@@ -13,11 +13,12 @@ use mq_store::{Clock, FlushMode, Options, RecordRules, Store};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use txn_coordinator::{
-    Answer, Check, CheckResult, Coordinator, EndError, EndRequest, HalfOffset, Refusal, Rules, StoredHalf,
+    Answer, Check, CheckResult, Coordinator, EndError, EndRequest, HalfOffset, Outcome, Refusal, Rules, StoredHalf,
     TransactionOptions, Verdict, followers, half_of,
 };
 
-use super::audit::asked_by;
+use super::audit::{Found, asked_by};
+use super::beyond::Waits;
 use super::points::{Actor, Point};
 use super::process::Unanswered;
 use super::world::{Dead, Pass, World};
@@ -71,6 +72,7 @@ impl World {
         let options = TransactionOptions {
             rules,
             checkpoint_patience: Duration::ZERO,
+            placing: Arc::new(Waits),
             ..TransactionOptions::new("broker-a", host)
         };
         let coordinator = Coordinator::open(store.clone(), Arc::new(self.disk.clone()), options, self.clock.clone());
@@ -85,8 +87,10 @@ impl World {
         let Running { store, .. } = self.broker.take().expect("it runs");
         self.note(format!("{mode:?}: the log ended at {}, durable to {}", store.end(), store.durable()));
         drop(store);
+        self.found = Found::default();
         self.disk = found;
         self.facts.delivered.clear();
+        self.facts.beyond.unread.clear();
         self.facts.consumed = self.facts.consumed_saved;
         self.start_broker();
         self.audit();
@@ -99,7 +103,7 @@ impl World {
     }
 
     /// A failed sync of the log ends the process.
-    fn flush(&mut self) -> Result<(), Dead> {
+    pub(crate) fn flush(&mut self) -> Result<(), Dead> {
         if self.running().store.flush().is_ok() {
             return Ok(());
         }
@@ -110,6 +114,7 @@ impl World {
     /// SEND_MESSAGE with a half, once it is parsed.
     pub(crate) async fn receive_half(
         &mut self,
+        group: &str,
         sent: &Sent,
         unique_key: &str,
     ) -> Result<Result<HalfReceipt, Unanswered>, Dead> {
@@ -118,16 +123,16 @@ impl World {
             return Ok(Err(Unanswered::No));
         }
         self.leave(Point::HalfParsed)?;
-        let Some(place) = self.store_half(sent, unique_key).await? else { return Ok(Err(Unanswered::No)) };
+        let Some(place) = self.store_half(group, sent, unique_key).await? else { return Ok(Err(Unanswered::No)) };
         if pass == Pass::Twice {
-            self.store_half(sent, unique_key).await?;
+            self.store_half(group, sent, unique_key).await?;
         }
         if self.arrive(Point::HalfReplied).await? == Pass::Fails {
             return Ok(Err(Unanswered::Lost));
         }
         self.leave(Point::HalfReplied)?;
         Ok(Ok(HalfReceipt {
-            group: GROUP.into(),
+            group: group.into(),
             topic: sent.topic().into(),
             message_id: unique_key.into(),
             transaction_id: unique_key.into(),
@@ -137,8 +142,8 @@ impl World {
         }))
     }
 
-    async fn store_half(&mut self, sent: &Sent, unique_key: &str) -> Result<Option<Place>, Dead> {
-        let (half, new) = half_of(self.message(sent, unique_key)).expect("it is a half");
+    async fn store_half(&mut self, group: &str, sent: &Sent, unique_key: &str) -> Result<Option<Place>, Dead> {
+        let (half, new) = half_of(self.message(group, sent, unique_key)).expect("it is a half");
         let pass = self.arrive(Point::HalfAppended).await?;
         if pass == Pass::Fails {
             self.disk_fails(1);
@@ -157,7 +162,7 @@ impl World {
         self.leave(Point::HalfAppended)?;
         let (log, at) = appended[0].records[0];
         let place = Place { half: at.into(), log };
-        self.nobody_ends(place, unique_key, "T6", &[Refusal::NotDurable, Refusal::NoSuchHalf]);
+        self.nobody_ends(group, place, unique_key, "T6", &[Refusal::NotDurable, Refusal::NoSuchHalf]);
         match self.arrive(Point::HalfDurable).await? {
             Pass::Fails => self.disk_fails(1),
             Pass::Twice => self.flush()?,
@@ -165,18 +170,18 @@ impl World {
         }
         self.flush()?;
         let stored = appended.iter().map(|appended| {
-            StoredHalf::new(new.clone(), appended.records[0].1, appended.store_timestamp, Some("service".into()))
+            StoredHalf::new(new.clone(), appended.records[0].1, appended.store_timestamp, Some(group.into()))
         });
         self.running().coordinator.stored(stored.collect::<Vec<_>>());
         self.leave(Point::HalfDurable)?;
         self.note(format!("half {} of {unique_key} at {log}", place.half));
-        self.nobody_ends(place, "another", "T2", &[Refusal::WrongTransaction]);
+        self.nobody_ends(group, place, "another", "T2", &[Refusal::WrongTransaction]);
         Ok(Some(place))
     }
 
     /// What a stranger's verdict has to be answered.
-    fn nobody_ends(&self, place: Place, transaction: &str, claim: &str, due: &[Refusal]) {
-        let end = end_request(place, transaction, Verdict::Rollback);
+    fn nobody_ends(&self, group: &str, place: Place, transaction: &str, claim: &str, due: &[Refusal]) {
+        let end = end_request(group, place, transaction, Verdict::Rollback);
         match self.running().coordinator.end(&[end]).remove(0) {
             Err(EndError::Refused(refused)) if due.contains(&refused) => {}
             // A delayed sender: whoever was asked meanwhile has ended it.
@@ -186,8 +191,8 @@ impl World {
         }
     }
 
-    fn message(&self, sent: &Sent, unique_key: &str) -> Message {
-        let own = [("PGROUP", GROUP), ("UNIQ_KEY", unique_key), ("TRAN_MSG", "true")];
+    fn message(&self, group: &str, sent: &Sent, unique_key: &str) -> Message {
+        let own = [("PGROUP", group), ("UNIQ_KEY", unique_key), ("TRAN_MSG", "true")];
         let properties = Properties::parse(&sent.properties().encode());
         Message {
             topic: sent.topic().into(),
@@ -225,23 +230,33 @@ impl World {
             return Ok(Err(Unanswered::No));
         }
         self.leave(Point::EndParsed)?;
-        if pass == Pass::Twice {
-            let _ = self.decide(&request).await?;
+        if self.facts.beyond.next_end_is_unread.take_if(|id| **id == *half.message_id).is_some() {
+            self.note("it is not read yet");
+            self.facts.beyond.unread.push(request);
+            return Ok(Err(Unanswered::Lost));
         }
-        self.decide(&request).await
+        let mut requests = std::mem::take(&mut self.facts.beyond.unread);
+        requests.push(request);
+        if pass == Pass::Twice {
+            let _ = self.decide(&requests).await?;
+        }
+        self.decide(&requests).await
     }
 
-    async fn decide(&mut self, request: &EndRequest) -> Result<Result<(), Unanswered>, Dead> {
+    /// All verdicts of one read; the answer to the last one.
+    async fn decide(&mut self, requests: &[EndRequest]) -> Result<Result<(), Unanswered>, Dead> {
         let pass = self.arrive(Point::DecisionAppended).await?;
-        if pass == Pass::Fails && request.verdict != Verdict::Unknown {
+        if pass == Pass::Fails && requests.iter().any(|request| request.verdict != Verdict::Unknown) {
             self.disk_fails(TRIES);
         }
-        let mut ended = self.running().coordinator.end(std::slice::from_ref(request)).remove(0);
+        let mut ended = self.running().coordinator.end(requests);
         if pass == Pass::Twice {
-            ended = self.running().coordinator.end(std::slice::from_ref(request)).remove(0);
+            ended = self.running().coordinator.end(requests);
         }
-        let said = ended.as_ref().map(|ended| ended.answer).map_err(ToString::to_string);
-        self.note(format!("{:?} {}: {said:?}", request.verdict, request.half));
+        for (request, ended) in requests.iter().zip(&ended) {
+            let said = ended.as_ref().map(|ended| ended.answer).map_err(ToString::to_string);
+            self.note(format!("{:?} {}: {said:?}", request.verdict, request.half));
+        }
         if self.dice.random_ratio(1, 3) {
             // The checkpoint of every ten seconds may come right now.
             let _ = self.running().coordinator.checkpoint();
@@ -252,31 +267,32 @@ impl World {
             Pass::Twice => self.flush()?,
             _ => {}
         }
-        let waits_until = match &ended {
-            Ok(ended) => ended.durable_at,
-            Err(_) => LogOffset::ZERO,
-        };
-        if waits_until > self.running().store.durable() {
+        let waits_until = ended.iter().flatten().map(|ended| ended.durable_at).max();
+        if waits_until.unwrap_or_default() > self.running().store.durable() {
             self.flush()?;
         }
         self.leave(Point::DecisionDurable)?;
         self.becomes_visible().await?;
-        match ended {
-            Ok(ended) => {
-                if let Answer::Now(outcome) | Answer::Before(outcome) = ended.answer {
-                    let id = request.transaction_id.as_deref().unwrap_or_default().to_owned();
-                    let first = *self.facts.promised.entry(id.clone()).or_insert(outcome);
-                    if first != outcome {
-                        self.violation("T2", &format!("{id} was answered {first}, then {outcome}"));
-                    }
-                    if self.dice.random_bool(0.5) {
-                        self.a_contrary_verdict_is_refused(request);
-                    }
-                }
-                self.audit();
-                Ok(Ok(()))
-            }
-            Err(_) => Ok(Err(Unanswered::No)),
+        let mut answered = Ok(Err(Unanswered::No));
+        for (request, ended) in requests.iter().zip(ended) {
+            answered = Ok(ended.map(|ended| self.promise(request, ended.answer)).map_err(|_| Unanswered::No));
+        }
+        self.audit();
+        answered
+    }
+
+    fn promise(&mut self, request: &EndRequest, answer: Answer) {
+        let (Answer::Now(outcome) | Answer::Before(outcome)) = answer else { return };
+        let id = request.transaction_id.as_deref().unwrap_or_default().to_owned();
+        if answer == Answer::Now(Outcome::Committed) {
+            self.facts.beyond.committed.push(id.clone());
+        }
+        let first = *self.facts.promised.entry(id.clone()).or_insert(outcome);
+        if first != outcome {
+            self.violation("T2", &format!("{id} was answered {first}, then {outcome}"));
+        }
+        if self.dice.random_bool(0.5) {
+            self.a_contrary_verdict_is_refused(request);
         }
     }
 
@@ -330,7 +346,7 @@ impl World {
         self.checking = false;
         let starts = self.broker_starts;
         for check in sent? {
-            self.service_is_asked(&check).await;
+            self.sender_is_asked(&check).await;
         }
         if self.broker_starts == starts { Ok(()) } else { Err(Dead) }
     }
@@ -371,18 +387,19 @@ impl World {
 
     /// How often it reached the service.
     async fn send_check(&mut self, check: &Check) -> Result<usize, Dead> {
-        if *check.producer_group != *GROUP {
-            self.violation("T1", &format!("{} is asked instead of {GROUP}", check.producer_group));
+        let half = StoredMessage::decode(&check.request.body).expect("a check holds its half");
+        let group = half.message.property("PGROUP").unwrap_or_default();
+        if *check.producer_group != *group {
+            self.violation("T1", &format!("{} is asked instead of {group}", check.producer_group));
         }
         let pass = self.arrive(Point::CheckSent).await?;
-        if pass == Pass::Fails || self.service.is_none() {
+        if pass == Pass::Fails || self.asked(&check.producer_group).is_none() {
             self.note(format!("check of {}: nobody to ask", check.half));
             self.running().coordinator.check_result(check.half, CheckResult::NobodyToAsk);
             return Ok(0);
         }
         self.note(format!("check {} of {}", check.attempt, check.half));
         self.running().coordinator.check_result(check.half, CheckResult::Delivered);
-        let half = StoredMessage::decode(&check.request.body).expect("a check holds its half");
         *self.facts.ever_delivered.entry(asked_by(&half)).or_default() += 1;
         let delivered = self.facts.delivered.entry(check.half).or_default();
         *delivered += 1;
@@ -395,11 +412,11 @@ impl World {
     }
 }
 
-fn end_request(place: Place, transaction: &str, verdict: Verdict) -> EndRequest {
+fn end_request(group: &str, place: Place, transaction: &str, verdict: Verdict) -> EndRequest {
     EndRequest {
         half: place.half,
         log_offset: place.log,
-        producer_group: GROUP.into(),
+        producer_group: group.into(),
         transaction_id: Some(transaction.into()),
         verdict,
     }

@@ -1,29 +1,36 @@
 //! The consumer of a run: the real inbox, whose effect is one red packet for each order that was paid.
 
-use mq_client::ReceivedMessage;
+use mq_client::{Message, ReceivedMessage};
 use mq_protocol::record::StoredMessage;
-use txn_sdk::{Consumer, Delivered, Inbox, Msg};
+use txn_sdk::{Consumer, Delivered, Effect, Inbox, Msg};
 
+use super::beyond::{PACKETS, PACKETS_GROUP};
 use super::broker::{QUEUE, TOPIC};
 use super::database::{Database, Tx, insert};
-use super::points::{Actor, Point};
+use super::points::{Actor, Day, Point};
 use super::process::Process;
 use super::service::received;
-use super::world::{Dead, Pass, World};
+use super::world::{Dead, Pass, Service, World};
 
 pub(crate) struct Consuming {
     pub(crate) process: Process,
     pub(crate) database: Database,
     inbox: Inbox<Database>,
+    /// By which its handler emits.
+    pub(crate) sender: Option<Service>,
 }
 
 impl World {
     pub(crate) async fn start_consumer(&mut self) {
         let process = self.new_process(Actor::Consumer);
         let database = self.packets.used_by(&process);
-        let inbox = Inbox::new(database.clone());
+        let sender = match self.plan.day {
+            Day::Beyond => Some(self.sender(process.clone(), database.clone(), PACKETS_GROUP, PACKETS).await),
+            _ => None,
+        };
+        let inbox = sender.as_ref().map_or_else(|| Inbox::new(database.clone()), |it| Inbox::of(&it.producer));
         self.start(inbox.prepare()).await;
-        self.consumer = Some(Consuming { process, database, inbox });
+        self.consumer = Some(Consuming { process, database, inbox, sender });
     }
 
     /// Takes what is there, message by message, until one has to wait.
@@ -79,11 +86,11 @@ impl World {
 
     /// Whether it was taken.
     async fn deliver(&mut self, message: &StoredMessage) -> Result<bool, Dead> {
-        let Some(Consuming { inbox, .. }) = &self.consumer else { return Err(Dead) };
-        let inbox = inbox.clone();
+        let Some(Consuming { inbox, sender, .. }) = &self.consumer else { return Err(Dead) };
+        let (inbox, emits) = (inbox.clone(), sender.is_some());
         self.facts.effects += 1;
         self.facts.delivering = Some(message.clone());
-        let delivers = delivered_to(inbox, received(message), self.facts.effects);
+        let delivers = delivered_to(inbox, received(message), self.facts.effects, emits);
         let delivered = self.drive(Actor::Consumer, delivers).await.ok_or(Dead)?;
         self.note(format!("{} is delivered: {delivered:?}", message.queue_offset));
         self.audit();
@@ -98,8 +105,22 @@ impl World {
     }
 }
 
-async fn delivered_to(inbox: Inbox<Database>, message: ReceivedMessage, effect: u64) -> Delivered {
+async fn delivered_to(inbox: Inbox<Database>, message: ReceivedMessage, effect: u64, emits: bool) -> Delivered {
+    let consumer = Consumer::builder("nowhere").group("red-packet").inbox(inbox);
+    if emits {
+        return consumer
+            .on_emitting(TOPIC, async |tx: &mut _, order| packs_and_emits(tx, order, effect).await)
+            .deliver(message)
+            .await;
+    }
     let packs = async move |tx: &mut Tx, order: Msg<String>| insert(tx, &format!("{}/{effect}", order.body)).await;
-    let consumer = Consumer::builder("nowhere").group("red-packet").inbox(inbox).on(TOPIC, packs);
-    consumer.deliver(message).await
+    consumer.on(TOPIC, packs).deliver(message).await
+}
+
+/// One packet, and a message that says so.
+async fn packs_and_emits(tx: &mut Effect<Database>, order: Msg<String>, effect: u64) -> Result<(), String> {
+    let order = order.body;
+    insert(tx.handle(), &format!("{order}/{effect}")).await?;
+    let message = Message::new(PACKETS, format!("{order:?}")).key(order);
+    tx.emit(message).await.map(drop).map_err(|error| error.to_string())
 }

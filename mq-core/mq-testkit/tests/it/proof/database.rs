@@ -39,6 +39,8 @@ pub(crate) struct Committed {
     pub(crate) horizon: UnixMillis,
     /// Whether it is the transaction's own marker; false: a tombstone.
     pub(crate) markers: BTreeMap<TransactionId, bool>,
+    /// Messages in the outbox: their transaction, topic and properties.
+    pub(crate) waiting: BTreeMap<TransactionId, (String, String)>,
 }
 
 /// Where files cost no disk, if there is such a place.
@@ -115,6 +117,12 @@ impl Committed {
         transaction.born() < self.horizon && !self.markers.contains_key(&transaction)
     }
 
+    /// Under this key, or one that begins with it.
+    pub(crate) fn has_row(&self, key: &str) -> bool {
+        self.rows.contains(key)
+            || self.rows.range(format!("{key}/")..).next().is_some_and(|row| row.split('/').next() == Some(key))
+    }
+
     /// Reads again what somebody has changed.
     async fn look(&mut self, reader: &mut SqliteConnection) -> sqlx::Result<()> {
         let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *reader).await?;
@@ -128,12 +136,21 @@ impl Committed {
         let cleaned: Option<i64> =
             sqlx::query_scalar("SELECT max(horizon_ms) FROM checkback_cleaned").fetch_one(&mut *reader).await?;
         let horizon = UnixMillis(cleaned.unwrap_or_default());
+        let waiting: Vec<(Vec<u8>, String, Vec<u8>)> =
+            sqlx::query_as("SELECT tx_id, CAST(topic AS TEXT), properties FROM checkback_outbox")
+                .fetch_all(&mut *reader)
+                .await?;
+        let message = |(id, topic, properties): (Vec<u8>, String, Vec<u8>)| {
+            let properties = String::from_utf8_lossy(&properties).into_owned();
+            Some((TransactionId::try_from(&*id).ok()?, (topic, properties)))
+        };
         let id = |(id, own): (Vec<u8>, bool)| Some((TransactionId::try_from(&*id).ok()?, own));
         *self = Self {
             version,
             horizon,
             rows: rows.into_iter().collect(),
             markers: markers.into_iter().filter_map(id).collect(),
+            waiting: waiting.into_iter().filter_map(message).collect(),
         };
         Ok(())
     }

@@ -7,6 +7,7 @@
 #![allow(clippy::large_futures, reason = "a run is one large future, polled where it stands")]
 
 mod audit;
+mod beyond;
 mod broker;
 mod consumer;
 mod database;

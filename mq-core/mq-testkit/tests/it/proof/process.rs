@@ -113,7 +113,7 @@ impl Steps {
     fn point(&self, step: Step) -> Option<Point> {
         Some(match (self.process.actor, step) {
             (Actor::Service, Step::Begin) => Point::TxBegun,
-            (Actor::Service, Step::Marker) => Point::MarkerWritten,
+            (_, Step::Marker) => Point::MarkerWritten,
             (Actor::Service, Step::Commit) => Point::Committed,
             (Actor::Consumer, Step::InboxRow) => Point::InboxRow,
             (Actor::Consumer, Step::Effect) => Point::EffectWritten,

@@ -7,12 +7,13 @@ use mq_client::{CheckedHalf, HalfReceipt, Message, MessageQueue, ReceivedMessage
 use mq_protocol::properties::{Properties, name};
 use mq_protocol::record::StoredMessage;
 use txn_coordinator::Check;
-use txn_sdk::{MarkerOptions, Outcome, Sent, TxnError, TxnProducer};
+use txn_sdk::{MarkerOptions, OutboxOptions, Outcome, Sent, TxnError, TxnProducer};
 
+use super::beyond::{DELAY, PACKETS_GROUP};
 use super::broker::{GROUP, TOPIC};
-use super::database::{Tx, begin_anew, insert};
-use super::points::{Actor, Point};
-use super::process::Unanswered;
+use super::database::{Database, Tx, begin_anew, insert};
+use super::points::{Actor, Day, Point};
+use super::process::{Process, Unanswered};
 use super::world::{Dead, Pass, Producer, Service, World};
 
 /// From when on a checkback gives a transaction up: between its first check and its second.
@@ -31,6 +32,10 @@ pub(crate) enum Work {
     Declines,
     /// The database gives the transaction up, and the work does not say so.
     BeginsAnew,
+    /// By a message that is delivered a while after the commit.
+    PaysLater,
+    /// By a message that keeps the order of commits.
+    PaysInOrder,
 }
 
 impl Work {
@@ -47,18 +52,33 @@ impl World {
     pub(crate) async fn start_service(&mut self) {
         let process = self.new_process(Actor::Service);
         let database = self.orders.used_by(&process);
-        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, keep: KEEP };
-        let starts = TxnProducer::played(Arc::new(process.clone()), GROUP, &[TOPIC], database.clone(), options);
-        let producer = self.start(starts).await;
-        self.service = Some(Service { process, database, producer });
+        let service = self.sender(process, database, GROUP, TOPIC).await;
+        self.service = Some(service);
         self.note("the service starts");
         self.clean().await;
     }
 
+    /// A process that sends transactions, with what runs beside.
+    pub(crate) async fn sender(&mut self, process: Process, database: Database, group: &str, topic: &str) -> Service {
+        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, keep: KEEP };
+        let outbox = (self.plan.day == Day::Beyond).then(OutboxOptions::default);
+        let topics = [topic];
+        let starts = TxnProducer::played(Arc::new(process.clone()), group, &topics, database.clone(), options, outbox);
+        let producer = self.start(starts).await;
+        let beside = (self.plan.day != Day::Ordinary).then(|| producer.beside().expect("a pool is made at once"));
+        Service { process, database, producer, beside }
+    }
+
     pub(crate) async fn clean(&mut self) {
-        let Some(Service { producer, .. }) = &self.service else { return };
-        let producer = producer.clone();
-        let cleaned = self.drive(Actor::Service, async move { producer.cleans().await.ok() }).await;
+        let Some(Service { producer, beside, .. }) = &self.service else { return };
+        let (producer, by_the_clock) = (producer.clone(), beside.clone().filter(|_| self.plan.day == Day::Clocks));
+        let cleans = async move {
+            match by_the_clock {
+                Some(beside) => beside.cleans().await.ok(),
+                None => producer.cleans().await.ok(),
+            }
+        };
+        let cleaned = self.drive(Actor::Service, cleans).await;
         self.note(format!("cleaned: {cleaned:?}"));
         self.audit();
     }
@@ -103,7 +123,7 @@ impl World {
         let unique_key = self.next_unique_key();
         self.note(format!("orphan {unique_key}"));
         let sent = Message::new(TOPIC, "orphan");
-        if let Ok(Ok(_)) = self.receive_half(&sent, &unique_key).await {
+        if let Ok(Ok(_)) = self.receive_half(GROUP, &sent, &unique_key).await {
             self.facts.orphans.insert(unique_key);
         }
         self.audit();
@@ -115,31 +135,36 @@ impl World {
     }
 
     /// A half on its way from the service to the broker, and the answer on its way back.
-    pub(crate) async fn half_from_service(
+    pub(crate) async fn half_from(
         &mut self,
+        actor: Actor,
         message: &Message,
     ) -> Result<Result<HalfReceipt, Unanswered>, Dead> {
-        let unique_key = self.next_unique_key();
-        let pass = self.arrive(Point::HalfSent).await?;
+        if self.facts.beyond.broker_is_away {
+            return Ok(Err(Unanswered::No));
+        }
+        let (group, unique_key) = (group_of(actor), self.next_unique_key());
+        let pass = self.arrive_as(actor, Point::HalfSent).await?;
         if pass == Pass::Fails {
             return Ok(Err(Unanswered::No));
         }
         if pass == Pass::Twice {
-            let _ = self.receive_half(message, &unique_key).await;
+            let _ = self.receive_half(group, message, &unique_key).await;
         }
-        let answered = self.receive_half(message, &unique_key).await.unwrap_or(Err(Unanswered::Lost));
-        self.leave(Point::HalfSent)?;
-        match self.arrive(Point::HalfAcked).await? {
+        let answered = self.receive_half(group, message, &unique_key).await.unwrap_or(Err(Unanswered::Lost));
+        self.leave_as(actor, Point::HalfSent)?;
+        match self.arrive_as(actor, Point::HalfAcked).await? {
             Pass::Fails => return Ok(Err(Unanswered::Lost)),
-            Pass::Twice => Box::pin(self.caller_tries_again()).await,
+            Pass::Twice => self.once_more(actor).await,
             Pass::Go => {}
         }
-        self.leave(Point::HalfAcked)?;
+        self.leave_as(actor, Point::HalfAcked)?;
         Ok(answered)
     }
 
-    pub(crate) async fn end_from_service(
+    pub(crate) async fn end_from(
         &mut self,
+        actor: Actor,
         half: &HalfReceipt,
         verdict: Verdict,
     ) -> Result<Result<(), Unanswered>, Dead> {
@@ -147,7 +172,8 @@ impl World {
             self.note(format!("the END of {} is lost", half.message_id));
             return Ok(Err(Unanswered::Lost));
         }
-        let pass = self.arrive(Point::EndSent).await?;
+        self.nothing_is_overtaken(actor, half, verdict);
+        let pass = self.arrive_as(actor, Point::EndSent).await?;
         if pass == Pass::Fails {
             return Ok(Err(Unanswered::No));
         }
@@ -155,41 +181,47 @@ impl World {
             let _ = self.receive_end(half, verdict).await;
         }
         let answered = self.receive_end(half, verdict).await.unwrap_or(Err(Unanswered::Lost));
-        self.leave(Point::EndSent)?;
-        match self.arrive(Point::EndAcked).await? {
+        self.leave_as(actor, Point::EndSent)?;
+        match self.arrive_as(actor, Point::EndAcked).await? {
             Pass::Fails => return Ok(Err(Unanswered::Lost)),
-            Pass::Twice => Box::pin(self.caller_tries_again()).await,
+            Pass::Twice => self.once_more(actor).await,
             Pass::Go => {}
         }
-        self.leave(Point::EndAcked)?;
+        self.leave_as(actor, Point::EndAcked)?;
         Ok(answered)
     }
 
     /// A check arrives at the service, is answered from its database, and the answer goes back.
-    pub(crate) async fn service_is_asked(&mut self, check: &Check) {
+    pub(crate) async fn sender_is_asked(&mut self, check: &Check) {
         // Whoever died on the way, somebody else is asked later.
         let _ = self.answer_check(check).await;
     }
 
-    async fn answer_check(&mut self, check: &Check) -> Result<(), Dead> {
-        if self.service.is_none() {
-            return Err(Dead);
+    /// Who can answer for a group, if it is there.
+    pub(crate) fn asked(&self, group: &str) -> Option<(Actor, Producer)> {
+        match group {
+            GROUP => self.service.as_ref().map(|service| (Actor::Service, service.producer.clone())),
+            _ => self.consumer.as_ref().and_then(|it| Some((Actor::Consumer, it.sender.as_ref()?.producer.clone()))),
         }
+    }
+
+    async fn answer_check(&mut self, check: &Check) -> Result<(), Dead> {
+        let (actor, _) = self.asked(&check.producer_group).ok_or(Dead)?;
         let half = checked(check);
-        let pass = self.arrive(Point::CheckReceived).await?;
+        let pass = self.arrive_as(actor, Point::CheckReceived).await?;
         if pass == Pass::Fails {
             return Ok(());
         }
         let mut verdict = Verdict::Unknown;
         for _ in 0..if pass == Pass::Twice { 2 } else { 1 } {
-            let Some(Service { producer, .. }) = &self.service else { return Err(Dead) };
-            let (producer, half) = (producer.clone(), half.clone());
+            let (_, producer) = self.asked(&check.producer_group).ok_or(Dead)?;
+            let half = half.clone();
             let asks = async move { producer.asked(half).await };
-            verdict = self.drive(Actor::Service, asks).await.ok_or(Dead)?;
+            verdict = self.drive(actor, asks).await.ok_or(Dead)?;
         }
         self.note(format!("{} is answered {verdict:?}", half.half.message_id));
-        self.leave(Point::CheckReceived)?;
-        let pass = self.arrive(Point::CheckAnswered).await?;
+        self.leave_as(actor, Point::CheckReceived)?;
+        let pass = self.arrive_as(actor, Point::CheckAnswered).await?;
         if pass == Pass::Fails {
             return Ok(());
         }
@@ -197,13 +229,20 @@ impl World {
             let _ = self.receive_end(&half.half, verdict).await;
         }
         let _ = self.receive_end(&half.half, verdict).await;
-        self.leave(Point::CheckAnswered)
+        self.leave_as(actor, Point::CheckAnswered)
     }
 }
 
 async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<String>, TxnError> {
     let keys = work.keys(&order);
-    let message = |key: &String| Message::new(TOPIC, format!("{key:?}")).key(key.as_str());
+    let message = |key: &String| {
+        let message = Message::new(TOPIC, format!("{key:?}")).key(key.as_str());
+        match work {
+            Work::PaysLater => message.delay_from_commit(DELAY),
+            Work::PaysInOrder => message.in_commit_order("orders"),
+            _ => message,
+        }
+    };
     let pays = async |tx: &mut Tx| match work {
         Work::PaysInParts => {
             for key in &keys {
@@ -211,7 +250,7 @@ async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<
             }
             Ok(())
         }
-        Work::Pays => insert(tx, &order).await,
+        Work::Pays | Work::PaysLater | Work::PaysInOrder => insert(tx, &order).await,
         Work::Declines => insert(tx, &order).await.and(Err("declined".to_owned())),
         Work::BeginsAnew => begin_anew(tx, &order).await,
     };
@@ -219,6 +258,11 @@ async fn order_in(producer: Producer, order: String, work: Work) -> Result<Sent<
         Work::PaysInParts => producer.send_all(keys.iter().map(message).collect(), pays).await,
         _ => producer.send(message(&order), pays).await,
     }
+}
+
+/// Under which group a process sends.
+fn group_of(actor: Actor) -> &'static str {
+    if actor == Actor::Consumer { PACKETS_GROUP } else { GROUP }
 }
 
 /// As a client reads it.

@@ -22,12 +22,14 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use txn_coordinator::{HalfOffset, Outcome};
 use txn_sdk::TxnProducer;
-use txn_sdk::simulation::set_time;
+use txn_sdk::simulation::{Beside, Time, set_time};
 
+use super::audit::Found;
+use super::beyond::Beyond;
 use super::broker::Running;
 use super::consumer::Consuming;
 use super::database::{Database, File, directory};
-use super::points::{Actor, Kind, Plan, Point};
+use super::points::{Actor, Day, Kind, Plan, Point};
 use super::process::{Answer, Ask, Asked, Process};
 
 /// The process was killed while it did this.
@@ -48,6 +50,8 @@ pub(crate) struct Service {
     pub(crate) process: Process,
     pub(crate) database: Database,
     pub(crate) producer: Producer,
+    /// What runs beside it, on days that have something for it.
+    pub(crate) beside: Option<Beside<Database>>,
 }
 
 pub(crate) struct World {
@@ -63,15 +67,21 @@ pub(crate) struct World {
     pub(crate) packets: File,
     pub(crate) consumer: Option<Consuming>,
     pub(crate) facts: Facts,
+    pub(crate) found: Found,
     pub(crate) visits: BTreeMap<Point, u32>,
     pub(crate) history: Vec<String>,
     /// The broker's checks are on their way.
     pub(crate) checking: bool,
     /// Where a `CrashAfter` is under way.
-    dies_after: Option<Point>,
-    down_until: [UnixMillis; 3],
+    dies_after: Option<(Actor, Point)>,
+    /// By the clock that nobody sets.
+    down_until: [Duration; 3],
+    /// The wall clock of services, before the broker's.
+    pub(crate) services_ahead_ms: i64,
     processes: u64,
     starting: bool,
+    /// Of others, while one starts.
+    later: Vec<Asked>,
     asks: (mpsc::UnboundedSender<Asked>, mpsc::UnboundedReceiver<Asked>),
     /// Their connections hold nothing any more, and stay: a file that is just being closed cannot be opened.
     dead: Vec<Box<dyn Any>>,
@@ -106,6 +116,7 @@ pub(crate) struct Facts {
     pub(crate) delivering: Option<StoredMessage>,
     /// The next END is lost on the way: nobody's fault, an ordinary day.
     pub(crate) loses_end: bool,
+    pub(crate) beyond: Beyond,
 }
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -116,7 +127,6 @@ impl World {
         let clock = Arc::new(ManualClock::at(START));
         let directory = directory();
         set_time(None);
-        set_time(Some(START));
         let mut world = Self {
             plan,
             dice: StdRng::seed_from_u64(seed),
@@ -129,23 +139,33 @@ impl World {
             packets: File::new(&directory.path().join("packets")),
             consumer: None,
             facts: Facts::default(),
+            found: Found::default(),
             visits: BTreeMap::new(),
             history: Vec::new(),
             checking: false,
             dies_after: None,
-            down_until: [START; 3],
+            down_until: [Duration::ZERO; 3],
+            services_ahead_ms: 0,
             processes: 0,
             starting: false,
+            later: Vec::new(),
             asks: mpsc::unbounded_channel(),
             dead: Vec::new(),
             _directory: directory,
         };
+        world.tell_time();
         world.start_broker();
         world
     }
 
+    /// To the services.
+    fn tell_time(&self) {
+        let wall = UnixMillis(self.clock.now().0 + self.services_ahead_ms);
+        set_time(Some(Time { wall, uptime: self.clock.uptime() }));
+    }
+
     pub(crate) fn note(&mut self, line: impl AsRef<str>) {
-        self.history.push(format!("{:>9} {}", self.clock.now().0 - START.0, line.as_ref()));
+        self.history.push(format!("{:>9} {}", self.clock.uptime().as_millis(), line.as_ref()));
     }
 
     pub(crate) fn violation(&self, claim: &str, what: &str) -> ! {
@@ -167,43 +187,70 @@ impl World {
 
     /// A point is reached: what the plan has for it happens.
     pub(crate) async fn arrive(&mut self, point: Point) -> Result<Pass, Dead> {
+        self.arrive_as(point.actor(), point).await
+    }
+
+    /// The same of a point that others pass, too: consumers send halves.
+    pub(crate) async fn arrive_as(&mut self, actor: Actor, point: Point) -> Result<Pass, Dead> {
         *self.visits.entry(point).or_default() += 1;
         let Some(kind) = self.plan.reach(point) else { return Ok(Pass::Go) };
         self.note(format!("-- {point:?}: {kind:?}"));
         match kind {
             Kind::CrashBefore => {
-                self.kill(point.actor());
+                self.kill(actor);
                 Err(Dead)
             }
             Kind::CrashAfter => {
-                self.dies_after = Some(point);
+                self.dies_after = Some((actor, point));
                 Ok(Pass::Go)
             }
             Kind::Error => Ok(Pass::Fails),
             Kind::Duplicate => Ok(Pass::Twice),
             Kind::Delay => {
-                let number = self.number_of(point.actor());
+                let number = self.number_of(actor);
                 self.facts.outlasted_checks |= self.plan.seed % 3 == 2;
                 let seconds = [8, 45, 300][(self.plan.seed % 3) as usize];
                 Box::pin(self.pass_time(Duration::from_secs(seconds))).await;
-                if self.number_of(point.actor()) == number { Ok(Pass::Go) } else { Err(Dead) }
+                if self.number_of(actor) == number { Ok(Pass::Go) } else { Err(Dead) }
+            }
+            Kind::LeapBack | Kind::LeapAhead | Kind::LeapFar => {
+                self.leap(kind.hours());
+                Ok(Pass::Go)
             }
         }
     }
 
+    /// Somebody sets the clock: of all, of the broker, or of the services.
+    fn leap(&mut self, hours: i64) {
+        let by_ms = hours * 3_600_000;
+        if self.plan.seed % 3 != 2 {
+            self.clock.set(UnixMillis(self.clock.now().0 + by_ms));
+        }
+        match self.plan.seed % 3 {
+            1 => self.services_ahead_ms -= by_ms,
+            2 => self.services_ahead_ms += by_ms,
+            _ => {}
+        }
+        self.tell_time();
+    }
+
     /// The step of this point is done.
     pub(crate) fn leave(&mut self, point: Point) -> Result<(), Dead> {
-        if self.dies_after.take_if(|dies| *dies == point).is_none() {
+        self.leave_as(point.actor(), point)
+    }
+
+    pub(crate) fn leave_as(&mut self, actor: Actor, point: Point) -> Result<(), Dead> {
+        if self.dies_after.take_if(|dies| *dies == (actor, point)).is_none() {
             return Ok(());
         }
-        self.kill(point.actor());
+        self.kill(actor);
         Err(Dead)
     }
 
     pub(crate) fn kill(&mut self, actor: Actor) {
         let seconds = [0, 40, 200][self.dice.random_range(0..3)];
         self.note(format!("{actor:?} dies, for {seconds} s"));
-        self.down_until[actor as usize] = self.clock.now().plus(Duration::from_secs(seconds));
+        self.down_until[actor as usize] = self.clock.uptime() + Duration::from_secs(seconds);
         match actor {
             Actor::Service => {
                 let service = self.service.take().expect("who dies was alive");
@@ -220,7 +267,7 @@ impl World {
     }
 
     fn may_start(&self, actor: Actor) -> bool {
-        self.clock.now() >= self.down_until[actor as usize]
+        self.clock.uptime() >= self.down_until[actor as usize]
     }
 
     pub(crate) async fn start_what_is_down(&mut self) {
@@ -237,6 +284,7 @@ impl World {
         self.starting = true;
         let started = self.drive(Actor::Broker, work).await;
         self.starting = false;
+        self.later.drain(..).for_each(|asked| drop(self.asks.0.send(asked)));
         started.expect("nothing fails while it starts").expect("it starts")
     }
 
@@ -273,46 +321,65 @@ impl World {
         }
         let answer = match asked.ask {
             // Its schema is looked after before it serves anybody.
-            _ if self.starting => Ok(Answer::Go),
-            Ask::Arrives(point) => self.step_begins(point).await,
-            Ask::Leaves(point) => self.leave(point).map(|()| Answer::Go),
-            Ask::Half(message) => self.half_from_service(&message).await.map(Answer::Half),
-            Ask::End(half, verdict) => self.end_from_service(&half, verdict).await.map(Answer::End),
+            Ask::Arrives(_) | Ask::Leaves(_) if self.starting => Ok(Answer::Go),
+            Ask::Half(_) | Ask::End(..) if self.starting => {
+                self.later.push(asked);
+                return;
+            }
+            Ask::Arrives(point) => self.step_begins(asked.actor, point).await,
+            Ask::Leaves(point) => self.leave_as(asked.actor, point).map(|()| Answer::Go),
+            Ask::Half(message) => self.half_from(asked.actor, &message).await.map(Answer::Half),
+            Ask::End(half, verdict) => self.end_from(asked.actor, &half, verdict).await.map(Answer::End),
         };
         if let (Ok(answer), true) = (answer, self.number_of(asked.actor) == asked.by || self.starting) {
             let _ = asked.answer.send(answer);
         }
     }
 
-    async fn step_begins(&mut self, point: Point) -> Result<Answer, Dead> {
-        match self.arrive(point).await? {
+    async fn step_begins(&mut self, actor: Actor, point: Point) -> Result<Answer, Dead> {
+        let number = self.number_of(actor);
+        if (actor, point) == (Actor::Service, Point::TxBegun) {
+            Box::pin(self.before_begin()).await;
+            if self.number_of(actor) != number {
+                return Err(Dead);
+            }
+        }
+        match self.arrive_as(actor, point).await? {
             Pass::Go => Ok(Answer::Go),
             Pass::Fails => Ok(Answer::Fails),
             Pass::Twice => {
-                let number = self.number_of(point.actor());
-                match point.actor() {
-                    Actor::Service => Box::pin(self.caller_tries_again()).await,
-                    _ => Box::pin(self.delivered_elsewhere()).await,
-                }
-                if self.number_of(point.actor()) == number { Ok(Answer::Go) } else { Err(Dead) }
+                self.once_more(actor).await;
+                if self.number_of(actor) == number { Ok(Answer::Go) } else { Err(Dead) }
             }
+        }
+    }
+
+    /// What an actor is at comes to it, or to another one like it, once more.
+    pub(crate) async fn once_more(&mut self, actor: Actor) {
+        match actor {
+            Actor::Service => Box::pin(self.caller_tries_again()).await,
+            _ => Box::pin(self.delivered_elsewhere()).await,
         }
     }
 
     /// Time goes on, from one due check to the next; whoever may start again does.
     pub(crate) async fn pass_time(&mut self, total: Duration) {
-        let until = self.clock.now().plus(total);
+        let until = self.clock.uptime() + total;
         loop {
             self.start_what_is_down().await;
             self.tick().await;
-            let now = self.clock.now();
-            if now >= until {
+            if self.plan.day == Day::Beyond {
+                self.beyond_ticks().await;
+            }
+            let left = until.saturating_sub(self.clock.uptime());
+            if left.is_zero() {
                 return;
             }
-            let due = self.running().coordinator.next_due().unwrap_or(until);
-            let next = due.min(until).max(now.plus(Duration::from_secs(1)));
-            self.clock.advance(next.since(now));
-            set_time(Some(next));
+            let now = self.clock.now();
+            let due = self.running().coordinator.next_due().into_iter().chain(self.next_delivery()).min();
+            let next = due.map_or(left, |due| due.max(now).since(now));
+            self.clock.advance(next.min(left).max(Duration::from_secs(1)));
+            self.tell_time();
         }
     }
 }
