@@ -1,64 +1,59 @@
-//! The broker: its tables, its store, and the way it starts and stops.
+//! The broker: its tables and its store, and how they are opened.
 
-use std::collections::BTreeMap;
+mod live;
+mod running;
+mod timed;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use mq_protocol::ByteString;
 use mq_protocol::body::DataVersion;
 use mq_protocol::command::Command;
 use mq_protocol::ids::{LogOffset, QueueId, QueueOffset, UnixMillis};
 use mq_protocol::topic;
 use mq_store::timer::TimerError;
-use mq_store::{Backend, Clock, DiskError, FileBackend, OpenError, Poisoned, ReadError, Store};
+use mq_store::{Backend, Clock, FileBackend, OpenError, ReadError, Store};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use txn_coordinator::{Coordinator, StoredHalf};
 
-use crate::announcing::{self, Announcements};
+use crate::announcing::Announcements;
 use crate::assignment::RequestModes;
 use crate::audit::Audit;
 use crate::bell::Bell;
-use crate::checkback;
 use crate::clients::Clients;
 use crate::config::{BrokerConfig, ConfigError, FlushDiskType};
 use crate::config_file::SaveError;
-use crate::config_update::{self, ChangedSettings, UpdateError};
+use crate::config_update::ChangedSettings;
 use crate::connection::Connection;
 use crate::delay_levels::{DelayLevels, DelayLevelsError};
 use crate::failure::Failure;
 use crate::groups::GroupTable;
 use crate::held::HeldPulls;
-use crate::housekeeping;
 use crate::incoming::Stamp;
 use crate::limits::ROUTED_WITHIN;
 use crate::locks::QueueLocks;
 use crate::metrics::{self, Instruments};
 use crate::offsets::OffsetTable;
 use crate::pop::{self, Place, Pops};
-use crate::registration::{self, Registrant, Registrations};
-use crate::retention;
+use crate::registration::Registrations;
 use crate::routes::Routes;
 use crate::schedule::Schedule;
 use crate::schedule_progress::{Delivered, ProgressFile};
 use crate::selection::Filters;
-use crate::serve;
-use crate::settings::{
-    advertised_ip, hot_bytes, store_options, timer_options, timer_settings, transaction_options, transaction_schedule,
-};
+use crate::settings::{advertised_ip, hot_bytes, store_options, transaction_options};
 use crate::stats::Stats;
 use crate::store_link::Link;
-use crate::timers::{self, TimerRefusal, TimerRules, TimerWish, Timers};
-use crate::topics::{TopicTable, next_version};
+use crate::topics::TopicTable;
 use crate::unique_key::UniqueKeys;
+use live::with_changes;
+pub use running::RunError;
+use timed::Timed;
 
 /// Stored with every message and sent with every answer to a send; clients carry it into traces.
 pub(crate) const REGION: &str = "DefaultRegion";
@@ -96,13 +91,7 @@ pub struct Broker {
     /// Taken by `run`.
     schedule: Mutex<Option<Schedule>>,
     schedule_bell: Arc<Bell>,
-    /// `None`: switched off.
-    timers: Option<Arc<Timers>>,
-    /// Where the first message lies that waits until timers are switched on again.
-    pub(crate) first_resting_timer: Option<LogOffset>,
-    /// Taken by `run`.
-    timer_driver: Mutex<Option<timers::Driver>>,
-    timer_bell: Arc<Bell>,
+    timed: Timed,
     pub(crate) unique_keys: UniqueKeys,
     pub(crate) stamp: Stamp,
     /// The advertised address; message ids carry it.
@@ -140,18 +129,6 @@ pub enum StartError {
     DelayLevels(#[from] DelayLevelsError),
     #[error("{}/config/broker.properties: {error}; correct the line or remove it", directory.display())]
     ChangedSettings { directory: std::path::PathBuf, error: ConfigError },
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("the listener failed: {0}")]
-    Listener(#[from] io::Error),
-    #[error("{0}; restart to recover what is on disk")]
-    Store(Poisoned),
-    #[error("the store could not be closed cleanly: {0}")]
-    Close(#[from] mq_store::CloseError),
-    #[error("the consumer offsets are not saved: {0}")]
-    Offsets(#[from] SaveError),
 }
 
 impl Broker {
@@ -207,27 +184,9 @@ impl Broker {
         let schedule = Schedule::new(store.clone(), clock.clone(), delay_levels.clone(), progress, bell.clone())?;
         let delivered = schedule.delivered();
         let stats = Arc::new(Stats::new(&config.cluster_name, now));
-        let timer_bell = Arc::new(Bell::default());
-        let open_timers = || {
-            let (options, settings) = (timer_options(&config), timer_settings(&config));
-            Timers::open(backend, options, &config.config_directory(), settings, stats.clone(), now)
-        };
-        let anything_timed = store.queue_bounds(topic::TIMER, timers::QUEUE).max > QueueOffset::ZERO;
-        let (timers, timer_driver, first_resting_timer) = if config.timer_wheel {
-            let (timers, progress, start) = open_timers()?;
-            let (found, bell) = ((progress, start), timer_bell.clone());
-            let driver = timers::Driver::new(store.clone(), clock.clone(), timers.clone(), bell, found);
-            (Some(timers), Some(driver), None)
-        } else if anything_timed {
-            (None, None, open_timers()?.0.needed_from(&store)?)
-        } else {
-            (None, None, None)
-        };
+        let timed = Timed::open(&config, &store, backend, clock.clone(), stats.clone())?;
         let broker = Arc::new(Self {
-            timers,
-            timer_driver: Mutex::new(timer_driver),
-            first_resting_timer,
-            timer_bell,
+            timed,
             store_host,
             delivered,
             cleaning: Mutex::default(),
@@ -268,93 +227,6 @@ impl Broker {
         });
         broker.store.subscribe(Arc::new(Link::new(&broker)));
         Ok(broker)
-    }
-
-    /// Serves the listeners (the main port and, when there is one, the VIP port) until `shutdown`, then stops in order:
-    /// no new connections, no new requests, answers out, tables saved, store closed. An error means that the process
-    /// should end with a status that says so.
-    pub async fn run(
-        self: &Arc<Self>,
-        listeners: Vec<TcpListener>,
-        shutdown: CancellationToken,
-    ) -> Result<(), RunError> {
-        let (stop, leaving) = (CancellationToken::new(), shutdown.child_token());
-        // A caller that drops this future stops the background work too.
-        let _stop = (stop.clone().drop_guard(), leaving.clone().drop_guard());
-        let _ring = [&*self.schedule_bell, &*self.timer_bell, &self.flush_bell, &*self.pops.bell].map(RingOnDrop);
-        let schedule = self.schedule.lock().take().expect("a broker runs once");
-        let delivering = tokio::task::spawn_blocking(move || schedule.run());
-        let driver = self.timer_driver.lock().take();
-        let timing = tokio::task::spawn_blocking(move || driver.into_iter().for_each(timers::Driver::run));
-        let broker = self.clone();
-        let flushing = tokio::task::spawn_blocking(move || broker.flush_on_demand());
-        let checking = tokio::spawn(checkback::run(self.clone(), stop.clone()));
-        let broker = self.clone();
-        let reviving = tokio::task::spawn_blocking(move || pop::revive::run(&broker));
-        let polls = self.pops.polls.clone();
-        let polling = AbortOnDropHandle::new(tokio::spawn(async move { polls.expire().await }));
-        let expiring = AbortOnDropHandle::new(tokio::spawn(self.held.clone().expire()));
-        let keeping = tokio::spawn(housekeeping::run(self.clone(), stop.clone()));
-        let cleaning = tokio::spawn(retention::run(self.clone(), stop.clone()));
-        let announcing = tokio::spawn(announcing::run(self.clone(), self.registrations.changes(), stop.clone()));
-        let registering = tokio::spawn(registration::run(
-            Registrant::new(&self.config, self.store_host),
-            self.topics.clone(),
-            self.registrations.clone(),
-            leaving.clone(),
-        ));
-        let served = serve::serve(self, listeners, &shutdown).await;
-        stop.cancel();
-        leaving.cancel();
-        drop((expiring, polling));
-        self.schedule_bell.stop();
-        self.timer_bell.stop();
-        self.pops.bell.stop();
-        self.flush_bell.stop();
-        for (what, task) in [
-            ("delivery of delayed messages", delivering),
-            ("delivery by time", timing),
-            ("revival of popped messages", reviving),
-            ("flushing", flushing),
-            ("checkback", checking),
-            ("housekeeping", keeping),
-            ("removal of old files", cleaning),
-            ("registration", registering),
-            ("announcement of topics", announcing),
-        ] {
-            if let Err(error) = task.await {
-                error!(%error, "the {what} ended early");
-            }
-        }
-        served?;
-        let broker = self.clone();
-        let closed = tokio::task::spawn_blocking(move || broker.close()).await;
-        closed.expect("closing does not panic")
-    }
-
-    /// One sync for all halves and verdicts that came meanwhile.
-    fn flush_on_demand(&self) {
-        while self.flush_bell.wait(None) {
-            if self.store.flush().is_err() {
-                // The store's listeners are told, and end the broker.
-                return;
-            }
-        }
-    }
-
-    /// Something waits for the disk that does not wait for the next asynchronous flush.
-    pub(crate) fn hurry(&self) {
-        if !self.answers_wait {
-            self.flush_bell.ring();
-        }
-    }
-
-    /// Everything that is in memory goes to disk.
-    fn close(&self) -> Result<(), RunError> {
-        checkback::save(self);
-        let saved = self.save_offsets();
-        self.store.close()?;
-        Ok(saved?)
     }
 
     /// Sends a group elsewhere in a queue, wherever an operator wants it.
@@ -422,99 +294,13 @@ impl Broker {
         answer.ext.push(ByteString::from_static("TRACE_ON"), ByteString::from_static("true"));
     }
 
-    /// The settings with every change. Only those that change live may be read here; the others are as in `config` until
-    /// the next start.
-    pub(crate) fn live(&self) -> Guard<Arc<BrokerConfig>> {
-        self.live.load()
-    }
-
-    /// Changes settings as a tool asks for it: saved first, then in effect. Says what the tool's user should know.
-    pub(crate) fn change_settings(&self, text: &str) -> Result<Option<String>, UpdateError> {
-        let changed = self.changed_settings.lock();
-        let planned = config_update::plan(&self.live(), text)?;
-        changed.add(&planned.pairs)?;
-        info!(settings = ?planned.pairs, "settings changed");
-        self.topics.adopt(&planned.config, self.clock.now())?;
-        self.groups.adopt(&planned.config);
-        self.transactions.set_schedule(transaction_schedule(&planned.config));
-        if let Some(timers) = &self.timers {
-            timers.adopt(timer_settings(&planned.config));
-            self.timer_bell.ring();
-        }
-        self.live.store(Arc::new(planned.config));
-        let mut version = self.settings_version.lock();
-        *version = next_version(*version, self.clock.now());
-        Ok(planned.remark)
-    }
-
     /// What Prometheus scrapes, in OpenMetrics text. Reads the log: not for a thread that serves connections.
     #[must_use]
     pub fn metrics(&self) -> String {
         metrics::scrape(self)
     }
 
-    /// What it was started with: the caller's settings, and over them those that tools changed.
-    #[must_use]
-    pub fn config(&self) -> &BrokerConfig {
-        &self.config
-    }
-
-    pub(crate) fn settings_version(&self) -> DataVersion {
-        *self.settings_version.lock()
-    }
-
-    /// The waiting messages; an error when they are switched off.
-    pub(crate) fn timers(&self) -> Result<&Arc<Timers>, TimerRefusal> {
-        self.timers.as_ref().ok_or(TimerRefusal::Off)
-    }
-
-    pub(crate) fn timer_rules(&self) -> TimerRules {
-        TimerRules {
-            enabled: self.timers.is_some(),
-            precision_ms: self.config.timer_precision.as_millis() as i64,
-            max_delay: self.live().timer_max_delay,
-        }
-    }
-
-    /// The slot that a message waits in, if it takes it; `None`: the time is over, deliver now.
-    pub(crate) fn timer_slot(&self, wish: TimerWish<'_>, takes_back: bool) -> Result<Option<UnixMillis>, TimerRefusal> {
-        let slot = self.timer_rules().slot(wish, takes_back, self.clock.now())?;
-        if let (Some(slot), Some(timers), false) = (slot, &self.timers, takes_back) {
-            timers.congestion.admit(slot)?;
-        }
-        Ok(slot)
-    }
-
-    /// How many messages wait to be due within each of Apache's times (5 s to 24 h) and not within a shorter one; the
-    /// later ones stand at [`Duration::MAX`]. For metrics: reads the wheel's file where it is not empty.
-    pub fn pending_timers(&self) -> Result<BTreeMap<Duration, u64>, DiskError> {
-        self.timers.as_ref().map_or_else(|| Ok(BTreeMap::new()), |timers| timers.pending(self.clock.now()))
-    }
-
-    pub(crate) fn timer_bell(&self) -> &Arc<Bell> {
-        &self.timer_bell
-    }
-
     pub(crate) fn schedule_bell(&self) -> &Arc<Bell> {
         &self.schedule_bell
-    }
-}
-
-/// The settings of `broker.conf` and the command line, with what tools have changed since.
-fn with_changes(mut config: BrokerConfig, changed: &ChangedSettings) -> Result<BrokerConfig, StartError> {
-    let directory = config.store_root.clone();
-    let pairs = changed.load().map_err(|error| StartError::Config { directory: directory.clone(), error })?;
-    for (key, value) in &pairs {
-        info!(key, value, "changed by a tool, stands over broker.conf (config/broker.properties)");
-    }
-    config.apply_pairs(pairs).map_err(|error| StartError::ChangedSettings { directory, error })?;
-    Ok(config)
-}
-
-struct RingOnDrop<'b>(&'b Bell);
-
-impl Drop for RingOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
     }
 }

@@ -210,7 +210,7 @@ fn needed_from(broker: &Broker) -> Result<LogOffset, ReadError> {
     let popped = popped.into_iter().map(|(queue, done)| (&*pops, queue, done.plus(1)));
     let timed = match broker.timers() {
         Ok(timers) => timers.needed_from(&broker.store)?,
-        Err(_) => broker.first_resting_timer,
+        Err(_) => broker.first_resting_timer(),
     };
     let mut first = timed.unwrap_or(LogOffset(u64::MAX));
     for (topic, queue, offset) in half.into_iter().chain(delayed).chain(popped) {

@@ -2,7 +2,10 @@
 //!
 //! A change is on disk before it is visible. Readers never wait for a writer's disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod request;
+mod system;
+
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -19,24 +22,18 @@ use tokio::sync::watch;
 use crate::config::{BrokerConfig, MAX_QUEUES_PER_TOPIC};
 use crate::config_file::{ConfigFile, SaveError};
 use crate::saved::{Saved, Table};
+use request::ATTRIBUTES;
+pub(crate) use request::TopicRequest;
+use system::system_topics;
+pub(crate) use system::{is_system, system_names};
 
 /// Topics of one broker. Each costs some lines of the file that is written whole, and queue files once used.
 const MAX_TOPICS: usize = 100_000;
 /// Bytes of all topics together: a registration carries them in one frame, and a name server that cannot take it would
 /// forget the broker. The rest of the frame is for the registration's other fields.
 const MAX_TABLE_BYTES: usize = MAX_FRAME_BYTES - (64 << 10);
-/// Attributes that Apache knows, and so that a tool may set.
-const ATTRIBUTES: [&str; 4] = ["message.type", "queue.type", "cleanup.policy", "reserve.time"];
-/// Of these, what has but one value here: another one would change how messages are stored.
-const FIXED: [(&str, &str); 2] = [("queue.type", "SimpleCQ"), ("cleanup.policy", "DELETE")];
 /// Queues of a topic that a broker makes for itself on demand.
 const INTERNAL_QUEUES: u32 = 1;
-/// One queue a delay level.
-const SCHEDULE_QUEUES: u32 = 18;
-/// What `mqadmin`'s benchmark expects.
-const BENCHMARK_QUEUES: u32 = 1024;
-const CLUSTER_TOPIC_QUEUES: u32 = 16;
-const REVIVE_QUEUES: u32 = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TopicError {
@@ -63,20 +60,6 @@ pub(crate) enum TopicError {
     TableTooLarge { bytes: usize },
     #[error(transparent)]
     Save(#[from] Arc<SaveError>),
-}
-
-/// What a tool asks of a topic (17).
-#[derive(Clone, Debug)]
-pub(crate) struct TopicRequest<'r> {
-    pub(crate) topic: &'r str,
-    pub(crate) read_queues: i64,
-    pub(crate) write_queues: i64,
-    pub(crate) perm: i64,
-    pub(crate) filter_type: Option<&'r str>,
-    pub(crate) sys_flag: i32,
-    pub(crate) order: bool,
-    /// `+key=value,-key`.
-    pub(crate) attributes: &'r str,
 }
 
 /// The settings of the broker that matter to its topics.
@@ -382,102 +365,6 @@ impl TopicTable {
         table.topic_queue_mapping_info_map = Some(serde_json::json!({}));
         table
     }
-}
-
-impl TopicRequest<'_> {
-    fn over(&self, held: Option<&TopicConfig>) -> Result<TopicConfig, TopicError> {
-        let queues = |field, value: i64| {
-            let within = u32::try_from(value).ok().filter(|queues| (1..=MAX_QUEUES_PER_TOPIC).contains(queues));
-            within.ok_or_else(|| TopicError::Queues { topic: self.topic.to_owned(), field, value })
-        };
-        let bits = perm::PRIORITY | perm::READ_WRITE | perm::INHERIT;
-        let perm = u32::try_from(self.perm).ok().filter(|perm| perm & !bits == 0);
-        Ok(TopicConfig {
-            attributes: self.attributes(held)?,
-            order: self.order,
-            perm: perm.ok_or_else(|| TopicError::Permission { topic: self.topic.to_owned(), value: self.perm })?,
-            read_queue_nums: queues("readQueueNums", self.read_queues)?,
-            topic_filter_type: self.filter_type.filter(|kind| !kind.is_empty()).unwrap_or("SINGLE_TAG").to_owned(),
-            topic_name: self.topic.to_owned(),
-            topic_sys_flag: self.sys_flag,
-            write_queue_nums: queues("writeQueueNums", self.write_queues)?,
-        })
-    }
-
-    fn attributes(&self, held: Option<&TopicConfig>) -> Result<BTreeMap<String, String>, TopicError> {
-        let mut attributes = held.map(|held| held.attributes.clone()).unwrap_or_default();
-        for attribute in self.attributes.split(',').map(str::trim).filter(|attribute| !attribute.is_empty()) {
-            let wrong = || TopicError::Attribute { topic: self.topic.to_owned(), attribute: attribute.to_owned() };
-            let known = |key: &&str| ATTRIBUTES.contains(key);
-            if let Some(key) = attribute.strip_prefix('-') {
-                attributes.remove(Some(key).filter(known).ok_or_else(wrong)?);
-            } else {
-                let (key, value) =
-                    attribute.strip_prefix('+').and_then(|pair| pair.split_once('=')).ok_or_else(wrong)?;
-                // A blank would break the compressed form of a registration.
-                if !known(&key) || value.is_empty() || value.contains(char::is_whitespace) {
-                    return Err(wrong());
-                }
-                if let Some(&(key, offered)) = FIXED.iter().find(|(fixed, only)| *fixed == key && *only != value) {
-                    let (topic, value) = (self.topic.to_owned(), value.to_owned());
-                    return Err(TopicError::NotOffered { topic, key, value, offered });
-                }
-                attributes.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        Ok(attributes)
-    }
-}
-
-/// Topics that no tool may change or delete.
-pub(crate) fn is_system(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        topic::AUTO_CREATE,
-        topic::SCHEDULE,
-        topic::BENCHMARK,
-        topic::HALF,
-        topic::OP_HALF,
-        topic::CHECK_MAX_TIME,
-        topic::TRACE,
-        topic::SELF_TEST,
-        topic::OFFSET_MOVED,
-    ];
-    NAMES.contains(&name) || name.starts_with("rmq_sys_")
-}
-
-/// The names of the topics that a broker of this configuration has for itself.
-pub(crate) fn system_names(config: &BrokerConfig) -> BTreeSet<String> {
-    let made = system_topics(config).into_iter().map(|topic| topic.topic_name);
-    made.chain([topic::AUTO_CREATE, topic::TRACE].map(Into::into)).collect()
-}
-
-/// The topics that tools and clients expect of every broker.
-fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
-    const ALL: u32 = perm::READ_WRITE | perm::INHERIT;
-    const RW: u32 = perm::READ_WRITE;
-    let BrokerConfig { cluster_name: cluster, broker_name: broker, .. } = config;
-    let mut topics = vec![
-        TopicConfig::new(topic::SELF_TEST, 1, RW),
-        TopicConfig::new(topic::BENCHMARK, BENCHMARK_QUEUES, RW),
-        TopicConfig::new(cluster, CLUSTER_TOPIC_QUEUES, ALL),
-        TopicConfig::new(broker, 1, ALL),
-        TopicConfig::new(topic::OFFSET_MOVED, 1, RW),
-        TopicConfig::new(topic::SCHEDULE, SCHEDULE_QUEUES, RW),
-        TopicConfig::new(topic::reply_topic(cluster), 1, RW),
-        TopicConfig::new(topic::revive_topic(cluster), REVIVE_QUEUES, RW),
-        TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
-        TopicConfig::new(topic::HALF, 1, RW),
-        TopicConfig::new(topic::OP_HALF, 1, RW),
-        TopicConfig::new(topic::CHECK_MAX_TIME, 1, RW),
-        TopicConfig::new(topic::TIMER, 1, RW),
-    ];
-    if config.auto_create_topic {
-        topics.push(TopicConfig::new(topic::AUTO_CREATE, config.default_topic_queues, ALL));
-    }
-    if config.trace_topic {
-        topics.push(TopicConfig::new(topic::TRACE, 1, RW));
-    }
-    topics
 }
 
 fn named((name, config): (String, TopicConfig)) -> (Arc<str>, Arc<TopicConfig>) {
