@@ -214,6 +214,18 @@ impl Connection {
         let _ = self.post(mail, |_| true);
     }
 
+    /// The same of several, with one wake-up.
+    pub(crate) fn answer_all(&self, mails: impl Iterator<Item = Mail>) {
+        {
+            let mut posted = self.0.posted.lock();
+            if self.is_closed() {
+                return;
+            }
+            posted.mails.extend(mails);
+        }
+        self.0.changed.notify_one();
+    }
+
     fn post(&self, mail: Mail, has_room: impl FnOnce(&mut Posted) -> bool) -> Result<(), Closed> {
         {
             let mut posted = self.0.posted.lock();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mq_protocol::ByteString;
 use mq_protocol::ids::{QueueId, QueueOffset};
+use mq_store::Arrival;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, ConnectionId, Mail, Woken};
@@ -69,26 +70,51 @@ impl HeldPulls {
         self.wake_where(topic, queue_id, |_| true);
     }
 
-    /// A message is visible: `next` is the offset behind it.
-    pub(crate) fn arrived(&self, topic: &ByteString, queue_id: QueueId, next: QueueOffset, tags_code: i64) {
-        if !self.0.is_empty() {
-            self.wake_where(topic, queue_id, |held| held.wants(next, tags_code));
+    /// Messages are visible. All pulls of a connection that want one of them wake it once.
+    pub(crate) fn arrived(&self, arrivals: &[Arrival]) {
+        if self.0.is_empty() {
+            return;
         }
+        let mut woken = Vec::new();
+        self.0.change(|table| {
+            for Arrival { topic, queue_id, next, tags_code, .. } in arrivals {
+                take_where(table, topic, *queue_id, |held| held.wants(*next, *tags_code), &mut woken);
+            }
+        });
+        wake_all(woken);
     }
 
     fn wake_where(&self, topic: &ByteString, queue_id: QueueId, wants: impl Fn(&HeldPull) -> bool) {
-        let key = &(topic.clone(), queue_id);
-        self.0.change(|table| {
-            let wanting: Vec<WaitId> = table.at(key).filter(|(_, held)| wants(held)).map(|(id, _)| id).collect();
-            for id in wanting {
-                table.remove(key, id).expect("found above").wake();
-            }
-        });
+        let mut woken = Vec::new();
+        self.0.change(|table| take_where(table, topic, queue_id, wants, &mut woken));
+        wake_all(woken);
     }
 
     /// Hands back the pulls whose time is over, for as long as it is polled.
     pub(crate) async fn expire(self: Arc<Self>) {
         self.0.expire().await;
+    }
+}
+
+fn take_where(
+    table: &mut Table<QueueKey, HeldPull>,
+    topic: &ByteString,
+    queue_id: QueueId,
+    wants: impl Fn(&HeldPull) -> bool,
+    into: &mut Vec<HeldPull>,
+) {
+    let key = &(topic.clone(), queue_id);
+    let wanting: Vec<WaitId> = table.at(key).filter(|(_, held)| wants(held)).map(|(id, _)| id).collect();
+    into.extend(wanting.into_iter().map(|id| table.remove(key, id).expect("found above")));
+}
+
+fn wake_all(mut woken: Vec<HeldPull>) {
+    woken.sort_by_key(|held| held.connection.id());
+    let mut woken = woken.into_iter().peekable();
+    while let Some(HeldPull { connection, pull }) = woken.next() {
+        let others = std::iter::from_fn(|| woken.next_if(|held| held.connection == connection));
+        let pulls = std::iter::once(pull).chain(others.map(|held| held.pull));
+        connection.answer_all(pulls.map(|pull| Mail::Woken(Woken::Pull(pull))));
     }
 }
 
@@ -98,6 +124,7 @@ mod tests {
 
     use mq_protocol::body::Subscription;
     use mq_protocol::command::Command;
+    use mq_protocol::ids::{LogOffset, UnixMillis};
     use mq_store::PullLimits;
 
     use super::*;
@@ -119,6 +146,38 @@ mod tests {
         pulls.hold(held, Instant::now() + Duration::from_secs(20)).is_ok()
     }
 
+    fn arrival(queue: u32) -> Arrival {
+        Arrival {
+            topic: "T".into(),
+            queue_id: QueueId(queue),
+            next: QueueOffset(1),
+            tags_code: 0,
+            log_offset: LogOffset::ZERO,
+            size: 0,
+            store_timestamp: UnixMillis(0),
+        }
+    }
+
+    #[test]
+    fn each_pull_that_wants_an_arrival_is_handed_back_to_its_own_connection() {
+        let connection = |id| Connection::new(ConnectionId(id), ([127, 0, 0, 1], 1).into());
+        let (one, other, pulls) = (connection(1), connection(2), HeldPulls::default());
+        for (connection, queue) in [(&one, 0), (&other, 0), (&one, 1), (&other, 2), (&one, 3)] {
+            assert!(hold(&pulls, connection, queue));
+        }
+        pulls.arrived(&[arrival(0), arrival(1), arrival(0), arrival(2), arrival(9)]);
+        let queues = |connection: &Connection| {
+            let queue = |mail| match mail {
+                Mail::Woken(Woken::Pull(pull)) => pull.queue_id.0,
+                _ => panic!("only pulls were held"),
+            };
+            connection.take_posted().into_iter().map(queue).collect::<Vec<_>>()
+        };
+        assert_eq!((queues(&one), queues(&other)), (vec![0, 1], vec![0, 2]));
+        pulls.arrived(&[arrival(3)]);
+        assert_eq!((queues(&one), queues(&other)), (vec![3], vec![]));
+    }
+
     #[test]
     fn a_connection_holds_so_many_pulls_and_takes_them_along() {
         let connection = |id| Connection::new(ConnectionId(id), ([127, 0, 0, 1], 1).into());
@@ -126,7 +185,7 @@ mod tests {
         assert!((0..MAX_HELD_PER_CONNECTION as u32).all(|queue| hold(&pulls, &greedy, queue)));
         assert!(!hold(&pulls, &greedy, 0), "one more than the limit");
         assert!(hold(&pulls, &other, 0), "the others are not concerned");
-        pulls.arrived(&"T".into(), QueueId(0), QueueOffset(1), 0);
+        pulls.arrived(&[arrival(0)]);
         assert!((greedy.take_posted().len(), other.take_posted().len()) == (1, 1) && hold(&pulls, &greedy, 0));
         greedy.close();
         pulls.forget(greedy.id());

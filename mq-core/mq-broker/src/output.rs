@@ -11,6 +11,8 @@ use crate::limits::KEPT_BYTES;
 
 /// Slices of one vectored write.
 const MAX_SLICES: usize = 64;
+/// A body of so many bytes is cheaper copied than kept.
+const COPIED_BYTES: usize = 4 << 10;
 
 /// What can be gathered with other small replies.
 pub(crate) trait Encode {
@@ -56,11 +58,15 @@ impl Output {
         }
     }
 
-    /// An answer whose body is `slices`, which are not copied.
+    /// An answer whose body is `slices`, which are not copied unless they are small.
     pub(crate) fn push_slices(&mut self, head: &Command, slices: impl IntoIterator<Item = Bytes>, body_bytes: usize) {
         let before = self.tail.len();
         head.encode_without_body(body_bytes, &mut self.tail);
         self.bytes += self.tail.len() - before + body_bytes;
+        if body_bytes <= COPIED_BYTES {
+            slices.into_iter().for_each(|slice| self.tail.extend_from_slice(&slice));
+            return;
+        }
         self.chunks.push_back(self.tail.split().freeze());
         self.chunks.extend(slices);
     }

@@ -208,7 +208,7 @@ impl Session {
     }
 
     fn read(&mut self) -> Result<(), End> {
-        match self.input.read(&self.socket)? {
+        match self.input.read(&mut self.socket)? {
             Some(heard) => self.work(heard),
             None => Ok(()),
         }

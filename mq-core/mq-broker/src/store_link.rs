@@ -92,8 +92,8 @@ impl Listener for Link {
             timed |= arrival.topic == topic::TIMER;
             popped |= arrival.topic == self.revive_topic;
             self.polls.arrived(&arrival.topic, arrival.queue_id, arrival.tags_code);
-            self.held.arrived(&arrival.topic, arrival.queue_id, arrival.next, arrival.tags_code);
         }
+        self.held.arrived(arrivals);
         if delayed {
             self.schedule.ring();
         }

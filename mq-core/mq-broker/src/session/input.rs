@@ -1,12 +1,14 @@
 //! What was read from a socket and is not taken yet: bytes, cut into frames, and since when the rest of one is awaited.
 //! Knows no request.
 
-use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use mq_protocol::command::Command;
 use mq_protocol::frame::{self, FrameError, MAX_FRAME_BYTES};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -51,13 +53,14 @@ impl Input {
     }
 
     /// When something was heard, if anything is there.
-    pub(super) fn read(&mut self, socket: &TcpStream) -> Result<Option<Instant>, End> {
+    pub(super) fn read(&mut self, socket: &mut TcpStream) -> Result<Option<Instant>, End> {
         self.bytes.reserve(self.read_bytes);
-        match socket.try_read_buf(&mut self.bytes) {
-            Ok(0) => return Err(End::PeerClosed),
-            Ok(read) => self.adapt_read_size(read),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error.into()),
+        // Not `try_read_buf`: after that the socket still counts as readable, and is read once more for nothing.
+        match pin!(socket.read_buf(&mut self.bytes)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => return Ok(None),
+            Poll::Ready(Ok(0)) => return Err(End::PeerClosed),
+            Poll::Ready(Ok(read)) => self.adapt_read_size(read),
+            Poll::Ready(Err(error)) => return Err(error.into()),
         }
         self.heard = Instant::now();
         Ok(Some(self.heard))
