@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,11 @@ use crate::error::{CallError, Refused, RequestError};
 const MAX_IN_FLIGHT: usize = 8192;
 /// Bytes that wait for the socket. Beyond it callers wait, so that a slow peer cannot fill our memory.
 const MAX_OUTBOX_BYTES: usize = 8 * 1024 * 1024;
-const READ_CHUNK_BYTES: usize = 64 * 1024;
+/// Of one read. It grows while reads fill it: answers are small mostly, and each read that they outlive takes a new buffer.
+const MIN_READ_BYTES: usize = 8 * 1024;
+const MAX_READ_BYTES: usize = 256 * 1024;
+/// What a frame takes beside its body, at most.
+const HEAD_BYTES: usize = 64 * 1024;
 /// How long requests wait for others to go with them; the runtime's clock rounds it up to its next millisecond.
 const GATHER_TIME: Duration = Duration::from_micros(500);
 /// A buffer that one large frame blew up is given back.
@@ -210,8 +215,8 @@ impl Connection {
 
     async fn enqueue(&self, command: &Command, gather: Gather) -> Result<(), RequestError> {
         let bytes = command.body.len();
-        if bytes + READ_CHUNK_BYTES > MAX_FRAME_BYTES {
-            return Err(RequestError::TooLarge { bytes, limit: MAX_FRAME_BYTES - READ_CHUNK_BYTES });
+        if bytes + HEAD_BYTES > MAX_FRAME_BYTES {
+            return Err(RequestError::TooLarge { bytes, limit: MAX_FRAME_BYTES - HEAD_BYTES });
         }
         loop {
             let emptied = self.0.emptied.notified();
@@ -238,13 +243,20 @@ impl Connection {
 
     /// Takes what is to be written, once there is something and it has waited for others as long as it may.
     async fn filled(&self, writing: &mut BytesMut) {
+        self.ready().await;
+        // Those who run now and have something to send are taken along: a write costs more than all that they do.
+        yield_now().await;
+        self.0.outbox.lock().take(writing);
+        self.0.emptied.notify_waiters();
+    }
+
+    async fn ready(&self) {
         let mut until = None;
         loop {
             {
-                let mut outbox = self.0.outbox.lock();
+                let outbox = self.0.outbox.lock();
                 if outbox.ready || until.is_some_and(|until| Instant::now() >= until) {
-                    outbox.take(writing);
-                    break;
+                    return;
                 }
                 if until.is_none() && !outbox.bytes.is_empty() {
                     until = Some(Instant::now() + GATHER_TIME);
@@ -255,7 +267,6 @@ impl Connection {
                 Some(until) => drop(timeout_at(until, self.0.filled.notified()).await),
             }
         }
-        self.0.emptied.notify_waiters();
     }
 }
 
@@ -314,20 +325,20 @@ async fn write_loop(connection: Connection, mut socket: OwnedWriteHalf) {
 
 async fn read_loop(connection: Connection, mut socket: OwnedReadHalf, inbound: Weak<dyn Inbound>) {
     let shared = &connection.0;
-    let mut input = BytesMut::with_capacity(READ_CHUNK_BYTES);
+    let (mut input, mut read_bytes) = (BytesMut::new(), MIN_READ_BYTES);
     loop {
         if let Err(error) = take_frames(&connection, &mut input, &inbound) {
             tracing::warn!(address = %shared.address, %error, "closing: the stream cannot be trusted");
             break;
         }
-        input.reserve(READ_CHUNK_BYTES);
+        input.reserve(read_bytes);
         let read = tokio::select! {
             read = socket.read_buf(&mut input) => read,
             () = shared.closed.cancelled() => break,
         };
         match read {
-            Ok(1..) => {}
             Ok(0) => break,
+            Ok(read) => read_bytes = next_read(read_bytes, read),
             Err(error) => {
                 tracing::debug!(address = %shared.address, %error, "read failed");
                 break;
@@ -337,6 +348,14 @@ async fn read_loop(connection: Connection, mut socket: OwnedReadHalf, inbound: W
     connection.close();
     if let Some(inbound) = inbound.upgrade() {
         inbound.closed(&shared.address);
+    }
+}
+
+fn next_read(asked: usize, came: usize) -> usize {
+    match came {
+        _ if came >= asked => (asked * 2).min(MAX_READ_BYTES),
+        _ if came < asked / 4 => (asked / 2).max(MIN_READ_BYTES),
+        _ => asked,
     }
 }
 
@@ -361,6 +380,20 @@ fn take_frames(connection: &Connection, input: &mut BytesMut, inbound: &Weak<dyn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_read_grows_while_it_is_filled_and_shrinks_when_little_comes() {
+        for (asked, came, next) in [
+            (MIN_READ_BYTES, 100, MIN_READ_BYTES),
+            (MIN_READ_BYTES, MIN_READ_BYTES, 2 * MIN_READ_BYTES),
+            (MIN_READ_BYTES, 10 * MIN_READ_BYTES, 2 * MIN_READ_BYTES),
+            (4 * MIN_READ_BYTES, MIN_READ_BYTES, 4 * MIN_READ_BYTES),
+            (4 * MIN_READ_BYTES, MIN_READ_BYTES - 1, 2 * MIN_READ_BYTES),
+            (MAX_READ_BYTES, MAX_READ_BYTES, MAX_READ_BYTES),
+        ] {
+            assert_eq!(next_read(asked, came), next, "{came} bytes of {asked}");
+        }
+    }
 
     #[test]
     fn the_writer_is_woken_by_the_first_request_and_when_enough_of_them_wait() {
