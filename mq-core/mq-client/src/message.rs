@@ -208,6 +208,15 @@ impl ReceivedMessage {
         }
     }
 
+    /// A message that no broker delivered, for tests of handlers and checks: as its consumers would read it, from the first
+    /// place of the topic's first queue.
+    #[must_use]
+    pub fn undelivered(message: Message) -> Self {
+        let topic = message.topic.to_string();
+        let queue = MessageQueue { topic, broker_name: String::new(), queue_id: 0 };
+        Self { flag: message.flag, ..Self::pushed(message.properties, message.body, 0, Arc::new(queue)) }
+    }
+
     /// A message that came without being read from a queue.
     pub(crate) fn pushed(properties: Properties, body: Bytes, sys_flag: i32, queue: Arc<MessageQueue>) -> Self {
         let (body, sys_flag) = inflated(sys_flag, body);

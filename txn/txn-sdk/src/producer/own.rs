@@ -103,28 +103,10 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use mq_client::MessageQueue;
-    use mq_client::{LogOffset, Properties, QueueOffset, UnixMillis};
-
     use super::*;
 
     fn asked() -> Asked {
-        let queue = MessageQueue { topic: "T".into(), broker_name: "b".into(), queue_id: 0 };
-        let message = ReceivedMessage {
-            topic: "T".into(),
-            body: "x".into(),
-            message_id: "ID".into(),
-            properties: Properties::default(),
-            queue: Arc::new(queue),
-            queue_offset: QueueOffset(0),
-            reconsume_times: 0,
-            born_timestamp: UnixMillis(0),
-            store_timestamp: UnixMillis(0),
-            flag: 0,
-            sys_flag: 0,
-            log_offset: LogOffset(0),
-            offset_message_id: "".into(),
-        };
+        let message = ReceivedMessage::undelivered(Message::new("T", "x"));
         Asked { transaction_id: TransactionId::fresh(), message, checked_times: 0 }
     }
 

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use mq_client::{MessageQueue, Properties, ReceivedMessage};
-use mq_protocol::ids::{LogOffset, QueueOffset, UnixMillis};
+use mq_client::{Message, ReceivedMessage};
+use mq_protocol::ids::UnixMillis;
 use serde::Deserialize;
 use txn_sdk::{ConsumeError, Consumer, Delivered, Inbox, Key, Msg};
 
@@ -36,22 +36,9 @@ struct Paid {
 }
 
 fn message(topic: &str, properties: &[(&str, &str)], body: &str) -> ReceivedMessage {
-    let properties: Properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    ReceivedMessage {
-        topic: topic.into(),
-        body: body.to_owned().into(),
-        message_id: properties.get("UNIQ_KEY").cloned().unwrap_or_default(),
-        properties,
-        queue: Arc::new(MessageQueue { topic: topic.into(), broker_name: "broker-a".into(), queue_id: 0 }),
-        queue_offset: QueueOffset(0),
-        reconsume_times: 0,
-        born_timestamp: UnixMillis(0),
-        store_timestamp: UnixMillis(0),
-        flag: 0,
-        sys_flag: 0,
-        log_offset: LogOffset(0),
-        offset_message_id: "OFFSET".into(),
-    }
+    let message = Message::new(topic.to_owned(), body.to_owned());
+    let with = |message: Message, (name, value): &(&str, &str)| message.property(*name, *value);
+    ReceivedMessage::undelivered(properties.iter().fold(message, with))
 }
 
 pub(crate) fn paid(order: u64) -> ReceivedMessage {
