@@ -56,6 +56,18 @@ pub fn reach(point: &'static str) {
 #[inline]
 pub fn reach(_point: &'static str) {}
 
+/// Whether somebody wants to die or to wait there.
+#[cfg(feature = "failpoints")]
+pub(crate) fn is_armed(point: &str) -> bool {
+    fail::list().iter().any(|(name, _)| name == point)
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) const fn is_armed(_point: &str) -> bool {
+    false
+}
+
 /// How long what was just handed over has, to be on its way.
 #[cfg(feature = "failpoints")]
 const ON_ITS_WAY: std::time::Duration = std::time::Duration::from_millis(30);

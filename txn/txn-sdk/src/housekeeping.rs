@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    database::{Begin, Database, DatabaseError, Side, Value},
-    decision,
+    database::{Begin, Cells, Database, DatabaseError, Side, Value},
+    decision::{self, Row},
     id::TransactionId,
     planted::{Bug, planted},
 };
@@ -23,8 +23,8 @@ const EVERY: Duration = Duration::from_secs(600);
 /// Whose rows a housekeeper cleans.
 #[derive(Clone, Debug)]
 pub(crate) enum Rows {
-    /// Of this producer group.
-    Markers(String),
+    /// Of this producer group. Of its tombstones the newest stay: so many, however old they are.
+    Markers { group: String, tombstones: u32 },
     /// Of this consumer group.
     Inbox(String),
 }
@@ -85,15 +85,17 @@ impl<D: Database> Housekeeper<D> {
     async fn clean_between(&self, from: UnixMillis, horizon: UnixMillis) -> Result<u64, DatabaseError> {
         let dialect = self.side.dialect();
         match &self.rows {
-            Rows::Markers(group) => {
+            Rows::Markers { group, tombstones } => {
                 let group = Value::Bytes(group.as_bytes());
                 // Before the first row goes: from then on a missing row proves nothing, and checkbacks answer so.
                 if !planted(Bug::HorizonLeft) {
                     self.side.execute(dialect.raise_horizon, &[group, Value::Number(horizon.0)]).await?;
                 }
                 let [from, to] = [from, horizon].map(TransactionId::lower_bound);
-                let of_group = [group, Value::Bytes(&from), Value::Bytes(&to), Value::Number(BATCH)];
-                self.in_batches(dialect.clean_markers, &of_group).await
+                let state = Value::Number(Row::COMMITTED.state);
+                let of_group = [group, state, Value::Bytes(&from), Value::Bytes(&to), Value::Number(BATCH)];
+                let markers = self.in_batches(dialect.clean_markers, &of_group).await?;
+                Ok(markers + self.clean_tombstones(group, &to, *tombstones).await?)
             }
             Rows::Inbox(group) => {
                 let of_group = [Value::Number(horizon.0), Value::Bytes(group.as_bytes()), Value::Number(BATCH)];
@@ -102,11 +104,21 @@ impl<D: Database> Housekeeper<D> {
         }
     }
 
+    async fn clean_tombstones(&self, group: Value<'_>, below: &[u8], stay: u32) -> Result<u64, DatabaseError> {
+        let dialect = self.side.dialect();
+        let (state, stay) = (Value::Number(Row::TOMBSTONE.state), Value::Number(stay.into()));
+        let found = self.side.rows::<1, 0>(dialect.nth_newest, &[group, state, Value::Bytes(below), stay]).await?;
+        let Some(Cells { bytes: [bound], .. }) = found.first() else { return Ok(0) };
+        // The bound itself stays: one more than was asked for.
+        let of_group = [group, state, Value::Bytes(&[]), Value::Bytes(bound), Value::Number(BATCH)];
+        self.in_batches(dialect.clean_markers, &of_group).await
+    }
+
     /// When the newest row was made.
     async fn newest(&self) -> Result<Option<UnixMillis>, DatabaseError> {
         let mut tx = self.side.begin(Begin::Look).await?;
         let row = match &self.rows {
-            Rows::Markers(_) => D::row::<1>(&mut tx, self.side.dialect().newest_marker, &[]).await?,
+            Rows::Markers { .. } => D::row::<1>(&mut tx, self.side.dialect().newest_marker, &[]).await?,
             Rows::Inbox(group) => {
                 D::row(&mut tx, self.side.dialect().newest_inbox, &[Value::Bytes(group.as_bytes())]).await?
             }

@@ -77,9 +77,11 @@ pub use consumer::{
     InboxError, Key, Msg, NoHandler, OnTopic, OnTopicEmitting, Witness,
 };
 pub use counters::{Sample, prometheus};
+#[doc(hidden)]
+pub use database::CommitError;
 pub use database::{Database, DatabaseError};
 pub use id::{InvalidTransactionId, TRANSACTION_ID_PROPERTY, TransactionId};
-pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers, Seal};
+pub use marker::{MarkError, MarkerOptions, MarkerOwner, Markers};
 pub use mq_client::{InboxAnswer, Message, ReceivedMessage, Verdict};
 pub use outbox::OutboxOptions;
 pub use producer::{

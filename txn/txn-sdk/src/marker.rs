@@ -1,14 +1,17 @@
 //! The marker table: one row per transaction, written inside it, and the fence that answers checkbacks from it.
 //! Knows no broker and no message.
+//!
+//! A transaction and the tombstone of a checkback meet at one key, and one of them gets it. Tombstones stay, so a transaction
+//! may come as late as it likes. Markers are cleaned when nobody asks any more; below the horizon a missing row proves nothing.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use mq_client::Verdict;
 use mq_protocol::ids::UnixMillis;
 
 use crate::{
     clock,
-    database::{self, Begin, CommitError, Database, DatabaseError, PoolSize, Side, Value, Work, Workplace},
+    database::{self, Begin, CommitError, Database, DatabaseError, Mark, PoolSize, Side, Value, Work, Workplace},
     decision::{self, Ending, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
@@ -30,12 +33,15 @@ const NONE: UnixMillis = UnixMillis(i64::MAX);
 #[derive(Clone, Copy, Debug)]
 pub struct MarkerOptions {
     /// The age from which a checkback fences off a transaction that has no row yet. Correctness does not depend on it,
-    /// only how long a crashed transaction stays undecided and how long a slow one may take.
+    /// only how long a crashed transaction stays undecided.
     pub deadline: Duration,
     /// How long a checkback waits for a database lock before it answers "unknown".
     pub lock_timeout: Duration,
-    /// How long rows are kept: more than twice the time that the broker keeps a half message.
+    /// How long the rows of committed transactions are kept: more than twice the time that the broker keeps a half message.
     pub keep: Duration,
+    /// How many tombstones are kept at least, the newest ones. A transaction that is still open when that many younger ones
+    /// have been given up may commit although its checkback was answered ROLLBACK.
+    pub tombstones: u32,
 }
 
 impl Default for MarkerOptions {
@@ -44,6 +50,7 @@ impl Default for MarkerOptions {
             deadline: Duration::from_secs(60),
             lock_timeout: Duration::from_millis(500),
             keep: Duration::from_secs(7 * 24 * 3600),
+            tombstones: 1_000_000,
         }
     }
 }
@@ -64,17 +71,13 @@ pub enum MarkError {
     Database(#[from] DatabaseError),
 }
 
-/// What a transaction looks like just before its commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "only a sealed transaction may commit"]
-pub enum Seal {
-    /// It may commit.
-    Sealed,
-    /// A checkback may have answered ROLLBACK. It must not commit.
-    Fenced,
-    /// Its marker is no longer in it: somebody has ended it, or the database has, with an error that the work did not pass
-    /// on (a deadlock of MySQL's). It must not commit.
-    Ended,
+impl MarkError {
+    fn of(error: CommitError) -> Self {
+        match error {
+            CommitError::Fenced(_) => Self::Fenced,
+            other => Self::Database(other.into_error()),
+        }
+    }
 }
 
 /// The markers of one database: what [`TxnProducer`](crate::TxnProducer) writes and what its checkbacks read.
@@ -104,55 +107,20 @@ impl<D: Database> Markers<D> {
         self.work.database()
     }
 
-    /// A transaction for the user's work.
-    pub(crate) async fn begin(&self) -> Result<Work<D>, DatabaseError> {
-        self.work.begin().await
+    /// A transaction for the user's work, with its markers in it.
+    pub(crate) async fn begin(&self, marks: &[Mark<'_>]) -> Result<Work<D>, MarkError> {
+        self.work.begin(marks).await.map_err(MarkError::of)
     }
 
-    /// The first statement of a transaction.
+    /// Before any effect of its own: writes the marker of a transaction.
     pub async fn mark(tx: &mut D::Tx, id: TransactionId, owner: MarkerOwner<'_>) -> Result<(), MarkError> {
-        Self::mark_as(tx, id, owner, Row::COMMITTED).await
+        Self::mark_all(tx, &[Mark { id, owner, row: Row::COMMITTED }]).await
     }
 
-    pub(crate) async fn mark_as(
-        tx: &mut D::Tx,
-        id: TransactionId,
-        owner: MarkerOwner<'_>,
-        row: Row,
-    ) -> Result<(), MarkError> {
-        if insert_row::<D>(tx, &id, owner, row).await? || planted(Bug::TombstoneIgnored) {
-            return Ok(());
-        }
-        schema::require_durable::<D>(tx).await?;
-        Err(MarkError::Fenced)
-    }
-
-    /// The last statement of a transaction. Its marker must still be in it, and its tombstone cannot have been cleaned
-    /// before the marker went in. It also finds a transaction that the database has given up: PostgreSQL would roll that
-    /// back at the COMMIT, and call it a success.
-    pub async fn seal(tx: &mut D::Tx, id: TransactionId, group: &str) -> Result<Seal, DatabaseError> {
-        Self::seal_by(tx, id, group, D::dialect_of(tx).look).await
-    }
-
-    /// The same in a transaction that may have read something before its marker was in.
-    pub(crate) async fn seal_late(tx: &mut D::Tx, id: TransactionId, group: &str) -> Result<Seal, DatabaseError> {
-        Self::seal_by(tx, id, group, D::dialect_of(tx).look_again).await
-    }
-
-    async fn seal_by(
-        tx: &mut D::Tx,
-        id: TransactionId,
-        group: &str,
-        look: &'static str,
-    ) -> Result<Seal, DatabaseError> {
-        if planted(Bug::SealSkipped) {
-            return Ok(Seal::Sealed);
-        }
-        Ok(match look_by::<D>(tx, id, group, look).await? {
-            (_, horizon) if id.born() < horizon => Seal::Fenced,
-            (Some(_), _) => Seal::Sealed,
-            (None, _) => Seal::Ended,
-        })
+    pub(crate) async fn mark_all(tx: &mut D::Tx, marks: &[Mark<'_>]) -> Result<(), MarkError> {
+        let dialect = D::dialect_of(tx);
+        let said = D::say(tx, &(dialect.marks)(marks)).await;
+        said.map_err(|error| MarkError::of(CommitError::of(dialect, error)))
     }
 
     /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
@@ -241,26 +209,20 @@ impl<D: Database> Markers<D> {
 
     #[doc(hidden)]
     pub fn housekeeper(&self) -> Housekeeper<D> {
-        Housekeeper::new(self.checks.clone(), Rows::Markers(self.group.clone()), self.options.keep)
+        let rows = Rows::Markers { group: self.group.clone(), tombstones: self.options.tombstones };
+        Housekeeper::new(self.checks.clone(), rows, self.options.keep)
     }
 }
 
-/// Commits what is sealed, and says what is known of it.
-pub(crate) async fn close(
-    commit: impl Future<Output = Result<(), CommitError>>,
-    sealed: Result<Seal, DatabaseError>,
-) -> Ending<DatabaseError> {
-    match sealed {
-        Ok(Seal::Sealed) => match commit.await {
-            Ok(()) => Ending::Committed,
-            Err(CommitError::Refused(error)) => Ending::Refused(error),
-            Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => Ending::Refused(error),
-            Err(CommitError::Unknown(error)) => Ending::Unknown(error),
-        },
-        Ok(Seal::Fenced) => Ending::Fenced,
-        Ok(Seal::Ended) => Ending::Ended,
-        // No commit was asked for, so there will be none.
-        Err(error) => Ending::Refused(error),
+/// What is known of a transaction after its commit was asked for.
+pub(crate) fn ending(commit: Result<(), CommitError>) -> Ending<DatabaseError> {
+    match commit {
+        Ok(()) => Ending::Committed,
+        Err(CommitError::Fenced(_)) => Ending::Fenced,
+        Err(CommitError::Ended(_)) => Ending::Ended,
+        Err(CommitError::Refused(error)) => Ending::Refused(error),
+        Err(CommitError::Unknown(error)) if planted(Bug::UnknownIsRefused) => Ending::Refused(error),
+        Err(CommitError::Unknown(error)) => Ending::Unknown(error),
     }
 }
 
@@ -292,23 +254,14 @@ async fn join<D: Database>(side: &Side<D>, group: &str) -> Result<(), DatabaseEr
     Ok(())
 }
 
+/// The row, and the group's horizon.
 async fn look<D: Database>(
     tx: &mut D::Tx,
     id: TransactionId,
     group: &str,
 ) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
-    look_by::<D>(tx, id, group, D::dialect_of(tx).look).await
-}
-
-/// The row, and the group's horizon.
-async fn look_by<D: Database>(
-    tx: &mut D::Tx,
-    id: TransactionId,
-    group: &str,
-    look: &'static str,
-) -> Result<(Option<Row>, UnixMillis), DatabaseError> {
-    let seen = D::row(tx, look, &[Value::Bytes(group.as_bytes()), Value::Bytes(id.as_bytes())]).await?;
-    let [horizon, state, mode] = seen.unwrap_or_default();
+    let asked = [Value::Bytes(group.as_bytes()), Value::Bytes(id.as_bytes())];
+    let [horizon, state, mode] = D::row(tx, D::dialect_of(tx).look, &asked).await?.unwrap_or_default();
     let row = state.zip(mode).map(|(state, mode)| Row { state, mode });
     if planted(Bug::HorizonIgnored) {
         return Ok((row, UnixMillis(0)));

@@ -13,8 +13,8 @@ pub enum Bug {
     SkipFence,
     /// A transaction goes on where a tombstone stands.
     TombstoneIgnored,
-    /// Nobody looks, before the commit, whether the transaction is one any more.
-    SealSkipped,
+    /// Nobody looks, before the commit, whether the transaction is still the one that was begun.
+    SignIgnored,
     /// Nobody asks whether a row that is missing was cleaned.
     HorizonIgnored,
     /// Rows are cleaned, and nobody is told from where on they are gone.
@@ -52,7 +52,7 @@ impl Bug {
         Self::YoungIsRollback,
         Self::SkipFence,
         Self::TombstoneIgnored,
-        Self::SealSkipped,
+        Self::SignIgnored,
         Self::HorizonIgnored,
         Self::HorizonLeft,
         Self::UnknownIsRefused,

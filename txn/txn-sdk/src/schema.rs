@@ -3,11 +3,9 @@
 //! ```text
 //! checkback_marker   tx_id -> what became of a transaction   (written inside the user's transaction, or as a tombstone)
 //! checkback_cleaned  one row for each producer group: below this time of birth, its marker rows may have been cleaned
-//! checkback_horizon  one row: the same for all groups, as instances of earlier versions clean
 //! checkback_inbox    messages whose effect is in this database (written inside the consumer's transaction)
 //! checkback_outbox   messages that wait for a broker   (written inside the user's transaction)
 //! checkback_lease    one row for each group and topic: which instance relays its outbox
-//! checkback_relay    the same by group, of earlier versions; no longer used
 //! checkback_schema   one row: how many of the dialect's migrations have run
 //! ```
 

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use mq_client::{Message, Verdict};
 
-use super::{
-    DeliveryError,
-    inbox::{Admitted, Inbox},
-};
+use super::DeliveryError;
 use crate::{
-    database::{Database, DatabaseError},
+    database::Database,
     decision::Ending,
     failpoints::{during, reach},
     id::TransactionId,
-    marker::{self, Markers, Seal},
+    marker,
     planted::{Bug, planted},
-    producer::{Half, Link, Outcome, TxnError, enter},
+    producer::{Half, Link, Outcome, TxnError},
 };
 
 /// What a handler of [`Consumer::on_emitting`](super::Consumer::on_emitting) works in: its rows and the messages that it
@@ -47,7 +44,7 @@ impl<D: Database> Effect<D> {
     pub async fn emit(&mut self, message: Message) -> Result<TransactionId, TxnError> {
         let link = self.link.clone().ok_or(TxnError::NothingToEmitWith)?;
         let begun = link.begin(message).await?;
-        match enter::<D>(&mut self.tx, &begun).await {
+        match begun.enter::<D>(&mut self.tx).await {
             Ok(()) => {
                 let id = begun.half.id();
                 self.emitted.push(begun.half);
@@ -58,24 +55,24 @@ impl<D: Database> Effect<D> {
     }
 
     /// Commits, then publishes. With something to publish both run detached: a consumer that is dropped stops neither.
-    pub(super) async fn commit(self, admitted: Admitted) -> Result<(), DeliveryError> {
+    pub(super) async fn commit(self) -> Result<(), DeliveryError> {
         match &self.link {
             Some(link) if !self.emitted.is_empty() => {
                 let running = link.running.clone();
-                running.spawn(self.finish(admitted)).await.unwrap_or(Err(DeliveryError::Panic))
+                running.spawn(self.finish()).await.unwrap_or(Err(DeliveryError::Panic))
             }
-            _ => self.finish(admitted).await,
+            _ => self.finish().await,
         }
     }
 
-    async fn finish(mut self, admitted: Admitted) -> Result<(), DeliveryError> {
-        let sealed = self.seal(&admitted).await;
-        self.emitted.iter_mut().for_each(Half::leave);
+    async fn finish(self) -> Result<(), DeliveryError> {
         let Self { tx, mut emitted, .. } = self;
+        emitted.iter_mut().for_each(Half::leave);
         if planted(Bug::EmitBeforeCommit) {
             join_all(emitted.iter_mut().map(|half| half.end(Verdict::Commit))).await;
         }
-        let ending = during("inbox-commit-sent", marker::close(D::commit(tx), sealed)).await;
+        let committed = during("inbox-commit-sent", D::commit_work(tx, false)).await;
+        let ending = marker::ending(committed.map(drop));
         if let Some(verdict) = ending.verdict() {
             reach("inbox-between-commit-and-end");
             join_all(emitted.iter_mut().map(|half| half.end(verdict))).await;
@@ -93,21 +90,6 @@ impl<D: Database> Effect<D> {
             Ending::Fenced => Err(DeliveryError::Fenced),
             // If it did commit, the redelivery meets its row.
             Ending::Refused(error) | Ending::Unknown(error) => Err(DeliveryError::Commit(error)),
-        }
-    }
-
-    /// The inbox row must still be there, and no tombstone of what was emitted can have been cleaned: the oldest tells for
-    /// all of them.
-    async fn seal(&mut self, admitted: &Admitted) -> Result<Seal, DatabaseError> {
-        if !Inbox::<D>::is_sealed(&mut self.tx, admitted).await? {
-            return Ok(Seal::Ended);
-        }
-        match self.emitted.iter().map(Half::id).min() {
-            Some(oldest) => {
-                let link = self.link.as_ref().expect("what was emitted went by it");
-                Markers::<D>::seal_late(&mut self.tx, oldest, link.producer.group()).await
-            }
-            None => Ok(Seal::Sealed),
         }
     }
 }

@@ -159,31 +159,26 @@ impl<D: Database> Inbox<D> {
         Ok(Housekeeper::new(side, Rows::Inbox(group.to_owned()), self.keep))
     }
 
-    /// Writes the message's row into `tx`. `None`: its effect is already in this database.
+    /// Writes the message's row into `tx`. False: its effect is already in this database.
     pub(crate) async fn admit(
         &self,
         tx: &mut D::Tx,
         group: &str,
         message: &ReceivedMessage,
-    ) -> Result<Option<Admitted>, InboxError> {
-        let admitted = Admitted::new(group, message, self.key.of(message)?)?;
-        let [group, topic, tag, key] = admitted.columns();
-        let row = [group, topic, tag, key, Value::Number(clock::now().0)];
-        if database::insert::<D>(tx, D::dialect_of(tx).insert_inbox, &row).await? || planted(Bug::DuplicateIsNew) {
-            return Ok(Some(admitted));
+    ) -> Result<bool, InboxError> {
+        let row = InboxRow::new(group, message, self.key.of(message)?)?;
+        let [group, topic, tag, key] = row.columns();
+        let values = [group, topic, tag, key, Value::Number(clock::now().0)];
+        let dialect = D::dialect_of(tx);
+        if database::insert::<D>(tx, dialect.insert_inbox, &values).await? || planted(Bug::DuplicateIsNew) {
+            return Ok(true);
         }
         schema::require_durable::<D>(tx).await?;
         // A row may have been kept out for another reason than one that is there, and only that one is an effect.
-        match Self::is_sealed(tx, &admitted).await? {
-            true => Ok(None),
-            false => Err(InboxError::NotWritten),
+        match D::row::<1>(tx, dialect.look_inbox, &row.columns()).await? {
+            Some(_) => Ok(false),
+            None => Err(InboxError::NotWritten),
         }
-    }
-
-    /// Whether the row is still in the handler's transaction. A database that has given the transaction up (an error that
-    /// the handler did not pass on) would roll it back at the COMMIT, and PostgreSQL would call that a success.
-    pub(crate) async fn is_sealed(tx: &mut D::Tx, admitted: &Admitted) -> Result<bool, DatabaseError> {
-        Ok(D::row::<1>(tx, D::dialect_of(tx).look_inbox, &admitted.columns()).await?.is_some())
     }
 
     /// Ends the transaction of a duplicate. After that its first delivery's commit is on disk, and it may be acknowledged.
@@ -214,7 +209,7 @@ impl<D: Database> Witness<D> {
     }
 
     async fn row(&self, message: &ReceivedMessage) -> Result<InboxAnswer, InboxError> {
-        let row = Admitted::new(&self.group, message, self.key.of(message)?)?;
+        let row = InboxRow::new(&self.group, message, self.key.of(message)?)?;
         let found = self.side.rows::<0, 1>(self.side.dialect().look_inbox, &row.columns()).await?;
         Ok(match found.first() {
             Some(cells) => InboxAnswer::Done { key: row.key, at: UnixMillis(cells.numbers[0]) },
@@ -224,28 +219,28 @@ impl<D: Database> Witness<D> {
 }
 
 /// The key of a message's row.
-pub(crate) struct Admitted {
+struct InboxRow {
     group: String,
     topic: String,
     tag: String,
     key: String,
 }
 
-impl Admitted {
+impl InboxRow {
     fn new(group: &str, message: &ReceivedMessage, key: String) -> Result<Self, InboxError> {
         let tag = message.tags().unwrap_or_default().to_owned();
-        let admitted = Self { group: group.to_owned(), topic: message.topic.to_string(), tag, key };
+        let row = Self { group: group.to_owned(), topic: message.topic.to_string(), tag, key };
         for (part, text, limit) in [
-            ("group", &admitted.group, MAX_NAME_BYTES),
-            ("topic", &admitted.topic, MAX_NAME_BYTES),
-            ("tag", &admitted.tag, MAX_KEY_BYTES),
-            ("key", &admitted.key, MAX_KEY_BYTES),
+            ("group", &row.group, MAX_NAME_BYTES),
+            ("topic", &row.topic, MAX_NAME_BYTES),
+            ("tag", &row.tag, MAX_KEY_BYTES),
+            ("key", &row.key, MAX_KEY_BYTES),
         ] {
             if text.len() > limit {
                 return Err(InboxError::TooLong { part, bytes: text.len(), limit });
             }
         }
-        Ok(admitted)
+        Ok(row)
     }
 
     fn columns(&self) -> [Value<'_>; 4] {

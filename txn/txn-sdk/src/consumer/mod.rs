@@ -224,10 +224,10 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
     async fn take(&self, message: ReceivedMessage) -> Result<bool, DeliveryError> {
         reach("inbox-before-row");
         let mut tx = self.inbox.database().begin().await?;
-        let Some(admitted) = self.inbox.admit(&mut tx, &self.group, &message).await? else {
+        if !self.inbox.admit(&mut tx, &self.group, &message).await? {
             Inbox::<D>::leave(tx).await?;
             return Ok(false);
-        };
+        }
         if planted(Bug::InboxRowOutside) {
             let _ = D::commit(tx).await;
             tx = self.inbox.database().begin().await?;
@@ -236,7 +236,7 @@ impl<D: Database, H: Handlers<D>> Consumer<D, H> {
         let mut effect = Effect::new(tx, self.inbox.link());
         self.handlers.handle(&mut effect, message).await?;
         reach("inbox-after-effect");
-        match effect.commit(admitted).await {
+        match effect.commit().await {
             Err(_) if planted(Bug::AckBeforeEffect) => {}
             committed => committed?,
         }

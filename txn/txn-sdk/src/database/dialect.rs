@@ -5,16 +5,14 @@
 //!
 //! * A row goes in, or finds its key taken, or waits for the transaction that is just inserting that key. So a tombstone
 //!   never passes by a marker that may still be committed.
-//! * The horizon of the marker's producer group is read *after* the marker row is in, and never from an older snapshot. A
-//!   tombstone goes only once the horizon of its group has passed it: whoever could insert over the place of a cleaned
-//!   tombstone then sees that horizon. Each group has a row of its own from its first start on, so that there always is one to
-//!   lock or to miss. The one row of `checkback_horizon` counts for all groups: instances of earlier versions raise it.
+//! * A transaction is committed only if it is still the one that was begun (`sign`, `still`).
 //! * A row goes in only if the commit will be durable.
 //! * A row that is seen is durable before anybody is told of it (`barrier`).
 
 use sqlx::error::DatabaseError;
 
 use super::Begin;
+use crate::{decision::Row, id::TransactionId, marker::MarkerOwner};
 
 #[doc(hidden)]
 #[derive(Debug)]
@@ -25,19 +23,24 @@ pub struct Dialect {
     pub(crate) begin: fn(Begin) -> &'static str,
     /// `(ms)`: how long statements of this transaction wait for a lock. Where there is none, the connection knows.
     pub(crate) lock_timeout: Option<&'static str>,
-    /// `(tx_id, group, topic, state, mode, created_ms)`
+    /// `(tx_id, group, topic, state, mode, created_ms)`, as a tombstone goes in
     pub(crate) insert_marker: &'static str,
+    /// Leaves something in a transaction that goes with its end. Part of `begin` for the user's.
+    pub(crate) sign: &'static str,
+    /// Writes markers. Each fails where a row stands, waits for whoever is just writing one, and fails where the commit would
+    /// not be durable.
+    pub(crate) marks: fn(&[Mark<'_>]) -> String,
+    /// The last statement before the commit of a transaction for the user's work: fails without the sign.
+    pub(crate) still: &'static str,
     /// `(group, tx_id) -> (horizon_ms, state, mode)`; no row: no horizon is known
     pub(crate) look: &'static str,
-    /// The same with the newest horizon, for a transaction that may have read something before its marker was in.
-    pub(crate) look_again: &'static str,
     /// `(group, topic, tag, key, created_ms)`
     pub(crate) insert_inbox: &'static str,
     /// `(group, topic, tag, key) -> created_ms`, if it is there
     pub(crate) look_inbox: &'static str,
     /// Where others see a commit before it is on disk: a write whose own durable commit puts all earlier ones there.
     pub(crate) barrier: Option<&'static str>,
-    /// `(group)`: from now on it has a horizon, at first the one that all groups had together in earlier versions.
+    /// `(group)`: from now on it has a horizon.
     pub(crate) join_cleaned: &'static str,
     /// `(group, horizon_ms)`
     pub(crate) raise_horizon: &'static str,
@@ -45,8 +48,10 @@ pub struct Dialect {
     pub(crate) newest_marker: &'static str,
     /// `(group) -> created_ms`
     pub(crate) newest_inbox: &'static str,
-    /// `(group, smallest tx_id to look at, smallest one to keep, rows)`
+    /// `(group, state, smallest tx_id to look at, smallest one to keep, rows)`
     pub(crate) clean_markers: &'static str,
+    /// `(group, state, smallest tx_id not to look at, n) -> tx_id`, the newest is 0
+    pub(crate) nth_newest: &'static str,
     /// `(created_ms to keep, group, rows)`
     pub(crate) clean_inbox: &'static str,
     /// `(tx_id, group, topic, properties, body, flag, due_ms)`
@@ -75,8 +80,38 @@ pub struct Dialect {
     pub(crate) migrations: &'static [&'static str],
     /// `(version)`
     pub(crate) set_version: &'static str,
-    /// Whether this answer to a commit says for sure that the transaction is rolled back.
-    pub(crate) refuses_commit: fn(&dyn DatabaseError) -> bool,
+    /// What a failure of `marks`, of `still` or of the commit means.
+    pub(crate) closing: fn(&dyn DatabaseError) -> Closing,
     /// Whether a statement lost to another transaction, so that all of its own has to be done again.
     pub(crate) lost_a_race: fn(&dyn DatabaseError) -> bool,
+}
+
+/// A marker that is to go in.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark<'m> {
+    pub(crate) id: TransactionId,
+    pub(crate) owner: MarkerOwner<'m>,
+    pub(crate) row: Row,
+}
+
+/// Why the SDK's statements in a transaction or its commit failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// A row stands where the marker should go.
+    Fenced,
+    /// The transaction is not the one that was begun.
+    Ended,
+    /// Its commit would not be durable, by this one of `weaknesses`.
+    Weak(usize),
+    /// It is rolled back, surely.
+    Refused,
+    /// It may or may not have committed.
+    Unknown,
+}
+
+/// A group's or a topic's name as a literal: itself, as names usually are, else by the hexadecimal digits of its bytes.
+pub(super) fn quoted(name: &str, by_hex: impl Fn(&str) -> String) -> String {
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"_-%|".contains(&byte);
+    if name.bytes().all(usual) { format!("'{name}'") } else { by_hex(&hex::encode(name)) }
 }

@@ -1,8 +1,13 @@
 //! A transaction on a connection of a sqlx pool, which may be kept for the next one instead of going back: each way
 //! through the pool costs two pings and a task.
+//!
+//! A commit that goes with other statements in one message is not the driver's: it goes on counting the transaction as open,
+//! which is what makes a nested one a savepoint. The next begin on that connection is ours as well, and before it goes back
+//! to its pool the driver is told.
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use sqlx::{Pool, pool::PoolConnection};
 use sqlx_core::{sql_str::SqlSafeStr, transaction::TransactionManager};
 use tokio::runtime::Handle;
@@ -10,24 +15,51 @@ use tokio::runtime::Handle;
 /// How long a connection may stay out of its pool, which looks after lifetimes and its user's hooks.
 const OUT_AT_MOST: Duration = Duration::from_secs(10);
 
+/// What the drivers' traits do not offer for any of them.
+pub trait Driver: sqlx::Database {
+    /// Runs statements without values, in one message.
+    fn say<'c>(connection: &'c mut Self::Connection, words: String) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+}
+
 /// Dropped within a transaction, it is rolled back.
-pub struct Lease<DB: sqlx::Database> {
+pub struct Lease<DB: Driver> {
     /// `None` on its way out.
     connection: Option<PoolConnection<DB>>,
     in_transaction: bool,
     since: Instant,
 }
 
-impl<DB: sqlx::Database> Lease<DB> {
+impl<DB: Driver> Lease<DB> {
     pub(super) async fn begin(pool: &Pool<DB>, begin: &'static str) -> Result<Self, sqlx::Error> {
-        let connection = pool.acquire().await?;
-        Self { connection: Some(connection), in_transaction: false, since: Instant::now() }.begin_again(begin).await
+        loop {
+            let connection = pool.acquire().await?;
+            // One on which a commit or rollback failed: the driver begins a savepoint in that, and may call a commit done
+            // that never reached the disk.
+            if DB::TransactionManager::get_transaction_depth(&connection) > 0 {
+                drop(connection.detach());
+                continue;
+            }
+            let lease = Self { connection: Some(connection), in_transaction: false, since: Instant::now() };
+            return lease.begun(begin).await;
+        }
     }
 
-    pub(super) async fn begin_again(mut self, begin: &'static str) -> Result<Self, sqlx::Error> {
+    async fn begun(mut self, begin: &'static str) -> Result<Self, sqlx::Error> {
         // From here on: one that is dropped half-way may have begun.
         self.in_transaction = true;
         DB::TransactionManager::begin(self.connection(), Some(begin.into_sql_str())).await?;
+        Ok(self)
+    }
+
+    /// In one message, where the driver does not insist on the begin.
+    pub(super) async fn begin_saying(mut self, begin: &'static str, words: &str) -> Result<Self, sqlx::Error> {
+        if self.depth() == 0 {
+            let mut begun = self.begun(begin).await?;
+            begun.say(words.to_owned()).await?;
+            return Ok(begun);
+        }
+        self.in_transaction = true;
+        self.say(format!("{begin}; {words}")).await?;
         Ok(self)
     }
 
@@ -35,11 +67,25 @@ impl<DB: sqlx::Database> Lease<DB> {
         self.connection.as_mut().expect("it is there until the drop")
     }
 
-    /// Gives the connection, if it may be used once more.
-    pub(super) async fn commit(mut self) -> Result<Option<Self>, sqlx::Error> {
+    pub(super) async fn say(&mut self, words: String) -> Result<(), sqlx::Error> {
+        DB::say(self.connection(), words).await
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
         DB::TransactionManager::commit(self.connection()).await?;
         self.in_transaction = false;
-        Ok((self.since.elapsed() < OUT_AT_MOST).then_some(self))
+        Ok(())
+    }
+
+    /// In one message, and the connection may be used once more.
+    pub(super) async fn commit_saying(mut self, words: &'static str) -> Result<Self, sqlx::Error> {
+        self.say(format!("{words}; COMMIT")).await?;
+        self.in_transaction = false;
+        Ok(self)
+    }
+
+    pub(super) fn is_young(&self) -> bool {
+        self.since.elapsed() < OUT_AT_MOST
     }
 
     pub(super) async fn rollback(mut self) -> Result<(), sqlx::Error> {
@@ -47,18 +93,37 @@ impl<DB: sqlx::Database> Lease<DB> {
         self.in_transaction = false;
         Ok(())
     }
+
+    fn depth(&self) -> usize {
+        self.connection.as_deref().map_or(0, DB::TransactionManager::get_transaction_depth)
+    }
 }
 
-impl<DB: sqlx::Database> Drop for Lease<DB> {
+impl<DB: Driver> Drop for Lease<DB> {
     fn drop(&mut self) {
-        if self.in_transaction {
+        let counted_as_open = self.depth() > 0;
+        if self.in_transaction && counted_as_open {
             DB::TransactionManager::start_rollback(self.connection());
         }
-        // Only a runtime can take it back to its pool; without one it is closed.
-        if let Some(connection) = self.connection.take()
-            && Handle::try_current().is_err()
-        {
-            drop(connection.detach());
+        let Some(connection) = self.connection.take() else { return };
+        match Handle::try_current() {
+            // Dropped while it began: nobody will roll that back.
+            Ok(_) if self.in_transaction && !counted_as_open => drop(connection.detach()),
+            Ok(runtime) if !self.in_transaction && counted_as_open => drop(runtime.spawn(give_back(connection))),
+            Ok(_) => {}
+            // Only a runtime can take it back to its pool; without one it is closed.
+            Err(_) => drop(connection.detach()),
         }
+    }
+}
+
+/// Lets the driver end what it counts as open, which is an empty transaction.
+async fn give_back<DB: Driver>(mut connection: PoolConnection<DB>) {
+    let ended = async {
+        DB::say(&mut connection, "BEGIN".to_owned()).await?;
+        DB::TransactionManager::rollback(&mut connection).await
+    };
+    if ended.await.is_err() {
+        drop(connection.detach());
     }
 }

@@ -13,10 +13,11 @@ mod work;
 
 use std::{future::Future, time::Duration};
 
-use ::sqlx::{Connection, Pool};
-use sqlx_core::transaction::TransactionManager;
+use ::sqlx::{Connection, Pool, pool::PoolOptions};
 
-pub(crate) use self::dialect::Dialect;
+use crate::planted::{Bug, planted};
+
+pub(crate) use self::dialect::{Closing, Dialect, Mark};
 pub(crate) use self::side::{Side, commit};
 pub(crate) use self::work::{Work, Workplace};
 
@@ -35,9 +36,19 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     /// `&mut MySqlConnection` or `&mut PgConnection` (sqlx).
     type Handle<'t>: Send;
 
+    /// How long a transaction waits for its turn, where it has one. Then it begins all the same and the database decides, as it
+    /// does for writers in other processes: one that waits for itself (begun within another's work) gets the database's error.
+    #[doc(hidden)]
+    const TURN: Duration = Duration::from_secs(5);
+
     /// The same database over connections of the SDK's own: see `own_pool`.
     #[doc(hidden)]
     fn with_own_pool(&self, size: PoolSize) -> Self;
+    /// How many transactions have a connection at the same time, and how long the next one waits. `None`: the pool's affair.
+    #[doc(hidden)]
+    fn places(&self) -> Option<(usize, Duration)> {
+        None
+    }
     #[doc(hidden)]
     fn dialect(&self) -> Result<&'static Dialect, DatabaseError>;
     #[doc(hidden)]
@@ -70,15 +81,20 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<Vec<Cells<B, N>>, DatabaseError>> + Send;
-    /// A transaction for the user's work, on a connection that an earlier one has left.
+    /// A transaction for the user's work and `words`, on a connection that an earlier one has left.
     #[doc(hidden)]
-    fn begin_on(idle: Self::Idle) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send;
+    fn begin_saying(idle: Self::Idle, words: &str) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send;
+    /// Runs statements without values.
+    #[doc(hidden)]
+    fn say(tx: &mut Self::Tx, words: &str) -> impl Future<Output = Result<(), DatabaseError>> + Send;
     #[doc(hidden)]
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
-    /// The same, and gives the connection if another transaction may begin on it.
+    /// Commits the user's work, if the transaction is still the one that was begun. Gives the connection if another may begin
+    /// on it: it is to be kept, and the driver can keep it.
     #[doc(hidden)]
-    fn commit_and_keep(tx: Self::Tx) -> impl Future<Output = Result<Option<Self::Idle>, CommitError>> + Send {
-        async { Self::commit(tx).await.map(|()| None) }
+    fn commit_work(tx: Self::Tx, keep: bool) -> impl Future<Output = Result<Option<Self::Idle>, CommitError>> + Send {
+        let _ = keep;
+        async move { commit_if_still::<Self>(tx).await.map(|()| None) }
     }
     #[doc(hidden)]
     fn rollback(tx: Self::Tx) -> impl Future<Output = Result<(), DatabaseError>> + Send;
@@ -91,6 +107,18 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, DatabaseError>> + Send {
         self.begin_as(Begin::Work)
     }
+}
+
+async fn commit_if_still<D: Database>(mut tx: D::Tx) -> Result<(), CommitError> {
+    let dialect = D::dialect_of(&tx);
+    if !planted(Bug::SignIgnored) {
+        D::say(&mut tx, dialect.still).await.map_err(|error| match CommitError::of(dialect, error) {
+            // No commit was asked for, so there will be none.
+            CommitError::Unknown(error) => CommitError::Refused(error),
+            known => known,
+        })?;
+    }
+    D::commit(tx).await
 }
 
 /// Inserts one row. False: its key is taken, or the statement's condition does not hold.
@@ -128,24 +156,19 @@ pub enum PoolSize {
     Few { connections: u32, lock_timeout: Duration },
 }
 
-/// Connections whose word can be trusted: none is used again on which a commit or rollback failed. The driver still
-/// believes it inside a transaction, begins the next one as a savepoint in that, and may call a commit done that never
-/// reached the disk.
+/// Connections of the SDK's own, with the options and the hooks of the user's, and `more`.
 fn own_pool<DB: ::sqlx::Database>(
     pool: &Pool<DB>,
     size: PoolSize,
     connect: <DB::Connection as Connection>::Options,
+    more: fn(PoolOptions<DB>) -> PoolOptions<DB>,
 ) -> Pool<DB> {
-    let options = pool.options().clone().min_connections(0).test_before_acquire(true);
+    let options = pool.options().clone().min_connections(0);
     let options = match size {
         PoolSize::Same => options,
         PoolSize::Few { connections, .. } => options.max_connections(connections),
     };
-    options
-        .before_acquire(|connection, _| {
-            Box::pin(std::future::ready(Ok(DB::TransactionManager::get_transaction_depth(connection) == 0)))
-        })
-        .connect_lazy_with(connect)
+    more(options).connect_lazy_with(connect)
 }
 
 pub(crate) mod sealed {
@@ -209,11 +232,15 @@ pub enum DatabaseError {
     SchemaLocked(Duration),
 }
 
-/// Why a commit did not answer "done". The difference decides between "nothing was written" and "in doubt".
+/// Why a commit did not answer "done", or a marker not go in. The difference decides between "nothing was written" and "in doubt".
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum CommitError {
-    /// The database looked at the rows and refused them; the transaction is rolled back.
+    /// A tombstone stands where a marker should go; the transaction is rolled back.
+    Fenced(DatabaseError),
+    /// Something has ended the transaction before, one way or the other.
+    Ended(DatabaseError),
+    /// The database refused; the transaction is rolled back.
     Refused(DatabaseError),
     /// It may or may not have committed.
     Unknown(DatabaseError),
@@ -221,10 +248,19 @@ pub enum CommitError {
 
 impl CommitError {
     /// A full disk, an I/O error or a lost connection is no sure refusal: the checkback will read what really happened.
-    fn of(dialect: &Dialect, error: DatabaseError) -> Self {
-        match error.of_database() {
-            Some(said) if (dialect.refuses_commit)(said) => Self::Refused(error),
-            _ => Self::Unknown(error),
+    pub(crate) fn of(dialect: &Dialect, error: DatabaseError) -> Self {
+        match error.of_database().map_or(Closing::Unknown, dialect.closing) {
+            Closing::Fenced => Self::Fenced(error),
+            Closing::Ended => Self::Ended(error),
+            Closing::Weak(index) => Self::Refused(DatabaseError::NotDurable(dialect.weaknesses[index])),
+            Closing::Refused => Self::Refused(error),
+            Closing::Unknown => Self::Unknown(error),
+        }
+    }
+
+    pub(crate) fn into_error(self) -> DatabaseError {
+        match self {
+            Self::Fenced(error) | Self::Ended(error) | Self::Refused(error) | Self::Unknown(error) => error,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! MySQL and MariaDB, tables of InnoDB. An insert waits for another transaction that is inserting the same key.
 //!
 //! * Others see a commit before it is on disk: hence the barrier.
-//! * A snapshot begins with the first plain read, so it is younger than the marker row, which is the first statement. Not
-//!   so for what a handler emits: there a locking read sees the newest horizon.
+//! * A deadlock rolls the whole transaction back, and what follows would commit each for itself: so `still` fails in a
+//!   transaction that is no longer the one that was begun. The savepoint goes with it.
 //! * The SDK's own transactions are REPEATABLE READ: a server set to READ UNCOMMITTED would show them rows that may yet
 //!   be rolled back.
 //! * With a binary log, recovery asks that whether a transaction committed: then it must be synced as well.
@@ -10,27 +10,31 @@
 
 use sqlx::{error::DatabaseError, mysql::MySqlDatabaseError};
 
-use super::{Begin, Dialect};
+use super::{Begin, Closing, Dialect, Mark, dialect::quoted};
 
 /// MariaDB's 3 is 1 with one sync more.
-macro_rules! durable {
+macro_rules! log_is_durable {
     () => {
-        "@@innodb_flush_log_at_trx_commit IN (1, 3) AND (@@log_bin = 0 OR @@sync_binlog = 1)"
+        "@@innodb_flush_log_at_trx_commit IN (1, 3)"
     };
 }
 
-macro_rules! look {
+macro_rules! binary_log_is_durable {
     () => {
-        "SELECT GREATEST(h.horizon_ms, c.horizon_ms), m.state, m.mode
-        FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = ?
-        LEFT JOIN checkback_marker m ON m.tx_id = ?"
+        "(@@log_bin = 0 OR @@sync_binlog = 1)"
+    };
+}
+
+macro_rules! durable {
+    () => {
+        concat!(log_is_durable!(), " AND ", binary_log_is_durable!())
     };
 }
 
 pub(super) static MYSQL: Dialect = Dialect {
     one_writer: false,
     begin: |begin| match begin {
-        Begin::Work => "BEGIN",
+        Begin::Work => "BEGIN; SAVEPOINT checkback",
         Begin::Look | Begin::Write => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; BEGIN",
     },
     // In whole seconds, and none is less than one.
@@ -41,8 +45,13 @@ pub(super) static MYSQL: Dialect = Dialect {
         SELECT ?, ?, ?, ?, ?, ? FROM DUAL WHERE ",
         durable!()
     ),
-    look: look!(),
-    look_again: concat!(look!(), " LOCK IN SHARE MODE"),
+    sign: "SAVEPOINT checkback",
+    marks,
+    still: "RELEASE SAVEPOINT checkback",
+    look: "
+        SELECT c.horizon_ms, m.state, m.mode
+        FROM (SELECT 1) AS asked JOIN checkback_cleaned c ON c.producer_group = ?
+        LEFT JOIN checkback_marker m ON m.tx_id = ?",
     insert_inbox: concat!(
         "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT ?, ?, ?, ?, ? FROM DUAL WHERE ",
@@ -53,7 +62,7 @@ pub(super) static MYSQL: Dialect = Dialect {
         WHERE consumer_group = ? AND topic = ? AND tag = ? AND message_key = ?",
     barrier: Some("UPDATE checkback_schema SET barrier = barrier + 1"),
     join_cleaned: "
-        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT ?, horizon_ms FROM checkback_horizon
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?, 0)
         ON DUPLICATE KEY UPDATE checkback_cleaned.horizon_ms = checkback_cleaned.horizon_ms",
     raise_horizon: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?, ?)
@@ -64,7 +73,10 @@ pub(super) static MYSQL: Dialect = Dialect {
     // The column's collation takes groups for one that differ in case.
     clean_markers: "
         DELETE FROM checkback_marker
-        WHERE CAST(producer_group AS BINARY) = ? AND tx_id >= ? AND tx_id < ? ORDER BY tx_id LIMIT ?",
+        WHERE CAST(producer_group AS BINARY) = ? AND state = ? AND tx_id >= ? AND tx_id < ? ORDER BY tx_id LIMIT ?",
+    nth_newest: "
+        SELECT tx_id FROM checkback_marker
+        WHERE CAST(producer_group AS BINARY) = ? AND state = ? AND tx_id < ? ORDER BY tx_id DESC LIMIT 1 OFFSET ?",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE created_ms < ? AND consumer_group = ? ORDER BY created_ms LIMIT ?",
@@ -91,8 +103,7 @@ pub(super) static MYSQL: Dialect = Dialect {
                 SELECT * FROM information_schema.tables
                 WHERE table_schema = DATABASE() AND engine <> 'InnoDB'
                   AND table_name IN (
-                      'checkback_marker', 'checkback_horizon', 'checkback_cleaned', 'checkback_inbox',
-                      'checkback_outbox')) THEN 3
+                      'checkback_marker', 'checkback_cleaned', 'checkback_inbox', 'checkback_outbox')) THEN 3
             ELSE 0
         END",
     weaknesses: &[
@@ -116,11 +127,10 @@ pub(super) static MYSQL: Dialect = Dialect {
             mode           BIGINT        NOT NULL,
             created_ms     BIGINT        NOT NULL
         ) ENGINE=InnoDB CHARACTER SET utf8mb4",
-        "CREATE TABLE IF NOT EXISTS checkback_horizon (
-            one        BIGINT NOT NULL PRIMARY KEY,
-            horizon_ms BIGINT NOT NULL
+        "CREATE TABLE IF NOT EXISTS checkback_cleaned (
+            producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
+            horizon_ms     BIGINT         NOT NULL
         ) ENGINE=InnoDB",
-        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0) ON DUPLICATE KEY UPDATE one = 1",
         "CREATE TABLE IF NOT EXISTS checkback_inbox (
             consumer_group VARBINARY(255)  NOT NULL,
             topic          VARBINARY(255)  NOT NULL,
@@ -141,15 +151,6 @@ pub(super) static MYSQL: Dialect = Dialect {
             attempts       BIGINT         NOT NULL,
             INDEX checkback_outbox_order (producer_group, topic, tx_id)
         ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
-        "CREATE TABLE IF NOT EXISTS checkback_relay (
-            producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
-            holder         VARBINARY(16)  NOT NULL,
-            until_ms       BIGINT         NOT NULL
-        ) ENGINE=InnoDB",
-        "CREATE TABLE IF NOT EXISTS checkback_cleaned (
-            producer_group VARBINARY(255) NOT NULL PRIMARY KEY,
-            horizon_ms     BIGINT         NOT NULL
-        ) ENGINE=InnoDB",
         "CREATE TABLE IF NOT EXISTS checkback_lease (
             producer_group VARBINARY(255) NOT NULL,
             topic          VARBINARY(255) NOT NULL,
@@ -161,14 +162,43 @@ pub(super) static MYSQL: Dialect = Dialect {
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, ?)
         ON DUPLICATE KEY UPDATE version = GREATEST(version, VALUES(version))",
-    refuses_commit,
+    closing,
     lost_a_race,
 };
 
-/// A deadlock, which is also how a Galera cluster refuses (1213), a row that has changed (1020), or the veto of a
+/// A value that is missing breaks NOT NULL: a statement of one row is refused in every SQL mode.
+fn marks(marks: &[Mark<'_>]) -> String {
+    let each = marks.iter().map(|mark| {
+        let text = |name: &str| quoted(name, |hex| format!("CONVERT(x'{hex}' USING utf8mb4)"));
+        format!(
+            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
+             (x'{id}', {group}, {topic}, CASE WHEN {log} THEN {state} END, CASE WHEN {binlog} THEN {mode} END, {born})",
+            id = hex::encode(mark.id.as_bytes()),
+            group = text(mark.owner.group),
+            topic = text(mark.owner.topic),
+            log = log_is_durable!(),
+            state = mark.row.state,
+            binlog = binary_log_is_durable!(),
+            mode = mark.row.mode,
+            born = mark.id.born().0,
+        )
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// Refused is a deadlock, which is also how a Galera cluster refuses (1213), a row that has changed (1020), or the veto of a
 /// replication plugin (3101).
-fn refuses_commit(error: &dyn DatabaseError) -> bool {
-    matches!(number(error), Some(1020 | 1213 | 3101))
+fn closing(error: &dyn DatabaseError) -> Closing {
+    const SAVEPOINT_DOES_NOT_EXIST: u16 = 1305;
+    const DUPLICATE_KEY: u16 = 1062;
+    const NULL: u16 = 1048;
+    match number(error) {
+        Some(SAVEPOINT_DOES_NOT_EXIST) => Closing::Ended,
+        Some(DUPLICATE_KEY) => Closing::Fenced,
+        Some(NULL) => Closing::Weak(usize::from(error.message().contains("'mode'"))),
+        Some(1020 | 1213 | 3101) => Closing::Refused,
+        _ => Closing::Unknown,
+    }
 }
 
 /// A deadlock, or a row that changed since this transaction's snapshot: the latter on servers that are strict about

@@ -1,16 +1,16 @@
 //! PostgreSQL. An insert waits for another transaction that is inserting the same key; others see a commit only once it
 //! is on disk.
 //!
-//! A snapshot may be older than a horizon that was raised meanwhile. Under READ COMMITTED each statement has a fresh one.
-//! Above it, `look` locks the horizon's rows: that fails (40001) if one was raised after the snapshot. (FOR KEY SHARE would
-//! not.) It is the last statement before the commit, so the lock is held for a moment.
+//! A transaction that the database has given up is rolled back at its COMMIT, which is called a success: so `still` fails
+//! before that. The sign is a cursor, which costs least of what goes with its transaction: a savepoint would take a second
+//! transaction id, a setting a query with its plan.
 
 use sqlx::{
     error::DatabaseError,
     postgres::{PgDatabaseError, PgSeverity},
 };
 
-use super::{Begin, Dialect};
+use super::{Begin, Closing, Dialect, Mark, dialect::quoted};
 
 /// True, and from now on this transaction's commit waits for the disk, whatever the session is set to.
 macro_rules! durable {
@@ -21,23 +21,10 @@ macro_rules! durable {
     };
 }
 
-const LOOK: &str = "
-    SELECT CASE current_setting('transaction_isolation')
-               WHEN 'read committed' THEN (
-                   SELECT greatest(h.horizon_ms, c.horizon_ms)
-                   FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = asked.producer_group)
-               ELSE (
-                   SELECT greatest(h.horizon_ms, c.horizon_ms)
-                   FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = asked.producer_group
-                   FOR SHARE)
-           END, m.state, m.mode
-    FROM (VALUES ($1::bytea, $2::bytea)) AS asked (producer_group, tx_id)
-    LEFT JOIN checkback_marker m ON m.tx_id = asked.tx_id";
-
 pub(crate) static POSTGRES: Dialect = Dialect {
     one_writer: false,
     begin: |begin| match begin {
-        Begin::Work => "BEGIN",
+        Begin::Work => "BEGIN; DECLARE checkback CURSOR FOR SELECT 1",
         Begin::Look | Begin::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
     },
     lock_timeout: Some("SELECT set_config('lock_timeout', ($1::bigint)::text, true)"),
@@ -48,8 +35,13 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         durable!(),
         " ON CONFLICT (tx_id) DO NOTHING"
     ),
-    look: LOOK,
-    look_again: LOOK,
+    sign: "DECLARE checkback CURSOR FOR SELECT 1",
+    marks,
+    still: "CLOSE checkback",
+    look: "
+        SELECT c.horizon_ms, m.state, m.mode
+        FROM checkback_cleaned c LEFT JOIN checkback_marker m ON m.tx_id = $2
+        WHERE c.producer_group = $1",
     insert_inbox: concat!(
         "INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT $1, $2, $3, $4, $5 WHERE ",
@@ -61,7 +53,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         WHERE consumer_group = $1 AND topic = $2 AND tag = $3 AND message_key = $4",
     barrier: None,
     join_cleaned: "
-        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT $1, horizon_ms FROM checkback_horizon
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES ($1, 0)
         ON CONFLICT (producer_group) DO NOTHING",
     raise_horizon: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES ($1, $2)
@@ -74,7 +66,12 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         DELETE FROM checkback_marker
         WHERE tx_id IN (
             SELECT tx_id FROM checkback_marker
-            WHERE convert_to(producer_group, 'UTF8') = $1 AND tx_id >= $2 AND tx_id < $3 ORDER BY tx_id LIMIT $4)",
+            WHERE convert_to(producer_group, 'UTF8') = $1 AND state = $2 AND tx_id >= $3 AND tx_id < $4
+            ORDER BY tx_id LIMIT $5)",
+    nth_newest: "
+        SELECT tx_id FROM checkback_marker
+        WHERE convert_to(producer_group, 'UTF8') = $1 AND state = $2 AND tx_id < $3
+        ORDER BY tx_id DESC LIMIT 1 OFFSET $4",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE ctid = ANY (ARRAY(
@@ -108,11 +105,10 @@ pub(crate) static POSTGRES: Dialect = Dialect {
             mode           BIGINT NOT NULL,
             created_ms     BIGINT NOT NULL
         )",
-        "CREATE TABLE checkback_horizon (
-            one        BIGINT NOT NULL PRIMARY KEY CHECK (one = 1),
-            horizon_ms BIGINT NOT NULL
+        "CREATE TABLE checkback_cleaned (
+            producer_group BYTEA  NOT NULL PRIMARY KEY,
+            horizon_ms     BIGINT NOT NULL
         )",
-        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0)",
         "CREATE TABLE checkback_inbox (
             consumer_group BYTEA  NOT NULL,
             topic          BYTEA  NOT NULL,
@@ -133,15 +129,6 @@ pub(crate) static POSTGRES: Dialect = Dialect {
             attempts       BIGINT NOT NULL
         )",
         "CREATE INDEX checkback_outbox_order ON checkback_outbox (producer_group, topic, tx_id)",
-        "CREATE TABLE checkback_relay (
-            producer_group BYTEA  NOT NULL PRIMARY KEY,
-            holder         BYTEA  NOT NULL,
-            until_ms       BIGINT NOT NULL
-        )",
-        "CREATE TABLE checkback_cleaned (
-            producer_group BYTEA  NOT NULL PRIMARY KEY,
-            horizon_ms     BIGINT NOT NULL
-        )",
         "CREATE TABLE checkback_lease (
             producer_group BYTEA  NOT NULL,
             topic          BYTEA  NOT NULL,
@@ -153,19 +140,49 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, $1)
         ON CONFLICT (one) DO UPDATE SET version = greatest(checkback_schema.version, excluded.version)",
-    refuses_commit,
+    closing,
     lost_a_race,
 };
 
-/// A broken deferred constraint (23), a serialization failure or deadlock (40), a deferred trigger's word (P0). An
-/// error of severity ERROR comes before the commit record; a FATAL one (57P01) may come after it.
-fn refuses_commit(error: &dyn DatabaseError) -> bool {
+/// A value that is missing breaks NOT NULL.
+fn marks(marks: &[Mark<'_>]) -> String {
+    let text = |name: &str| quoted(name, |hex| format!("convert_from('\\x{hex}', 'UTF8')"));
+    let each = marks.iter().map(|mark| {
+        format!(
+            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
+             ('\\x{id}', {group}, {topic}, {state}, CASE WHEN {durable} THEN {mode} END, {born})",
+            id = hex::encode(mark.id.as_bytes()),
+            group = text(mark.owner.group),
+            topic = text(mark.owner.topic),
+            state = mark.row.state,
+            durable = durable!(),
+            mode = mark.row.mode,
+            born = mark.id.born().0,
+        )
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// A missing sign (34000), a tombstone or the marker of another transaction (23505), a missing value (23502). Refused is a
+/// broken deferred constraint (23), a serialization failure or deadlock (40), a transaction that was given up (25P02), a
+/// deferred trigger's word (P0). An error of severity ERROR comes before the commit record; a FATAL one (57P01) may come
+/// after it.
+fn closing(error: &dyn DatabaseError) -> Closing {
     const COMPLETION_UNKNOWN: &str = "40003";
-    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
-    let class = error.code().get(..2);
-    matches!(class, Some("23" | "40" | "P0"))
-        && error.code() != COMPLETION_UNKNOWN
-        && error.severity() == PgSeverity::Error
+    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return Closing::Unknown };
+    if error.severity() != PgSeverity::Error {
+        return Closing::Unknown;
+    }
+    let of_marker = error.table() == Some("checkback_marker");
+    match error.code() {
+        "34000" => Closing::Ended,
+        "23505" if of_marker => Closing::Fenced,
+        "23502" if of_marker => Closing::Weak(0),
+        COMPLETION_UNKNOWN => Closing::Unknown,
+        "25P02" => Closing::Refused,
+        code if matches!(code.get(..2), Some("23" | "40" | "P0")) => Closing::Refused,
+        _ => Closing::Unknown,
+    }
 }
 
 /// A serialization failure or a deadlock.

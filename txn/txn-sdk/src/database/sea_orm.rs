@@ -1,12 +1,14 @@
 //! Transactions on a `sea_orm::DatabaseConnection`, whichever database it is connected to.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, future::ready};
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseTransaction, DbBackend, IsolationLevel,
     SqliteTransactionMode, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
     TransactionOptions, TransactionTrait,
 };
+use sqlx::pool::PoolOptions;
+use sqlx_core::transaction::TransactionManager;
 
 use super::{
     Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, mysql::MYSQL,
@@ -21,15 +23,15 @@ impl Database for DatabaseConnection {
 
     fn with_own_pool(&self, size: PoolSize) -> Self {
         match &self.inner {
-            DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
-                SqlxSqliteConnector::from_sqlx_sqlite_pool(sqlite::pool(self.get_sqlite_connection_pool(), size))
-            }
+            DatabaseConnectionType::SqlxSqlitePoolConnection(_) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
+                sqlite::pool(self.get_sqlite_connection_pool(), size, watched),
+            ),
             DatabaseConnectionType::SqlxMySqlPoolConnection(_) => {
-                SqlxMySqlConnector::from_sqlx_mysql_pool(same_options(self.get_mysql_connection_pool(), size))
+                SqlxMySqlConnector::from_sqlx_mysql_pool(same_options(self.get_mysql_connection_pool(), size, watched))
             }
-            DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-                SqlxPostgresConnector::from_sqlx_postgres_pool(same_options(self.get_postgres_connection_pool(), size))
-            }
+            DatabaseConnectionType::SqlxPostgresPoolConnection(_) => SqlxPostgresConnector::from_sqlx_postgres_pool(
+                same_options(self.get_postgres_connection_pool(), size, watched),
+            ),
             // `dialect` refuses it.
             _ => self.clone(),
         }
@@ -58,11 +60,15 @@ impl Database for DatabaseConnection {
     }
 
     async fn begin_as(&self, begin: Begin) -> Result<Self::Tx, DatabaseError> {
-        self.dialect()?;
-        Ok(self.begin_with_options(options(self.get_database_backend(), begin)).await?)
+        let dialect = self.dialect()?;
+        let tx = self.begin_with_options(options(self.get_database_backend(), begin)).await?;
+        if begin == Begin::Work {
+            tx.execute_unprepared(dialect.sign).await?;
+        }
+        Ok(tx)
     }
 
-    async fn begin_on(idle: Self::Idle) -> Result<Self::Tx, DatabaseError> {
+    async fn begin_saying(idle: Self::Idle, _words: &str) -> Result<Self::Tx, DatabaseError> {
         match idle {}
     }
 
@@ -102,6 +108,11 @@ impl Database for DatabaseConnection {
         Ok(read.collect::<Result<_, sea_orm::DbErr>>()?)
     }
 
+    async fn say(tx: &mut Self::Tx, words: &str) -> Result<(), DatabaseError> {
+        tx.execute_unprepared(words).await?;
+        Ok(())
+    }
+
     async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
         let dialect = Self::dialect_of(&tx);
         tx.commit().await.map_err(|error| CommitError::of(dialect, error.into()))
@@ -123,6 +134,15 @@ fn dialect(backend: DbBackend) -> Result<&'static Dialect, DatabaseError> {
         DbBackend::Postgres => Ok(&POSTGRES),
         other => Err(DatabaseError::Unsupported(format!("{other:?}"))),
     }
+}
+
+/// None is used again on which a commit or rollback failed: the driver still believes it inside a transaction, begins the
+/// next one as a savepoint in that, and may call a commit done that never reached the disk. (Takes the place of a hook of the
+/// user's.)
+fn watched<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
+    options.test_before_acquire(true).before_acquire(|connection, _| {
+        Box::pin(ready(Ok(DB::TransactionManager::get_transaction_depth(connection) == 0)))
+    })
 }
 
 /// `Dialect::begin` in sea-orm's words.

@@ -57,7 +57,7 @@ impl<D: Database> Side<D> {
     }
 }
 
-/// For callers to whom "refused" and "unknown" are the same.
+/// For callers to whom all failures are the same.
 pub(crate) async fn commit<D: Database>(tx: D::Tx) -> Result<(), DatabaseError> {
-    D::commit(tx).await.map_err(|(CommitError::Refused(error) | CommitError::Unknown(error))| error)
+    D::commit(tx).await.map_err(CommitError::into_error)
 }

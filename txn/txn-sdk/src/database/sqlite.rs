@@ -7,20 +7,16 @@ use backon::{ConstantBuilder, Retryable};
 use sqlx::{
     ConnectOptions, Connection, SqlitePool,
     error::DatabaseError as Said,
-    sqlite::{SqliteConnectOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Begin, DatabaseError, Dialect, PoolSize, own_pool};
-
-const LOOK: &str = "
-    SELECT max(h.horizon_ms, c.horizon_ms), m.state, m.mode
-    FROM checkback_horizon h JOIN checkback_cleaned c ON c.producer_group = ?1
-    LEFT JOIN checkback_marker m ON m.tx_id = ?2";
+use super::{Begin, Closing, DatabaseError, Dialect, Mark, PoolSize, dialect::quoted, own_pool};
 
 pub(super) static SQLITE: Dialect = Dialect {
     one_writer: true,
     begin: |begin| match begin {
-        Begin::Work | Begin::Write => "BEGIN IMMEDIATE",
+        Begin::Work => "BEGIN IMMEDIATE; SAVEPOINT checkback",
+        Begin::Write => "BEGIN IMMEDIATE",
         Begin::Look => "BEGIN",
     },
     lock_timeout: None,
@@ -29,8 +25,13 @@ pub(super) static SQLITE: Dialect = Dialect {
         SELECT ?1, ?2, ?3, ?4, ?5, ?6
         WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
         ON CONFLICT (tx_id) DO NOTHING",
-    look: LOOK,
-    look_again: LOOK,
+    sign: "SAVEPOINT checkback",
+    marks,
+    still: "RELEASE checkback",
+    look: "
+        SELECT c.horizon_ms, m.state, m.mode
+        FROM checkback_cleaned c LEFT JOIN checkback_marker m ON m.tx_id = ?2
+        WHERE c.producer_group = ?1",
     insert_inbox: "
         INSERT INTO checkback_inbox (consumer_group, topic, tag, message_key, created_ms)
         SELECT ?1, ?2, ?3, ?4, ?5
@@ -41,7 +42,7 @@ pub(super) static SQLITE: Dialect = Dialect {
         WHERE consumer_group = ?1 AND topic = ?2 AND tag = ?3 AND message_key = ?4",
     barrier: None,
     join_cleaned: "
-        INSERT INTO checkback_cleaned (producer_group, horizon_ms) SELECT ?1, horizon_ms FROM checkback_horizon WHERE true
+        INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?1, 0)
         ON CONFLICT (producer_group) DO NOTHING",
     raise_horizon: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?1, ?2)
@@ -53,7 +54,12 @@ pub(super) static SQLITE: Dialect = Dialect {
         DELETE FROM checkback_marker
         WHERE tx_id IN (
             SELECT tx_id FROM checkback_marker
-            WHERE CAST(producer_group AS BLOB) = ?1 AND tx_id >= ?2 AND tx_id < ?3 ORDER BY tx_id LIMIT ?4)",
+            WHERE CAST(producer_group AS BLOB) = ?1 AND state = ?2 AND tx_id >= ?3 AND tx_id < ?4
+            ORDER BY tx_id LIMIT ?5)",
+    nth_newest: "
+        SELECT tx_id FROM checkback_marker
+        WHERE CAST(producer_group AS BLOB) = ?1 AND state = ?2 AND tx_id < ?3
+        ORDER BY tx_id DESC LIMIT 1 OFFSET ?4",
     clean_inbox: "
         DELETE FROM checkback_inbox
         WHERE rowid IN (
@@ -86,11 +92,10 @@ pub(super) static SQLITE: Dialect = Dialect {
             mode           INTEGER NOT NULL,
             created_ms     INTEGER NOT NULL
         ) WITHOUT ROWID",
-        "CREATE TABLE checkback_horizon (
-            one        INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
-            horizon_ms INTEGER NOT NULL
-        )",
-        "INSERT INTO checkback_horizon (one, horizon_ms) VALUES (1, 0)",
+        "CREATE TABLE checkback_cleaned (
+            producer_group BLOB    NOT NULL PRIMARY KEY,
+            horizon_ms     INTEGER NOT NULL
+        ) WITHOUT ROWID",
         "CREATE TABLE checkback_inbox (
             consumer_group BLOB    NOT NULL,
             topic          BLOB    NOT NULL,
@@ -111,15 +116,6 @@ pub(super) static SQLITE: Dialect = Dialect {
             attempts       INTEGER NOT NULL
         )",
         "CREATE INDEX checkback_outbox_order ON checkback_outbox (producer_group, topic, tx_id)",
-        "CREATE TABLE checkback_relay (
-            producer_group BLOB    NOT NULL PRIMARY KEY,
-            holder         BLOB    NOT NULL,
-            until_ms       INTEGER NOT NULL
-        ) WITHOUT ROWID",
-        "CREATE TABLE checkback_cleaned (
-            producer_group BLOB    NOT NULL PRIMARY KEY,
-            horizon_ms     INTEGER NOT NULL
-        ) WITHOUT ROWID",
         "CREATE TABLE checkback_lease (
             producer_group BLOB    NOT NULL,
             topic          BLOB    NOT NULL,
@@ -131,25 +127,51 @@ pub(super) static SQLITE: Dialect = Dialect {
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, ?1)
         ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)",
-    refuses_commit,
+    closing,
     // One writer at a time, from its begin.
     lost_a_race: |_| false,
 };
 
-const CONSTRAINT: u32 = 19;
-
-/// Only a broken constraint (deferred until the commit).
-fn refuses_commit(error: &dyn Said) -> bool {
-    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == CONSTRAINT)
+/// A value that is missing breaks NOT NULL.
+fn marks(marks: &[Mark<'_>]) -> String {
+    let each = marks.iter().map(|mark| {
+        let text = |name: &str| quoted(name, |hex| format!("CAST(x'{hex}' AS TEXT)"));
+        format!(
+            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
+             (x'{id}', {group}, {topic}, {state}, \
+             CASE WHEN (SELECT synchronous FROM pragma_synchronous) >= 2 THEN {mode} END, {born})",
+            id = hex::encode(mark.id.as_bytes()),
+            group = text(mark.owner.group),
+            topic = text(mark.owner.topic),
+            state = mark.row.state,
+            mode = mark.row.mode,
+            born = mark.id.born().0,
+        )
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
-pub(super) fn pool(pool: &SqlitePool, size: PoolSize) -> SqlitePool {
+/// Refused is a broken constraint (deferred until the commit) only.
+fn closing(error: &dyn Said) -> Closing {
+    const ERROR: u32 = 1;
+    const CONSTRAINT: u32 = 19;
+    let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
+    match (code & 0xff, error.message()) {
+        (ERROR, said) if said.starts_with("no such savepoint") => Closing::Ended,
+        (CONSTRAINT, "UNIQUE constraint failed: checkback_marker.tx_id") => Closing::Fenced,
+        (CONSTRAINT, "NOT NULL constraint failed: checkback_marker.mode") => Closing::Weak(0),
+        (CONSTRAINT, _) => Closing::Refused,
+        _ => Closing::Unknown,
+    }
+}
+
+pub(super) fn pool(pool: &SqlitePool, size: PoolSize, more: fn(SqlitePoolOptions) -> SqlitePoolOptions) -> SqlitePool {
     let connect = (*pool.connect_options()).clone().synchronous(SqliteSynchronous::Full);
     let connect = match size {
         PoolSize::Same => connect,
         PoolSize::Few { lock_timeout, .. } => connect.busy_timeout(lock_timeout),
     };
-    own_pool(pool, size, connect)
+    own_pool(pool, size, connect, more)
 }
 
 /// How long the start may wait for writers of the same file.

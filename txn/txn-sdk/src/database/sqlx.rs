@@ -1,12 +1,23 @@
 //! Transactions on sqlx pools.
 
+use std::{convert::identity, time::Duration};
+
+use futures_util::future::BoxFuture;
 use sqlx::{
-    MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite, SqliteConnection, SqlitePool,
+    AssertSqlSafe, MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite, SqliteConnection,
+    SqlitePool, pool::PoolOptions,
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
-    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, lease::Lease, mysql::MYSQL,
-    own_pool, postgres::POSTGRES, sqlite, sqlite::SQLITE,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, commit_if_still,
+    lease::{Driver, Lease},
+    mysql::MYSQL,
+    own_pool,
+    postgres::POSTGRES,
+    sqlite,
+    sqlite::SQLITE,
 };
 
 macro_rules! bind {
@@ -19,6 +30,20 @@ macro_rules! bind {
     };
 }
 
+macro_rules! driver {
+    ($driver:ty, $connection:ty) => {
+        impl Driver for $driver {
+            fn say<'c>(connection: &'c mut $connection, words: String) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(words)).execute(connection).await.map(drop) })
+            }
+        }
+    };
+}
+
+driver!(Sqlite, SqliteConnection);
+driver!(MySql, MySqlConnection);
+driver!(Postgres, PgConnection);
+
 /// The same words for each driver: their traits do not add up to one bound that could be written here.
 macro_rules! database {
     ($pool:ty, $driver:ty, $connection:ty, $dialect:expr, own_pool: $own_pool:expr, set_up: $set_up:expr) => {
@@ -28,7 +53,13 @@ macro_rules! database {
             type Handle<'t> = &'t mut $connection;
 
             fn with_own_pool(&self, size: PoolSize) -> Self {
-                $own_pool(self, size)
+                $own_pool(self, size, identity)
+            }
+
+            fn places(&self) -> Option<(usize, Duration)> {
+                let options = self.options();
+                let connections = usize::try_from(options.get_max_connections()).unwrap_or(usize::MAX);
+                Some((connections.min(Semaphore::MAX_PERMITS), options.get_acquire_timeout()))
             }
 
             fn dialect(&self) -> Result<&'static Dialect, DatabaseError> {
@@ -47,8 +78,8 @@ macro_rules! database {
                 Ok(Lease::begin(self, ($dialect.begin)(begin)).await?)
             }
 
-            async fn begin_on(idle: Self::Idle) -> Result<Self::Tx, DatabaseError> {
-                Ok(idle.begin_again(($dialect.begin)(Begin::Work)).await?)
+            async fn begin_saying(idle: Self::Idle, words: &str) -> Result<Self::Tx, DatabaseError> {
+                Ok(idle.begin_saying(($dialect.begin)(Begin::Work), words).await?)
             }
 
             fn handle(tx: &mut Self::Tx) -> Self::Handle<'_> {
@@ -83,12 +114,20 @@ macro_rules! database {
                 Ok(read.collect::<Result<_, sqlx::Error>>()?)
             }
 
-            async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
-                Self::commit_and_keep(tx).await.map(drop)
+            async fn say(tx: &mut Self::Tx, words: &str) -> Result<(), DatabaseError> {
+                Ok(tx.say(words.to_owned()).await?)
             }
 
-            async fn commit_and_keep(tx: Self::Tx) -> Result<Option<Self::Idle>, CommitError> {
+            async fn commit(tx: Self::Tx) -> Result<(), CommitError> {
                 tx.commit().await.map_err(|error| CommitError::of(&$dialect, error.into()))
+            }
+
+            async fn commit_work(tx: Self::Tx, keep: bool) -> Result<Option<Self::Idle>, CommitError> {
+                if !keep || !tx.is_young() {
+                    return commit_if_still::<Self>(tx).await.map(|()| None);
+                }
+                let kept = tx.commit_saying($dialect.still).await;
+                kept.map(Some).map_err(|error| CommitError::of(&$dialect, error.into()))
             }
 
             async fn rollback(tx: Self::Tx) -> Result<(), DatabaseError> {
@@ -106,8 +145,12 @@ database!(SqlitePool, Sqlite, SqliteConnection, SQLITE, own_pool: sqlite::pool, 
 database!(MySqlPool, MySql, MySqlConnection, MYSQL, own_pool: same_options, set_up: nothing);
 database!(PgPool, Postgres, PgConnection, POSTGRES, own_pool: same_options, set_up: nothing);
 
-pub(super) fn same_options<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, size: PoolSize) -> sqlx::Pool<DB> {
-    own_pool(pool, size, (*pool.connect_options()).clone())
+pub(super) fn same_options<DB: sqlx::Database>(
+    pool: &sqlx::Pool<DB>,
+    size: PoolSize,
+    more: fn(PoolOptions<DB>) -> PoolOptions<DB>,
+) -> sqlx::Pool<DB> {
+    own_pool(pool, size, (*pool.connect_options()).clone(), more)
 }
 
 async fn nothing<DB: sqlx::Database>(_: &sqlx::Pool<DB>) -> Result<(), DatabaseError> {

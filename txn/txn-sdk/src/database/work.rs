@@ -13,20 +13,23 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{CommitError, Database, DatabaseError};
+use super::{CommitError, Database, DatabaseError, Dialect, Mark};
+use crate::{
+    failpoints::{is_armed, reach},
+    planted::{Bug, planted},
+};
 
 /// A connection that was used so lately needs no ping.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a transaction waits for its turn. Then it begins all the same and the database decides, as it does for
-/// writers in other processes: one that waits for itself (begun within another's work) gets the database's error.
-const TURN: Duration = Duration::from_secs(5);
-
 /// Where the user's transactions begin. Cheap to clone.
 pub(crate) struct Workplace<D: Database>(Arc<Shared<D>>);
 
 struct Shared<D: Database> {
     database: D,
+    dialect: &'static Dialect,
     kept: Mutex<Kept<D::Idle>>,
+    /// As many as the pool has connections: who has one finds a connection at hand or in the pool, and nobody waits there.
+    places: Option<(Arc<Semaphore>, Duration)>,
     /// One at a time: waiting here is a queue, waiting for SQLite's lock is polling.
     turns: Option<Arc<Semaphore>>,
 }
@@ -34,50 +37,57 @@ struct Shared<D: Database> {
 /// Connections between two transactions, the last one used at the end.
 struct Kept<I> {
     idle: Vec<(I, Instant)>,
-    /// Transactions that wait for a connection of the pool: nothing is kept from them.
-    waiting: usize,
     /// Somebody looks after those that nobody uses.
     swept: bool,
 }
 
 impl<D: Database> Workplace<D> {
     pub(crate) fn new(database: D) -> Result<Self, DatabaseError> {
-        let turns = database.dialect()?.one_writer.then(|| Arc::new(Semaphore::new(1)));
-        let kept = Mutex::new(Kept { idle: Vec::new(), waiting: 0, swept: false });
-        Ok(Self(Arc::new(Shared { database, kept, turns })))
+        let dialect = database.dialect()?;
+        let turns = dialect.one_writer.then(|| Arc::new(Semaphore::new(1)));
+        let kept = Mutex::new(Kept { idle: Vec::new(), swept: false });
+        let places = database.places().map(|(count, patience)| (Arc::new(Semaphore::new(count)), patience));
+        Ok(Self(Arc::new(Shared { database, dialect, kept, places, turns })))
     }
 
     pub(crate) fn database(&self) -> &D {
         &self.0.database
     }
 
-    pub(crate) async fn begin(&self) -> Result<Work<D>, DatabaseError> {
+    /// With its markers in it.
+    pub(crate) async fn begin(&self, marks: &[Mark<'_>]) -> Result<Work<D>, CommitError> {
         let turn = match &self.0.turns {
-            Some(turns) => wait_for_turn(turns).await,
+            Some(turns) => wait_for_turn(turns, D::TURN).await,
             None => None,
         };
-        let tx = self.begin_tx().await?;
-        Ok(Work { tx, turn, place: self.clone() })
+        let place = match &self.0.places {
+            Some((places, patience)) => Some(wait_for_place(places, *patience).await.map_err(CommitError::Refused)?),
+            None => None,
+        };
+        let tx = self.begin_tx(&(self.0.dialect.marks)(marks)).await?;
+        Ok(Work { tx, place, turn, workplace: self.clone() })
     }
 
-    async fn begin_tx(&self) -> Result<D::Tx, DatabaseError> {
+    async fn begin_tx(&self, words: &str) -> Result<D::Tx, CommitError> {
+        let dialect = self.0.dialect;
         let kept = self.0.kept.lock().take();
-        // One that broke meanwhile has begun nothing.
-        if let Some(idle) = kept
-            && let Ok(tx) = D::begin_on(idle).await
-        {
-            return Ok(tx);
+        if let Some(idle) = kept.filter(|_| !is_armed("txn-begun")) {
+            match D::begin_saying(idle, words).await.map_err(|error| CommitError::of(dialect, error)) {
+                // It broke meanwhile, and has begun nothing.
+                Err(CommitError::Unknown(_)) => {}
+                begun => return begun,
+            }
         }
-        let _waits = Waits::new(&self.0);
-        self.0.database.begin().await
+        let mut tx = self.0.database.begin().await.map_err(CommitError::Refused)?;
+        reach("txn-begun");
+        match D::say(&mut tx, words).await.map_err(|error| CommitError::of(dialect, error)) {
+            Err(CommitError::Fenced(_)) if planted(Bug::TombstoneIgnored) => Ok(tx),
+            marked => marked.map(|()| tx),
+        }
     }
 
     fn keep(&self, idle: D::Idle) {
         let mut kept = self.0.kept.lock();
-        if kept.waiting > 0 {
-            drop(kept);
-            return drop(idle);
-        }
         kept.idle.push((idle, Instant::now()));
         if !std::mem::replace(&mut kept.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(&self.0)));
@@ -85,46 +95,22 @@ impl<D: Database> Workplace<D> {
     }
 }
 
-/// `None`: its time is over.
-async fn wait_for_turn(turns: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    match turns.clone().try_acquire_owned() {
-        Ok(turn) => Some(turn),
-        Err(_) => timeout(patience(), turns.clone().acquire_owned()).await.ok()?.ok(),
-    }
+async fn wait_for_place(places: &Arc<Semaphore>, patience: Duration) -> Result<OwnedSemaphorePermit, DatabaseError> {
+    let waited = timeout(patience, places.clone().acquire_owned()).await;
+    waited.ok().and_then(Result::ok).ok_or(DatabaseError::Sqlx(sqlx::Error::PoolTimedOut))
 }
 
-fn patience() -> Duration {
-    // Whoever has the turn does not go on while a simulation moves another one.
-    #[cfg(feature = "simulation")]
-    if crate::simulation::time().is_some() {
-        return Duration::ZERO;
+/// `None`: its time is over.
+async fn wait_for_turn(turns: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    match turns.clone().try_acquire_owned() {
+        Ok(turn) => Some(turn),
+        Err(_) => timeout(patience, turns.clone().acquire_owned()).await.ok()?.ok(),
     }
-    TURN
 }
 
 impl<I> Kept<I> {
     fn take(&mut self) -> Option<I> {
         self.idle.pop().filter(|(_, used)| used.elapsed() < FRESH).map(|(idle, _)| idle)
-    }
-}
-
-struct Waits<'s, D: Database>(&'s Shared<D>);
-
-impl<'s, D: Database> Waits<'s, D> {
-    /// What is kept goes back to the pool, to whoever is first there.
-    fn new(shared: &'s Shared<D>) -> Self {
-        let mut kept = shared.kept.lock();
-        kept.waiting += 1;
-        let idle = std::mem::take(&mut kept.idle);
-        drop(kept);
-        drop(idle);
-        Self(shared)
-    }
-}
-
-impl<D: Database> Drop for Waits<'_, D> {
-    fn drop(&mut self) {
-        self.0.kept.lock().waiting -= 1;
     }
 }
 
@@ -148,20 +134,20 @@ async fn sweep<D: Database>(shared: Weak<Shared<D>>) {
 
 /// An open transaction. Dropped, it is rolled back.
 pub(crate) struct Work<D: Database> {
-    // The order of the fields counts: the next one has its turn after the rollback.
+    // The order of the fields counts: the next one has its place and its turn after the rollback.
     pub(crate) tx: D::Tx,
+    place: Option<OwnedSemaphorePermit>,
     turn: Option<OwnedSemaphorePermit>,
-    place: Workplace<D>,
+    workplace: Workplace<D>,
 }
 
 impl<D: Database> Work<D> {
     pub(crate) async fn commit(self) -> Result<(), CommitError> {
-        let Self { tx, turn, place } = self;
-        let idle = D::commit_and_keep(tx).await?;
-        if let Some(idle) = idle {
-            place.keep(idle);
+        let Self { tx, place, turn, workplace } = self;
+        if let Some(idle) = D::commit_work(tx, true).await? {
+            workplace.keep(idle);
         }
-        drop(turn);
+        drop((place, turn));
         Ok(())
     }
 

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Outbox, fault_of, row::Waiting};
 use crate::{
     clock,
-    database::{Begin, Database, DatabaseError, Side, Value},
-    decision::{self, Ending, Relayed},
+    database::{Begin, Database, DatabaseError, Mark, Side, Value},
+    decision::{self, Ending, Relayed, Row},
     failpoints::reach,
     id::TransactionId,
     marker::{self, MarkError, MarkerOwner, Markers},
@@ -177,36 +177,32 @@ impl<D: Database> Relay<D> {
         let owner = MarkerOwner { group: &self.group, topic };
         let mut tx = self.side.begin(Begin::Write).await?;
         let mut taken = Vec::with_capacity(batch.len());
-        for (row, mut half) in batch {
+        for (row, half) in batch {
             let delete = self.side.dialect().delete_outbox;
             if !planted(Bug::RelayKeepsRow) && D::execute(&mut tx, delete, &[Value::Bytes(&row.id)]).await? != 1 {
                 continue; // Another relay was faster, and its copy is the one: this half is cancelled.
             }
-            if planted(Bug::RelayWithoutMarker) {
-                taken.push(half);
-                continue;
-            }
-            match Markers::<D>::mark(&mut tx, half.id(), owner).await {
-                Ok(()) => taken.push(half),
-                Err(MarkError::Fenced) => {
-                    half.leave();
-                    return D::rollback(tx).await.map(|()| 0);
-                }
+            taken.push(half);
+        }
+        if taken.is_empty() {
+            return D::rollback(tx).await.map(|()| 0);
+        }
+        if !planted(Bug::RelayWithoutMarker) {
+            let marks: Vec<_> = taken.iter().map(|half| Mark { id: half.id(), owner, row: Row::COMMITTED }).collect();
+            match Markers::<D>::mark_all(&mut tx, &marks).await {
+                Ok(()) => {}
+                // A checkback has given one of them up: all are tried anew.
+                Err(MarkError::Fenced) => return D::rollback(tx).await.map(|()| 0),
                 Err(MarkError::Database(error)) => return Err(error),
             }
         }
-        let Some(oldest) = taken.iter().map(Half::id).min() else { return D::rollback(tx).await.map(|()| 0) };
-        let sealed = match planted(Bug::RelayWithoutMarker) {
-            true => Ok(marker::Seal::Sealed),
-            false => Markers::<D>::seal(&mut tx, oldest, &self.group).await,
-        };
         taken.iter_mut().for_each(Half::leave);
         if planted(Bug::RelayEndsEarly) {
             for half in &mut taken {
                 half.end(Verdict::Commit).await;
             }
         }
-        let ending = marker::close(D::commit(tx), sealed).await;
+        let ending = marker::ending(D::commit(tx).await);
         if let Some(verdict) = ending.verdict() {
             reach("outbox-between-commit-and-end");
             for half in &mut taken {

@@ -17,7 +17,6 @@ use crate::{
     marker::{MarkerOwner, Markers},
 };
 pub(crate) use half::{Half, Link, OnDrop};
-pub(crate) use transaction::enter;
 
 pub use builder::{BuildError, TxnProducerBuilder, Unsourced};
 pub use outcome::{Outcome, Sent, TxnError};

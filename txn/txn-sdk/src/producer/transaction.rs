@@ -9,7 +9,7 @@ use super::{
     outcome::{Outcome, Sent, TxnError},
 };
 use crate::{
-    database::{Database, Work},
+    database::{Database, DatabaseError, Mark, Work},
     decision::{Ending, Row},
     failpoints::{during, reach},
     id::TransactionId,
@@ -62,31 +62,40 @@ impl<D: Database> TxnProducer<D> {
     }
 
     async fn in_transaction(&self, begun: Begun) -> Result<Transaction<D>, TxnError> {
-        match self.begin_marked(&begun).await {
+        match self.open(&begun).await {
             Ok(work) => Ok(Transaction { work, half: begun.half }),
             Err(error) => Err(begun.half.give_up(error)),
         }
     }
 
-    async fn begin_marked(&self, begun: &Begun) -> Result<Work<D>, MarkError> {
-        let mut work = self.verdicts.begin().await?;
-        reach("txn-begun");
-        enter::<D>(&mut work.tx, begun).await?;
+    async fn open(&self, begun: &Begun) -> Result<Work<D>, MarkError> {
+        let mut work = self.verdicts.begin(&[begun.mark()]).await?;
+        begun.store::<D>(&mut work.tx).await?;
         reach("txn-marked");
         Ok(work)
     }
 }
 
-/// Writes the marker of a begun message into a transaction, and in outbox mode the message itself.
-pub(crate) async fn enter<D: Database>(tx: &mut D::Tx, begun: &Begun) -> Result<(), MarkError> {
-    let Begun { half, topic, outboxed } = begun;
-    let owner = MarkerOwner { group: half.link().producer.group(), topic };
-    match outboxed {
-        None => Markers::<D>::mark(tx, half.id(), owner).await,
-        Some(message) => {
-            Markers::<D>::mark_as(tx, half.id(), owner, Row::OUTBOXED).await?;
-            Ok(outbox::store::<D>(tx, half.id(), owner.group, message).await?)
+impl Begun {
+    /// In outbox mode, the message into its transaction.
+    async fn store<D: Database>(&self, tx: &mut D::Tx) -> Result<(), DatabaseError> {
+        match &self.outboxed {
+            Some(message) => outbox::store::<D>(tx, self.half.id(), self.half.link().producer.group(), message).await,
+            None => Ok(()),
         }
+    }
+
+    /// What a transaction needs before it has an effect of its own.
+    pub(crate) async fn enter<D: Database>(&self, tx: &mut D::Tx) -> Result<(), MarkError> {
+        Markers::<D>::mark_all(tx, &[self.mark()]).await?;
+        Ok(self.store::<D>(tx).await?)
+    }
+
+    /// The row that says that its transaction has committed.
+    fn mark(&self) -> Mark<'_> {
+        let owner = MarkerOwner { group: self.half.link().producer.group(), topic: &self.topic };
+        let row = if self.outboxed.is_some() { Row::OUTBOXED } else { Row::COMMITTED };
+        Mark { id: self.half.id(), owner, row }
     }
 }
 
@@ -141,14 +150,13 @@ impl<D: Database> Transaction<D> {
     }
 }
 
-async fn commit_and_publish<D: Database>(mut work: Work<D>, mut half: Half) -> Result<Sent, TxnError> {
+async fn commit_and_publish<D: Database>(work: Work<D>, mut half: Half) -> Result<Sent, TxnError> {
     reach("txn-after-rows");
     half.leave();
     if planted(Bug::EndBeforeCommit) {
         half.end(Verdict::Commit).await;
     }
-    let sealed = Markers::<D>::seal(&mut work.tx, half.id(), half.link().producer.group()).await;
-    let ending = during("txn-commit-sent", marker::close(work.commit(), sealed)).await;
+    let ending = marker::ending(during("txn-commit-sent", work.commit()).await);
     if let Some(verdict) = ending.verdict() {
         reach("txn-between-commit-and-end");
         during("txn-end-sent", half.end(verdict)).await;

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_executor::block_on;
 use parking_lot::Mutex;
@@ -127,7 +128,6 @@ impl<D: Database> WatchedTx<D> {
 
     fn step(&self, sql: &'static str) -> Option<Step> {
         match sql {
-            sql if sql == self.dialect.insert_marker => Some(Step::Marker),
             sql if sql == self.dialect.insert_inbox => Some(Step::InboxRow),
             _ => None,
         }
@@ -156,6 +156,8 @@ impl<D: Database> Database for Watched<D> {
     type Tx = WatchedTx<D>;
     type Idle = Infallible;
     type Handle<'t> = &'t mut WatchedTx<D>;
+    /// Whoever has the turn does not go on while the simulation moves another one.
+    const TURN: Duration = Duration::ZERO;
 
     fn with_own_pool(&self, size: PoolSize) -> Self {
         Self { database: self.database.with_own_pool(size), ..self.clone() }
@@ -183,7 +185,7 @@ impl<D: Database> Database for Watched<D> {
         Ok(tx)
     }
 
-    async fn begin_on(idle: Infallible) -> Result<WatchedTx<D>, DatabaseError> {
+    async fn begin_saying(idle: Infallible, _words: &str) -> Result<WatchedTx<D>, DatabaseError> {
         match idle {}
     }
 
@@ -217,6 +219,18 @@ impl<D: Database> Database for Watched<D> {
         values: &[Value<'_>],
     ) -> Result<Vec<Cells<B, N>>, DatabaseError> {
         within!(tx.slot, |tx| D::rows(tx, sql, values))
+    }
+
+    async fn say(tx: &mut WatchedTx<D>, words: &str) -> Result<(), DatabaseError> {
+        let marks = words.contains("checkback_marker");
+        if marks {
+            tx.before(Step::Marker).await?;
+        }
+        within!(tx.slot, |tx| D::say(tx, words))?;
+        if marks {
+            tx.after(Step::Marker).await?;
+        }
+        Ok(())
     }
 
     async fn commit(tx: WatchedTx<D>) -> Result<(), CommitError> {

@@ -14,7 +14,7 @@ use txn_sdk::{Consumer, Delivered, Effect, Inbox, Message, Msg, TxnProducer, Ver
 
 use crate::{
     broker::{Broker, OnEnd, OnSend},
-    databases::{Engine, Isolation, Scratch, TestDatabase, on_all_databases},
+    databases::{Engine, Scratch, TestDatabase, on_all_databases},
     inbox::paid,
     producer::{dropped_after, producer, sample},
 };
@@ -27,7 +27,6 @@ on_all_databases!(
     a_half_that_is_refused_fails_the_delivery,
     a_lost_end_of_what_was_emitted_is_made_good_by_the_checkback,
     parallel_duplicates_emit_once,
-    a_horizon_that_rises_before_it_emits_fences_the_delivery,
     dropped_deliveries_emit_with_their_effect_or_not_at_all,
     an_inbox_without_a_producer_says_so,
     an_emitting_consumer_can_be_spawned,
@@ -131,25 +130,6 @@ async fn parallel_duplicates_emit_once<D: TestDatabase>(engine: Engine) {
     let mut published = broker.published();
     published.sort();
     assert_eq!(published, (0..ORDERS).map(|order| format!("packet-{order}")).collect::<Vec<_>>());
-}
-
-/// A tombstone may have been cleaned between what the handler read and what it emits.
-async fn a_horizon_that_rises_before_it_emits_fences_the_delivery<D: TestDatabase>(engine: Engine) {
-    if engine == Engine::Sqlite {
-        return; // one writer: nobody cleans while the delivery runs
-    }
-    for isolation in [Isolation::Lowest, Isolation::Repeatable, Isolation::Serializable] {
-        let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-        let txn = producer(&broker, file.open_isolated::<D>(isolation).await, Duration::ZERO).await;
-        let consumer = packets!(&txn, async |tx: &mut Effect<D>, paid: Msg<Paid>| {
-            D::run(tx.handle(), "SELECT count(*) FROM orders").await?; // its snapshot is as old as this
-            file.run("UPDATE checkback_cleaned SET horizon_ms = 9000000000000").await;
-            issue(tx, &paid.body).await
-        });
-        let delivered = consumer.deliver(paid(1)).await;
-        assert!(matches!(delivered, Delivered::Later(_)), "{isolation:?}: {delivered:?}");
-        assert_eq!((file.orders().await, broker.published().len()), (0, 0), "{isolation:?}");
-    }
 }
 
 async fn dropped_deliveries_emit_with_their_effect_or_not_at_all<D: TestDatabase>(engine: Engine) {

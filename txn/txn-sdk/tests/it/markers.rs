@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use sea_orm::DatabaseConnection;
 use sqlx::SqlitePool;
 use tokio::time::Instant;
-use txn_sdk::{DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, Seal, TransactionId, Verdict};
+use txn_sdk::{CommitError, DatabaseError, MarkError, MarkerOptions, MarkerOwner, Markers, TransactionId, Verdict};
 
 use crate::databases::{Engine, Isolation, PoolShape, Scratch, TestDatabase, on_all_databases};
 
@@ -21,13 +21,13 @@ on_all_databases!(
     fence_and_commit_never_both_win_at_the_lowest_isolation,
     fence_and_commit_never_both_win_at_repeatable_read,
     fence_and_commit_never_both_win_serializable,
-    a_horizon_that_rises_meanwhile_fences,
+    a_transaction_that_something_has_ended_is_not_committed,
     locked_database_is_unknown_and_promises_nothing,
     fresh_instance_answers_for_a_dead_one,
     cleaned_rows_are_unknown_never_rollback,
     each_group_cleans_its_own_markers,
     a_clock_that_leaps_ahead_cleans_nothing,
-    tables_of_an_earlier_version_keep_their_horizon,
+    tombstones_outlive_the_horizon,
     weak_durability_is_refused,
     instances_may_start_at_once,
 );
@@ -66,13 +66,8 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     let mut tx = database.begin().await?;
     Markers::<D>::mark(&mut tx, id, OWNER).await?;
     D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
-    match Markers::<D>::seal(&mut tx, id, OWNER.group).await? {
-        Seal::Sealed => {}
-        Seal::Fenced => return Err(MarkError::Fenced),
-        Seal::Ended => panic!("nobody has ended it"),
-    }
     if commits {
-        D::commit(tx).await.unwrap()
+        D::commit_work(tx, false).await.map_err(refused)?;
     } else {
         D::rollback(tx).await?
     }
@@ -165,7 +160,7 @@ async fn race<D: TestDatabase>(file: &Scratch, database: D, rounds: u64) {
             Err(MarkError::Fenced) => Verdict::Rollback,
             // Above READ COMMITTED the database refuses whoever comes second (40001).
             Err(MarkError::Database(error)) if error.to_string().contains("could not serialize") => Verdict::Rollback,
-            Err(MarkError::Database(error)) => panic!("seed {seed}: {error}"),
+            Err(error) => panic!("seed {seed}: {error}"),
         };
         for check in checks {
             let answer = check.await.unwrap();
@@ -246,8 +241,6 @@ async fn cleaned_rows_are_unknown_never_rollback<D: TestDatabase>(engine: Engine
     assert_eq!(markers.verdict(young, OWNER).await, Verdict::Commit, "younger than the horizon");
     for id in [old, born(8 * DAY)] {
         assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "its row may have been cleaned");
-        let late = transaction(database, id, true).await;
-        assert!(matches!(late, Err(MarkError::Fenced)), "its tombstone may have been cleaned");
     }
     assert_eq!(markers.clean(UnixMillis(0)).await.unwrap(), 0);
     assert_eq!(markers.verdict(old, OWNER).await, Verdict::Unknown, "a clock that falls back lowers no horizon");
@@ -266,7 +259,6 @@ async fn each_group_cleans_its_own_markers<D: TestDatabase>(engine: Engine) {
     let commit = async |owner: MarkerOwner<'static>| {
         let (id, mut tx) = (born(8 * DAY), database.begin().await.unwrap());
         Markers::<D>::mark(&mut tx, id, owner).await.unwrap();
-        assert_eq!(Markers::<D>::seal(&mut tx, id, owner.group).await.unwrap(), Seal::Sealed);
         D::commit(tx).await.unwrap();
         id
     };
@@ -284,7 +276,7 @@ async fn a_clock_that_leaps_ahead_cleans_nothing<D: TestDatabase>(engine: Engine
     let file = Scratch::with_orders(engine).await;
     let markers = markers::<D>(&file).await;
     let (database, began) = (markers.database(), Instant::now());
-    let (old, young) = (born(8 * DAY), born(Duration::ZERO));
+    let young = born(Duration::ZERO);
     transaction(database, young, true).await.unwrap();
     let leapt = UnixMillis(now().0 + (30 * DAY).as_millis() as i64);
     let mut running = markers.housekeeper();
@@ -299,35 +291,30 @@ async fn a_clock_that_leaps_ahead_cleans_nothing<D: TestDatabase>(engine: Engine
     transaction(database, born(Duration::ZERO), true).await.expect("nothing of today is below the horizon");
     // Set right, it cleans as ever.
     transaction(database, born(6 * DAY), true).await.unwrap();
-    assert!(matches!(transaction(database, old, true).await, Err(MarkError::Fenced)));
     assert_eq!(running.round(now(), began + Duration::from_secs(1200)).await.unwrap(), 0);
     assert_eq!(running.round(UnixMillis(now().0 + DAY.as_millis() as i64 * 2), began + 2 * DAY).await.unwrap(), 1);
 }
 
-/// Rows below the horizon that all groups had together may be gone: it counts for each of them from then on.
-async fn tables_of_an_earlier_version_keep_their_horizon<D: TestDatabase>(engine: Engine) {
+/// A transaction may wake up long after its checkback was answered ROLLBACK, whatever was cleaned meanwhile.
+async fn tombstones_outlive_the_horizon<D: TestDatabase>(engine: Engine) {
     let file = Scratch::with_orders(engine).await;
-    drop(markers::<D>(&file).await);
-    for statement in [
-        "DROP TABLE checkback_cleaned",
-        "DROP TABLE checkback_lease",
-        "UPDATE checkback_horizon SET horizon_ms = 4102444800000",
-    ] {
-        file.run(statement).await;
+    let few = MarkerOptions { tombstones: 3, ..options() };
+    let markers = Markers::open(file.open::<D>().await, OWNER.group, few).await.unwrap();
+    let mut given_up: Vec<_> = (0..6).map(|day| born((8 + day) * DAY)).collect();
+    given_up.sort();
+    for id in &given_up {
+        assert_eq!(markers.verdict(*id, OWNER).await, Verdict::Rollback);
     }
-    // As many migrations as there were.
-    file.run(match engine {
-        Engine::Sqlite | Engine::Postgres => "UPDATE checkback_schema SET version = 8",
-        Engine::MariaDb | Engine::MySql => "UPDATE checkback_schema SET version = 6",
-    })
-    .await;
-    let markers = markers::<D>(&file).await;
-    let year_2100 = TransactionId::born_at(UnixMillis(4_102_444_799_999));
-    assert_eq!(markers.verdict(year_2100, OWNER).await, Verdict::Unknown, "its row may have been cleaned");
-    assert!(matches!(transaction(markers.database(), year_2100, true).await, Err(MarkError::Fenced)));
-    let after = TransactionId::born_at(UnixMillis(4_102_444_800_000));
-    transaction(markers.database(), after, true).await.unwrap();
-    assert_eq!(markers.verdict(after, OWNER).await, Verdict::Commit);
+    // A committed one among them goes, and of the others as many as are too many.
+    transaction(markers.database(), born(9 * DAY), true).await.unwrap();
+    let cleaned = markers.clean(now()).await.unwrap();
+    let kept = file.count("SELECT count(*) FROM checkback_marker WHERE state = 2").await;
+    assert_eq!((cleaned, kept), (3, 4));
+    for id in &given_up[2..] {
+        assert!(matches!(transaction(markers.database(), *id, true).await, Err(MarkError::Fenced)));
+        assert_eq!(markers.verdict(*id, OWNER).await, Verdict::Rollback, "what was answered stands");
+    }
+    assert_eq!(file.orders().await, 1);
 }
 
 async fn weak_durability_is_refused<D: TestDatabase>(engine: Engine) {
@@ -340,32 +327,29 @@ async fn weak_durability_is_refused<D: TestDatabase>(engine: Engine) {
     assert!(matches!(marked, Err(MarkError::Database(DatabaseError::NotDurable(_)))), "{marked:?}");
 }
 
-/// A tombstone may have been cleaned between the transaction's first snapshot and its marker: its seal notices, whatever
-/// that snapshot shows.
-async fn a_horizon_that_rises_meanwhile_fences<D: TestDatabase>(engine: Engine) {
-    if engine == Engine::Sqlite {
-        return; // one writer: nobody cleans while the transaction runs
+fn refused(error: CommitError) -> MarkError {
+    match error {
+        CommitError::Refused(error) => MarkError::Database(error),
+        other => panic!("{other:?}"),
     }
-    for isolation in [Isolation::Lowest, Isolation::Repeatable, Isolation::Serializable] {
-        let place = Scratch::with_orders(engine).await;
-        let markers = Markers::open(place.open_isolated::<D>(isolation).await, OWNER.group, options()).await.unwrap();
-        let id = born(6 * DAY);
+}
+
+/// What follows would be committed without what came before.
+async fn a_transaction_that_something_has_ended_is_not_committed<D: TestDatabase>(engine: Engine) {
+    let place = Scratch::with_orders(engine).await;
+    let markers = markers::<D>(&place).await;
+    for (ended_by, expected) in
+        [("ROLLBACK", Verdict::Rollback), ("COMMIT", Verdict::Commit), ("ROLLBACK; BEGIN", Verdict::Rollback)]
+    {
+        let id = born(Duration::from_secs(60));
         let mut tx = markers.database().begin().await.unwrap();
         Markers::<D>::mark(&mut tx, id, OWNER).await.unwrap();
-        D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
-        // As an instance of this version cleans, and as one of an earlier version does.
-        place
-            .run(match isolation {
-                Isolation::Repeatable => "UPDATE checkback_cleaned SET horizon_ms = 9000000000000",
-                _ => "UPDATE checkback_horizon SET horizon_ms = 9000000000000",
-            })
-            .await;
-        match Markers::<D>::seal(&mut tx, id, OWNER.group).await {
-            Ok(Seal::Fenced) => {}
-            Err(error) if error.to_string().contains("could not serialize") => {}
-            other => panic!("{isolation:?}: {other:?}"),
+        for statement in ended_by.split("; ") {
+            D::run(D::handle(&mut tx), statement).await.unwrap();
         }
-        assert_eq!(markers.verdict(id, OWNER).await, Verdict::Unknown, "{isolation:?}");
+        let committed = D::commit_work(tx, false).await.map(drop);
+        assert!(matches!(committed, Err(CommitError::Ended(_))), "{ended_by}: {committed:?}");
+        assert_eq!(settled(&markers, id).await, expected, "{ended_by}");
     }
 }
 

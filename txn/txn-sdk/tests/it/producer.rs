@@ -204,14 +204,9 @@ async fn an_unknown_commit_is_in_doubt_until_the_checkback<D: TestDatabase>(engi
         D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
         D::run(transaction.handle(), behind_our_back).await.unwrap();
         let sent = transaction.commit().await.unwrap();
-        if engine != Engine::Sqlite && verdict == Verdict::Commit {
-            // A server has nothing against a second COMMIT, and the marker is there.
-            assert_eq!(sent.outcome, Outcome::Committed);
-        } else {
-            assert_eq!(sent.outcome, Outcome::InDoubt, "{behind_our_back}");
-            assert_eq!(broker.last().ends, [], "{behind_our_back}: never a verdict that is not known");
-            assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 1);
-        }
+        assert_eq!(sent.outcome, Outcome::InDoubt, "{behind_our_back}");
+        assert_eq!(broker.last().ends, [], "{behind_our_back}: never a verdict that is not known");
+        assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 1);
 
         assert_eq!(broker.settle(0).await, verdict, "{behind_our_back}");
         assert_eq!(file.orders().await, orders, "{behind_our_back}");

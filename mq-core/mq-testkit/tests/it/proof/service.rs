@@ -60,7 +60,8 @@ impl World {
 
     /// A process that sends transactions, with what runs beside.
     pub(crate) async fn sender(&mut self, process: Process, database: Database, group: &str, topic: &str) -> Service {
-        let options = MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, keep: KEEP };
+        let options =
+            MarkerOptions { deadline: DEADLINE, lock_timeout: Duration::ZERO, keep: KEEP, ..Default::default() };
         let outbox = (self.plan.day == Day::Beyond).then(OutboxOptions::default);
         let topics = [topic];
         let starts = TxnProducer::played(Arc::new(process.clone()), group, &topics, database.clone(), options, outbox);
