@@ -39,8 +39,8 @@ impl<D: Database> Effect<D> {
     /// Publishes `message` if and only if this delivery commits: once, however often the message that it handles comes.
     ///
     /// Each call stores a half message and writes its marker into this transaction; a crash at any point is settled by
-    /// the producer's checkback. After an error nothing of `message` is published: pass the error on, unless the effect
-    /// may stand without it.
+    /// the producer's checkback. After an error nothing of `message` is published: pass the error on. (On PostgreSQL a
+    /// failed marker ends the delivery anyway.)
     pub async fn emit(&mut self, message: Message) -> Result<TransactionId, TxnError> {
         let link = self.link.clone().ok_or(TxnError::NothingToEmitWith)?;
         let begun = link.begin(message).await?;

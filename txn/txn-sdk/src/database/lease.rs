@@ -17,8 +17,9 @@ const OUT_AT_MOST: Duration = Duration::from_secs(10);
 
 /// What the drivers' traits do not offer for any of them.
 pub trait Driver: sqlx::Database {
-    /// Runs statements without values, in one message.
-    fn say<'c>(connection: &'c mut Self::Connection, words: String) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+    /// Runs statements without values, in one message. Says how many were done: a driver may take the end of a connection
+    /// for the end of the results.
+    fn say<'c>(connection: &'c mut Self::Connection, words: String) -> BoxFuture<'c, Result<usize, sqlx::Error>>;
 }
 
 /// Dropped within a transaction, it is rolled back.
@@ -68,10 +69,13 @@ impl<DB: Driver> Lease<DB> {
     }
 
     pub(super) async fn say(&mut self, words: String) -> Result<(), sqlx::Error> {
-        DB::say(self.connection(), words).await
+        DB::say(self.connection(), words).await.map(drop)
     }
 
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        if self.depth() != 1 {
+            return Err(sqlx::Error::Protocol("a nested transaction was left open".into()));
+        }
         DB::TransactionManager::commit(self.connection()).await?;
         self.in_transaction = false;
         Ok(())
@@ -79,7 +83,10 @@ impl<DB: Driver> Lease<DB> {
 
     /// In one message, and the connection may be used once more.
     pub(super) async fn commit_saying(mut self, words: &'static str) -> Result<Self, sqlx::Error> {
-        self.say(format!("{words}; COMMIT")).await?;
+        let done = DB::say(self.connection(), format!("{words}; COMMIT")).await?;
+        if done != 2 {
+            return Err(sqlx::Error::Protocol(format!("of two statements the database has answered {done}")));
+        }
         self.in_transaction = false;
         Ok(self)
     }
@@ -101,15 +108,15 @@ impl<DB: Driver> Lease<DB> {
 
 impl<DB: Driver> Drop for Lease<DB> {
     fn drop(&mut self) {
-        let counted_as_open = self.depth() > 0;
-        if self.in_transaction && counted_as_open {
+        let depth = self.depth();
+        if self.in_transaction && depth == 1 {
             DB::TransactionManager::start_rollback(self.connection());
         }
         let Some(connection) = self.connection.take() else { return };
         match Handle::try_current() {
-            // Dropped while it began: nobody will roll that back.
-            Ok(_) if self.in_transaction && !counted_as_open => drop(connection.detach()),
-            Ok(runtime) if !self.in_transaction && counted_as_open => drop(runtime.spawn(give_back(connection))),
+            // Dropped while it began, or with a nested one open: what the driver counts will not roll it back.
+            Ok(_) if self.in_transaction && depth != 1 => drop(connection.detach()),
+            Ok(runtime) if !self.in_transaction && depth > 0 => drop(runtime.spawn(give_back(connection))),
             Ok(_) => {}
             // Only a runtime can take it back to its pool; without one it is closed.
             Err(_) => drop(connection.detach()),

@@ -144,13 +144,13 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     lost_a_race,
 };
 
-/// A value that is missing breaks NOT NULL.
+/// A value that is missing breaks NOT NULL. (No `'\x…'`: that depends on `standard_conforming_strings`.)
 fn marks(marks: &[Mark<'_>]) -> String {
-    let text = |name: &str| quoted(name, |hex| format!("convert_from('\\x{hex}', 'UTF8')"));
+    let text = |name: &str| quoted(name, |hex| format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"));
     let each = marks.iter().map(|mark| {
         format!(
             "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
-             ('\\x{id}', {group}, {topic}, {state}, CASE WHEN {durable} THEN {mode} END, {born})",
+             (decode('{id}', 'hex'), {group}, {topic}, {state}, CASE WHEN {durable} THEN {mode} END, {born})",
             id = hex::encode(mark.id.as_bytes()),
             group = text(mark.owner.group),
             topic = text(mark.owner.topic),

@@ -1,11 +1,11 @@
 //! Transactions on sqlx pools.
 
-use std::{convert::identity, time::Duration};
+use std::{convert::identity, future::ready, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{TryStreamExt, future::BoxFuture};
 use sqlx::{
-    AssertSqlSafe, MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite, SqliteConnection,
-    SqlitePool, pool::PoolOptions,
+    AssertSqlSafe, Executor, MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres, Row, Sqlite,
+    SqliteConnection, SqlitePool, pool::PoolOptions,
 };
 
 use tokio::sync::Semaphore;
@@ -33,8 +33,11 @@ macro_rules! bind {
 macro_rules! driver {
     ($driver:ty, $connection:ty) => {
         impl Driver for $driver {
-            fn say<'c>(connection: &'c mut $connection, words: String) -> BoxFuture<'c, Result<(), sqlx::Error>> {
-                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(words)).execute(connection).await.map(drop) })
+            fn say<'c>(connection: &'c mut $connection, words: String) -> BoxFuture<'c, Result<usize, sqlx::Error>> {
+                Box::pin(async move {
+                    let results = connection.execute_many(sqlx::raw_sql(AssertSqlSafe(words)));
+                    results.try_fold(0, |done, _| ready(Ok(done + 1))).await
+                })
             }
         }
     };

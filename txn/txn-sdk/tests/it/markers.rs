@@ -338,17 +338,16 @@ fn refused(error: CommitError) -> MarkError {
 async fn a_transaction_that_something_has_ended_is_not_committed<D: TestDatabase>(engine: Engine) {
     let place = Scratch::with_orders(engine).await;
     let markers = markers::<D>(&place).await;
-    for (ended_by, expected) in
-        [("ROLLBACK", Verdict::Rollback), ("COMMIT", Verdict::Commit), ("ROLLBACK; BEGIN", Verdict::Rollback)]
-    {
+    let ends = [("ROLLBACK", Verdict::Rollback), ("COMMIT", Verdict::Commit), ("ROLLBACK; BEGIN", Verdict::Rollback)];
+    for ((ended_by, expected), keep) in ends.into_iter().flat_map(|end| [(end, false), (end, true)]) {
         let id = born(Duration::from_secs(60));
         let mut tx = markers.database().begin().await.unwrap();
         Markers::<D>::mark(&mut tx, id, OWNER).await.unwrap();
         for statement in ended_by.split("; ") {
             D::run(D::handle(&mut tx), statement).await.unwrap();
         }
-        let committed = D::commit_work(tx, false).await.map(drop);
-        assert!(matches!(committed, Err(CommitError::Ended(_))), "{ended_by}: {committed:?}");
+        let committed = D::commit_work(tx, keep).await.map(drop);
+        assert!(matches!(committed, Err(CommitError::Ended(_))), "{ended_by}, {keep}: {committed:?}");
         assert_eq!(settled(&markers, id).await, expected, "{ended_by}");
     }
 }
