@@ -13,7 +13,12 @@ mod work;
 
 use std::{future::Future, time::Duration};
 
-use ::sqlx::{Connection, Pool, pool::PoolOptions};
+use ::sqlx::{
+    Connection, Pool,
+    mysql::MySqlDatabaseError,
+    pool::PoolOptions,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 use crate::planted::{Bug, planted};
 
@@ -269,6 +274,17 @@ impl DatabaseError {
     /// Another transaction was faster: what was done has to be done again from its begin.
     pub(crate) fn lost_a_race(&self, dialect: &Dialect) -> bool {
         self.of_database().is_some_and(|error| (dialect.lost_a_race)(error))
+    }
+
+    /// The connection is gone, rather than that the database refused something: the drivers' word, or a server's last one.
+    fn is_of_the_connection(&self) -> bool {
+        const SHUTDOWN: u16 = 1053;
+        const KILLED: u16 = 1927;
+        const IDLE_FOR_TOO_LONG: u16 = 4031;
+        let Some(said) = self.of_database() else { return true };
+        let fatal = |error: &PgDatabaseError| error.severity() != PgSeverity::Error;
+        let last = |error: &MySqlDatabaseError| matches!(error.number(), SHUTDOWN | KILLED | IDLE_FOR_TOO_LONG);
+        said.try_downcast_ref().is_some_and(fatal) || said.try_downcast_ref().is_some_and(last)
     }
 
     fn is_duplicate_key(&self) -> bool {

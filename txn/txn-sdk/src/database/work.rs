@@ -74,7 +74,7 @@ impl<D: Database> Workplace<D> {
         if let Some(idle) = kept.filter(|_| !is_armed("txn-begun")) {
             match D::begin_saying(idle, words).await.map_err(|error| CommitError::of(dialect, error)) {
                 // It broke meanwhile, and has begun nothing.
-                Err(CommitError::Unknown(error)) if error.of_database().is_none() => {}
+                Err(CommitError::Unknown(error)) if error.is_of_the_connection() => {}
                 begun => return begun,
             }
         }
