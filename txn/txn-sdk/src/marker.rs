@@ -118,9 +118,8 @@ impl<D: Database> Markers<D> {
     }
 
     pub(crate) async fn mark_all(tx: &mut D::Tx, marks: &[Mark<'_>]) -> Result<(), MarkError> {
-        let dialect = D::dialect_of(tx);
-        let said = D::say(tx, &(dialect.marks)(marks)).await;
-        said.map_err(|error| MarkError::of(CommitError::of(dialect, error)))
+        let words = (D::dialect_of(tx).marks)(marks);
+        database::said::<D>(tx, &words).await.map_err(MarkError::of)
     }
 
     /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.

@@ -71,8 +71,8 @@ impl<D: Database> Effect<D> {
         if planted(Bug::EmitBeforeCommit) {
             join_all(emitted.iter_mut().map(|half| half.end(Verdict::Commit))).await;
         }
-        let committed = during("inbox-commit-sent", D::commit_work(tx, false)).await;
-        let ending = marker::ending(committed.map(drop));
+        let committed = during("inbox-commit-sent", D::commit_work(tx)).await;
+        let ending = marker::ending(committed);
         if let Some(verdict) = ending.verdict() {
             reach("inbox-between-commit-and-end");
             join_all(emitted.iter_mut().map(|half| half.end(verdict))).await;

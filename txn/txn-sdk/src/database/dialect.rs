@@ -82,6 +82,8 @@ pub struct Dialect {
     pub(crate) set_version: &'static str,
     /// What a failure of `marks`, of `still` or of the commit means.
     pub(crate) closing: fn(&dyn DatabaseError) -> Closing,
+    /// Whether it is the last answer on this connection, which the server closes.
+    pub(crate) is_last_word: fn(&dyn DatabaseError) -> bool,
     /// Whether a statement lost to another transaction, so that all of its own has to be done again.
     pub(crate) lost_a_race: fn(&dyn DatabaseError) -> bool,
 }
@@ -110,8 +112,41 @@ pub(crate) enum Closing {
     Unknown,
 }
 
-/// A group's or a topic's name as a literal: itself, as names usually are, else by the hexadecimal digits of its bytes.
-pub(super) fn quoted(name: &str, by_hex: impl Fn(&str) -> String) -> String {
-    let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"_-%|".contains(&byte);
-    if name.bytes().all(usual) { format!("'{name}'") } else { by_hex(&hex::encode(name)) }
+/// How a dialect writes the values of markers. Where a condition does not hold, its value is missing and breaks NOT NULL.
+pub(super) struct MarkWords {
+    /// A literal of bytes, by their hexadecimal digits.
+    pub(super) bytes: fn(&str) -> String,
+    /// The same of text.
+    pub(super) text: fn(&str) -> String,
+    pub(super) state_if: Option<&'static str>,
+    pub(super) mode_if: &'static str,
+}
+
+impl MarkWords {
+    pub(super) fn insert(&self, marks: &[Mark<'_>]) -> String {
+        marks.iter().map(|mark| self.insert_one(mark)).collect::<Vec<_>>().join("; ")
+    }
+
+    fn insert_one(&self, Mark { id, owner, row }: &Mark<'_>) -> String {
+        let state = self.state_if.map_or_else(|| row.state.to_string(), |holds| value_if(holds, row.state));
+        format!(
+            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
+             ({id}, {group}, {topic}, {state}, {mode}, {born})",
+            group = self.name(owner.group),
+            topic = self.name(owner.topic),
+            mode = value_if(self.mode_if, row.mode),
+            born = id.born().0,
+            id = (self.bytes)(&hex::encode(id.as_bytes())),
+        )
+    }
+
+    /// Itself, as names usually are, else by its digits.
+    fn name(&self, name: &str) -> String {
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"_-%|".contains(&byte);
+        if name.bytes().all(usual) { format!("'{name}'") } else { (self.text)(&hex::encode(name)) }
+    }
+}
+
+fn value_if(holds: &str, value: i64) -> String {
+    format!("CASE WHEN {holds} THEN {value} END")
 }

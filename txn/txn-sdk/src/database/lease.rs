@@ -52,13 +52,8 @@ impl<DB: Driver> Lease<DB> {
         Ok(self)
     }
 
-    /// In one message, where the driver does not insist on the begin.
+    /// On a connection that [`Lease::commit_saying`] has left, where the driver does not insist on the begin.
     pub(super) async fn begin_saying(mut self, begin: &'static str, words: &str) -> Result<Self, sqlx::Error> {
-        if self.depth() == 0 {
-            let mut begun = self.begun(begin).await?;
-            begun.say(words.to_owned()).await?;
-            return Ok(begun);
-        }
         self.in_transaction = true;
         self.say(format!("{begin}; {words}")).await?;
         Ok(self)

@@ -13,16 +13,12 @@ mod work;
 
 use std::{future::Future, time::Duration};
 
-use ::sqlx::{
-    Connection, Pool,
-    mysql::MySqlDatabaseError,
-    pool::PoolOptions,
-    postgres::{PgDatabaseError, PgSeverity},
-};
+use ::sqlx::{Connection, Pool, pool::PoolOptions};
 
 use crate::planted::{Bug, planted};
 
-pub(crate) use self::dialect::{Closing, Dialect, Mark};
+use self::dialect::Closing;
+pub(crate) use self::dialect::{Dialect, Mark};
 pub(crate) use self::side::{Side, commit};
 pub(crate) use self::work::{Work, Workplace};
 
@@ -94,12 +90,25 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     fn say(tx: &mut Self::Tx, words: &str) -> impl Future<Output = Result<(), DatabaseError>> + Send;
     #[doc(hidden)]
     fn commit(tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send;
-    /// Commits the user's work, if the transaction is still the one that was begun. Gives the connection if another may begin
-    /// on it: it is to be kept, and the driver can keep it.
+    /// Commits the user's work, if the transaction is still the one that was begun.
     #[doc(hidden)]
-    fn commit_work(tx: Self::Tx, keep: bool) -> impl Future<Output = Result<Option<Self::Idle>, CommitError>> + Send {
-        let _ = keep;
-        async move { commit_if_still::<Self>(tx).await.map(|()| None) }
+    fn commit_work(mut tx: Self::Tx) -> impl Future<Output = Result<(), CommitError>> + Send {
+        async move {
+            let still = Self::dialect_of(&tx).still;
+            if !planted(Bug::SignIgnored) {
+                said::<Self>(&mut tx, still).await.map_err(|error| match error {
+                    // No commit was asked for, so there will be none.
+                    CommitError::Unknown(error) => CommitError::Refused(error),
+                    known => known,
+                })?;
+            }
+            Self::commit(tx).await
+        }
+    }
+    /// The same, and gives the connection if another transaction may begin on it.
+    #[doc(hidden)]
+    fn commit_and_keep(tx: Self::Tx) -> impl Future<Output = Result<Option<Self::Idle>, CommitError>> + Send {
+        async { Self::commit_work(tx).await.map(|()| None) }
     }
     #[doc(hidden)]
     fn rollback(tx: Self::Tx) -> impl Future<Output = Result<(), DatabaseError>> + Send;
@@ -114,16 +123,9 @@ pub trait Database: sealed::Sealed + Clone + Send + Sync + 'static {
     }
 }
 
-async fn commit_if_still<D: Database>(mut tx: D::Tx) -> Result<(), CommitError> {
-    let dialect = D::dialect_of(&tx);
-    if !planted(Bug::SignIgnored) {
-        D::say(&mut tx, dialect.still).await.map_err(|error| match CommitError::of(dialect, error) {
-            // No commit was asked for, so there will be none.
-            CommitError::Unknown(error) => CommitError::Refused(error),
-            known => known,
-        })?;
-    }
-    D::commit(tx).await
+/// Runs statements of the SDK's in a transaction for the user's work.
+pub(crate) async fn said<D: Database>(tx: &mut D::Tx, words: &str) -> Result<(), CommitError> {
+    D::say(tx, words).await.map_err(|error| CommitError::of(D::dialect_of(tx), error))
 }
 
 /// Inserts one row. False: its key is taken, or the statement's condition does not hold.
@@ -253,7 +255,7 @@ pub enum CommitError {
 
 impl CommitError {
     /// A full disk, an I/O error or a lost connection is no sure refusal: the checkback will read what really happened.
-    pub(crate) fn of(dialect: &Dialect, error: DatabaseError) -> Self {
+    fn of(dialect: &Dialect, error: DatabaseError) -> Self {
         match error.of_database().map_or(Closing::Unknown, dialect.closing) {
             Closing::Fenced => Self::Fenced(error),
             Closing::Ended => Self::Ended(error),
@@ -276,15 +278,9 @@ impl DatabaseError {
         self.of_database().is_some_and(|error| (dialect.lost_a_race)(error))
     }
 
-    /// The connection is gone, rather than that the database refused something: the drivers' word, or a server's last one.
-    fn is_of_the_connection(&self) -> bool {
-        const SHUTDOWN: u16 = 1053;
-        const KILLED: u16 = 1927;
-        const IDLE_FOR_TOO_LONG: u16 = 4031;
-        let Some(said) = self.of_database() else { return true };
-        let fatal = |error: &PgDatabaseError| error.severity() != PgSeverity::Error;
-        let last = |error: &MySqlDatabaseError| matches!(error.number(), SHUTDOWN | KILLED | IDLE_FOR_TOO_LONG);
-        said.try_downcast_ref().is_some_and(fatal) || said.try_downcast_ref().is_some_and(last)
+    /// The connection is gone, rather than that the database refused something: the driver's word, or the server's last one.
+    fn is_of_the_connection(&self, dialect: &Dialect) -> bool {
+        self.of_database().is_none_or(dialect.is_last_word)
     }
 
     fn is_duplicate_key(&self) -> bool {

@@ -10,7 +10,7 @@
 
 use sqlx::{error::DatabaseError, mysql::MySqlDatabaseError};
 
-use super::{Begin, Closing, Dialect, Mark, dialect::quoted};
+use super::{Begin, Closing, Dialect, Mark, dialect::MarkWords};
 
 /// MariaDB's 3 is 1 with one sync more.
 macro_rules! log_is_durable {
@@ -31,10 +31,16 @@ macro_rules! durable {
     };
 }
 
+macro_rules! sign {
+    () => {
+        "SAVEPOINT checkback"
+    };
+}
+
 pub(super) static MYSQL: Dialect = Dialect {
     one_writer: false,
     begin: |begin| match begin {
-        Begin::Work => "BEGIN; SAVEPOINT checkback",
+        Begin::Work => concat!("BEGIN; ", sign!()),
         Begin::Look | Begin::Write => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; BEGIN",
     },
     // In whole seconds, and none is less than one.
@@ -45,7 +51,7 @@ pub(super) static MYSQL: Dialect = Dialect {
         SELECT ?, ?, ?, ?, ?, ? FROM DUAL WHERE ",
         durable!()
     ),
-    sign: "SAVEPOINT checkback",
+    sign: sign!(),
     marks,
     still: "RELEASE SAVEPOINT checkback",
     look: "
@@ -163,27 +169,19 @@ pub(super) static MYSQL: Dialect = Dialect {
         INSERT INTO checkback_schema (one, version) VALUES (1, ?)
         ON DUPLICATE KEY UPDATE version = GREATEST(version, VALUES(version))",
     closing,
+    is_last_word,
     lost_a_race,
 };
 
-/// A value that is missing breaks NOT NULL: a statement of one row is refused in every SQL mode.
+/// A statement of one row, in which NULL is refused in every SQL mode.
 fn marks(marks: &[Mark<'_>]) -> String {
-    let each = marks.iter().map(|mark| {
-        let text = |name: &str| quoted(name, |hex| format!("CONVERT(x'{hex}' USING utf8mb4)"));
-        format!(
-            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
-             (x'{id}', {group}, {topic}, CASE WHEN {log} THEN {state} END, CASE WHEN {binlog} THEN {mode} END, {born})",
-            id = hex::encode(mark.id.as_bytes()),
-            group = text(mark.owner.group),
-            topic = text(mark.owner.topic),
-            log = log_is_durable!(),
-            state = mark.row.state,
-            binlog = binary_log_is_durable!(),
-            mode = mark.row.mode,
-            born = mark.id.born().0,
-        )
-    });
-    each.collect::<Vec<_>>().join("; ")
+    let words = MarkWords {
+        bytes: |hex| format!("x'{hex}'"),
+        text: |hex| format!("CONVERT(x'{hex}' USING utf8mb4)"),
+        state_if: Some(log_is_durable!()),
+        mode_if: binary_log_is_durable!(),
+    };
+    words.insert(marks)
 }
 
 /// Refused is a deadlock, which is also how a Galera cluster refuses (1213), a row that has changed (1020), or the veto of a
@@ -199,6 +197,13 @@ fn closing(error: &dyn DatabaseError) -> Closing {
         Some(1020 | 1213 | 3101) => Closing::Refused,
         _ => Closing::Unknown,
     }
+}
+
+fn is_last_word(error: &dyn DatabaseError) -> bool {
+    const SHUTDOWN: u16 = 1053;
+    const KILLED: u16 = 1927;
+    const IDLE_FOR_TOO_LONG: u16 = 4031;
+    matches!(number(error), Some(SHUTDOWN | KILLED | IDLE_FOR_TOO_LONG))
 }
 
 /// A deadlock, or a row that changed since this transaction's snapshot: the latter on servers that are strict about

@@ -10,7 +10,7 @@ use sqlx::{
     postgres::{PgDatabaseError, PgSeverity},
 };
 
-use super::{Begin, Closing, Dialect, Mark, dialect::quoted};
+use super::{Begin, Closing, Dialect, Mark, dialect::MarkWords};
 
 /// True, and from now on this transaction's commit waits for the disk, whatever the session is set to.
 macro_rules! durable {
@@ -21,10 +21,16 @@ macro_rules! durable {
     };
 }
 
+macro_rules! sign {
+    () => {
+        "DECLARE checkback CURSOR FOR SELECT 1"
+    };
+}
+
 pub(crate) static POSTGRES: Dialect = Dialect {
     one_writer: false,
     begin: |begin| match begin {
-        Begin::Work => "BEGIN; DECLARE checkback CURSOR FOR SELECT 1",
+        Begin::Work => concat!("BEGIN; ", sign!()),
         Begin::Look | Begin::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
     },
     lock_timeout: Some("SELECT set_config('lock_timeout', ($1::bigint)::text, true)"),
@@ -35,7 +41,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         durable!(),
         " ON CONFLICT (tx_id) DO NOTHING"
     ),
-    sign: "DECLARE checkback CURSOR FOR SELECT 1",
+    sign: sign!(),
     marks,
     still: "CLOSE checkback",
     look: "
@@ -141,26 +147,19 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         INSERT INTO checkback_schema (one, version) VALUES (1, $1)
         ON CONFLICT (one) DO UPDATE SET version = greatest(checkback_schema.version, excluded.version)",
     closing,
+    is_last_word,
     lost_a_race,
 };
 
-/// A value that is missing breaks NOT NULL. (No `'\x…'`: that depends on `standard_conforming_strings`.)
+/// No `'\x…'`: that depends on `standard_conforming_strings`.
 fn marks(marks: &[Mark<'_>]) -> String {
-    let text = |name: &str| quoted(name, |hex| format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"));
-    let each = marks.iter().map(|mark| {
-        format!(
-            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
-             (decode('{id}', 'hex'), {group}, {topic}, {state}, CASE WHEN {durable} THEN {mode} END, {born})",
-            id = hex::encode(mark.id.as_bytes()),
-            group = text(mark.owner.group),
-            topic = text(mark.owner.topic),
-            state = mark.row.state,
-            durable = durable!(),
-            mode = mark.row.mode,
-            born = mark.id.born().0,
-        )
-    });
-    each.collect::<Vec<_>>().join("; ")
+    let words = MarkWords {
+        bytes: |hex| format!("decode('{hex}', 'hex')"),
+        text: |hex| format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"),
+        state_if: None,
+        mode_if: durable!(),
+    };
+    words.insert(marks)
 }
 
 /// A missing sign (34000), a tombstone or the marker of another transaction (23505), a missing value (23502). Refused is a
@@ -183,6 +182,10 @@ fn closing(error: &dyn DatabaseError) -> Closing {
         code if matches!(code.get(..2), Some("23" | "40" | "P0")) => Closing::Refused,
         _ => Closing::Unknown,
     }
+}
+
+fn is_last_word(error: &dyn DatabaseError) -> bool {
+    error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.severity() != PgSeverity::Error)
 }
 
 /// A serialization failure or a deadlock.

@@ -10,12 +10,18 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Begin, Closing, DatabaseError, Dialect, Mark, PoolSize, dialect::quoted, own_pool};
+use super::{Begin, Closing, DatabaseError, Dialect, Mark, PoolSize, dialect::MarkWords, own_pool};
+
+macro_rules! sign {
+    () => {
+        "SAVEPOINT checkback"
+    };
+}
 
 pub(super) static SQLITE: Dialect = Dialect {
     one_writer: true,
     begin: |begin| match begin {
-        Begin::Work => "BEGIN IMMEDIATE; SAVEPOINT checkback",
+        Begin::Work => concat!("BEGIN IMMEDIATE; ", sign!()),
         Begin::Write => "BEGIN IMMEDIATE",
         Begin::Look => "BEGIN",
     },
@@ -25,7 +31,7 @@ pub(super) static SQLITE: Dialect = Dialect {
         SELECT ?1, ?2, ?3, ?4, ?5, ?6
         WHERE (SELECT synchronous FROM pragma_synchronous) >= 2
         ON CONFLICT (tx_id) DO NOTHING",
-    sign: "SAVEPOINT checkback",
+    sign: sign!(),
     marks,
     still: "RELEASE checkback",
     look: "
@@ -128,27 +134,19 @@ pub(super) static SQLITE: Dialect = Dialect {
         INSERT INTO checkback_schema (one, version) VALUES (1, ?1)
         ON CONFLICT (one) DO UPDATE SET version = max(version, ?1)",
     closing,
+    is_last_word: |_| false,
     // One writer at a time, from its begin.
     lost_a_race: |_| false,
 };
 
-/// A value that is missing breaks NOT NULL.
 fn marks(marks: &[Mark<'_>]) -> String {
-    let each = marks.iter().map(|mark| {
-        let text = |name: &str| quoted(name, |hex| format!("CAST(x'{hex}' AS TEXT)"));
-        format!(
-            "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
-             (x'{id}', {group}, {topic}, {state}, \
-             CASE WHEN (SELECT synchronous FROM pragma_synchronous) >= 2 THEN {mode} END, {born})",
-            id = hex::encode(mark.id.as_bytes()),
-            group = text(mark.owner.group),
-            topic = text(mark.owner.topic),
-            state = mark.row.state,
-            mode = mark.row.mode,
-            born = mark.id.born().0,
-        )
-    });
-    each.collect::<Vec<_>>().join("; ")
+    let words = MarkWords {
+        bytes: |hex| format!("x'{hex}'"),
+        text: |hex| format!("CAST(x'{hex}' AS TEXT)"),
+        state_if: None,
+        mode_if: "(SELECT synchronous FROM pragma_synchronous) >= 2",
+    };
+    words.insert(marks)
 }
 
 /// Refused is a broken constraint (deferred until the commit) only.

@@ -11,7 +11,7 @@ use sqlx::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value, commit_if_still,
+    Begin, Cells, CommitError, Database, DatabaseError, Dialect, Numbers, PoolSize, Value,
     lease::{Driver, Lease},
     mysql::MYSQL,
     own_pool,
@@ -125,9 +125,9 @@ macro_rules! database {
                 tx.commit().await.map_err(|error| CommitError::of(&$dialect, error.into()))
             }
 
-            async fn commit_work(tx: Self::Tx, keep: bool) -> Result<Option<Self::Idle>, CommitError> {
-                if !keep || !tx.is_young() {
-                    return commit_if_still::<Self>(tx).await.map(|()| None);
+            async fn commit_and_keep(tx: Self::Tx) -> Result<Option<Self::Idle>, CommitError> {
+                if !tx.is_young() {
+                    return Self::commit_work(tx).await.map(|()| None);
                 }
                 let kept = tx.commit_saying($dialect.still).await;
                 kept.map(Some).map_err(|error| CommitError::of(&$dialect, error.into()))

@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{CommitError, Database, DatabaseError, Dialect, Mark};
+use super::{CommitError, Database, DatabaseError, Dialect, Mark, said};
 use crate::{
     failpoints::{is_armed, reach},
     planted::{Bug, planted},
@@ -74,13 +74,13 @@ impl<D: Database> Workplace<D> {
         if let Some(idle) = kept.filter(|_| !is_armed("txn-begun")) {
             match D::begin_saying(idle, words).await.map_err(|error| CommitError::of(dialect, error)) {
                 // It broke meanwhile, and has begun nothing.
-                Err(CommitError::Unknown(error)) if error.is_of_the_connection() => {}
+                Err(CommitError::Unknown(error)) if error.is_of_the_connection(dialect) => {}
                 begun => return begun,
             }
         }
         let mut tx = self.0.database.begin().await.map_err(CommitError::Refused)?;
         reach("txn-begun");
-        match D::say(&mut tx, words).await.map_err(|error| CommitError::of(dialect, error)) {
+        match said::<D>(&mut tx, words).await {
             Err(CommitError::Fenced(_)) if planted(Bug::TombstoneIgnored) => Ok(tx),
             marked => marked.map(|()| tx),
         }
@@ -144,7 +144,7 @@ pub(crate) struct Work<D: Database> {
 impl<D: Database> Work<D> {
     pub(crate) async fn commit(self) -> Result<(), CommitError> {
         let Self { tx, place, turn, workplace } = self;
-        if let Some(idle) = D::commit_work(tx, true).await? {
+        if let Some(idle) = D::commit_and_keep(tx).await? {
             workplace.keep(idle);
         }
         drop((place, turn));

@@ -67,7 +67,7 @@ async fn transaction<D: TestDatabase>(database: &D, id: TransactionId, commits: 
     Markers::<D>::mark(&mut tx, id, OWNER).await?;
     D::run(D::handle(&mut tx), INSERT_ORDER).await.unwrap();
     if commits {
-        D::commit_work(tx, false).await.map_err(refused)?;
+        D::commit_work(tx).await.map_err(refused)?;
     } else {
         D::rollback(tx).await?
     }
@@ -346,7 +346,10 @@ async fn a_transaction_that_something_has_ended_is_not_committed<D: TestDatabase
         for statement in ended_by.split("; ") {
             D::run(D::handle(&mut tx), statement).await.unwrap();
         }
-        let committed = D::commit_work(tx, keep).await.map(drop);
+        let committed = match keep {
+            true => D::commit_and_keep(tx).await.map(drop),
+            false => D::commit_work(tx).await,
+        };
         assert!(matches!(committed, Err(CommitError::Ended(_))), "{ended_by}, {keep}: {committed:?}");
         assert_eq!(settled(&markers, id).await, expected, "{ended_by}");
     }
