@@ -90,9 +90,12 @@ impl<DB: Driver> Lease<DB> {
         self.since.elapsed() < OUT_AT_MOST
     }
 
+    /// With a nested one open the driver would roll back that only: then the drop closes the connection.
     pub(super) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::rollback(self.connection()).await?;
-        self.in_transaction = false;
+        if self.depth() == 1 {
+            DB::TransactionManager::rollback(self.connection()).await?;
+            self.in_transaction = false;
+        }
         Ok(())
     }
 
