@@ -11,7 +11,7 @@ const OWED: [(&str, usize); 6] = [
     ("30 dashboard", 1),
     ("40 disk", 4),
     ("50 tickets", 4),
-    ("60 proof", 4),
+    ("60 proof", 6),
 ];
 
 #[test]
