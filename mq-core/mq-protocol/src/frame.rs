@@ -1,4 +1,4 @@
-//! Cutting a byte stream into remoting frames.
+//! Cutting a byte stream into remoting frames, and how much of it to read at once.
 //!
 //! ```text
 //! 0        4            8                 8+headerLen        4+length
@@ -6,6 +6,8 @@
 //!   u32      u8, u24      JSON or binary
 //! ```
 //! `length` counts everything behind itself.
+
+use std::ops::RangeInclusive;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -83,6 +85,16 @@ fn check_total(total: usize, limit: usize) -> Result<(), FrameError> {
     if total > limit { Err(FrameError::TooLarge { bytes: total, limit }) } else { Ok(()) }
 }
 
+/// How many bytes to ask of a socket next, when so many came of those asked for: more while reads are filled, less when
+/// little comes.
+pub fn next_read(asked: usize, came: usize, within: RangeInclusive<usize>) -> usize {
+    match came {
+        _ if came >= asked => (asked * 2).min(*within.end()),
+        _ if came < asked / 4 => (asked / 2).max(*within.start()),
+        _ => asked,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +105,22 @@ mod tests {
         out.extend_from_slice(&word.to_be_bytes());
         out.extend_from_slice(rest);
         out
+    }
+
+    #[test]
+    fn a_read_grows_while_it_is_filled_and_shrinks_when_little_comes() {
+        const MIN_READ_BYTES: usize = 8 * 1024;
+        const MAX_READ_BYTES: usize = 256 * 1024;
+        for (asked, came, next) in [
+            (MIN_READ_BYTES, 100, MIN_READ_BYTES),
+            (MIN_READ_BYTES, MIN_READ_BYTES, 2 * MIN_READ_BYTES),
+            (MIN_READ_BYTES, 10 * MIN_READ_BYTES, 2 * MIN_READ_BYTES),
+            (4 * MIN_READ_BYTES, MIN_READ_BYTES, 4 * MIN_READ_BYTES),
+            (4 * MIN_READ_BYTES, MIN_READ_BYTES - 1, 2 * MIN_READ_BYTES),
+            (MAX_READ_BYTES, MAX_READ_BYTES, MAX_READ_BYTES),
+        ] {
+            assert_eq!(next_read(asked, came, MIN_READ_BYTES..=MAX_READ_BYTES), next, "{came} bytes of {asked}");
+        }
     }
 
     #[test]

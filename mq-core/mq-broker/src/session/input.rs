@@ -59,19 +59,14 @@ impl Input {
         match pin!(socket.read_buf(&mut self.bytes)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => return Ok(None),
             Poll::Ready(Ok(0)) => return Err(End::PeerClosed),
-            Poll::Ready(Ok(read)) => self.adapt_read_size(read),
+            Poll::Ready(Ok(read)) => {
+                let within = limits::MIN_READ_BYTES..=limits::MAX_READ_BYTES;
+                self.read_bytes = frame::next_read(self.read_bytes, read, within);
+            }
             Poll::Ready(Err(error)) => return Err(error.into()),
         }
         self.heard = Instant::now();
         Ok(Some(self.heard))
-    }
-
-    fn adapt_read_size(&mut self, read: usize) {
-        if read >= self.read_bytes {
-            self.read_bytes = (self.read_bytes * 2).min(limits::MAX_READ_BYTES);
-        } else if read < self.read_bytes / 4 {
-            self.read_bytes = (self.read_bytes / 2).max(limits::MIN_READ_BYTES);
-        }
     }
 
     /// The next whole frame.

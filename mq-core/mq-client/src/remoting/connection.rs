@@ -338,7 +338,7 @@ async fn read_loop(connection: Connection, mut socket: OwnedReadHalf, inbound: W
         };
         match read {
             Ok(0) => break,
-            Ok(read) => read_bytes = next_read(read_bytes, read),
+            Ok(read) => read_bytes = frame::next_read(read_bytes, read, MIN_READ_BYTES..=MAX_READ_BYTES),
             Err(error) => {
                 tracing::debug!(address = %shared.address, %error, "read failed");
                 break;
@@ -348,14 +348,6 @@ async fn read_loop(connection: Connection, mut socket: OwnedReadHalf, inbound: W
     connection.close();
     if let Some(inbound) = inbound.upgrade() {
         inbound.closed(&shared.address);
-    }
-}
-
-fn next_read(asked: usize, came: usize) -> usize {
-    match came {
-        _ if came >= asked => (asked * 2).min(MAX_READ_BYTES),
-        _ if came < asked / 4 => (asked / 2).max(MIN_READ_BYTES),
-        _ => asked,
     }
 }
 
@@ -380,20 +372,6 @@ fn take_frames(connection: &Connection, input: &mut BytesMut, inbound: &Weak<dyn
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_read_grows_while_it_is_filled_and_shrinks_when_little_comes() {
-        for (asked, came, next) in [
-            (MIN_READ_BYTES, 100, MIN_READ_BYTES),
-            (MIN_READ_BYTES, MIN_READ_BYTES, 2 * MIN_READ_BYTES),
-            (MIN_READ_BYTES, 10 * MIN_READ_BYTES, 2 * MIN_READ_BYTES),
-            (4 * MIN_READ_BYTES, MIN_READ_BYTES, 4 * MIN_READ_BYTES),
-            (4 * MIN_READ_BYTES, MIN_READ_BYTES - 1, 2 * MIN_READ_BYTES),
-            (MAX_READ_BYTES, MAX_READ_BYTES, MAX_READ_BYTES),
-        ] {
-            assert_eq!(next_read(asked, came), next, "{came} bytes of {asked}");
-        }
-    }
 
     #[test]
     fn the_writer_is_woken_by_the_first_request_and_when_enough_of_them_wait() {
