@@ -187,6 +187,17 @@ impl Appender {
         Ok(())
     }
 
+    /// Messages that are not visible yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pending.lock().len()
+    }
+
+    /// Writes zeros where the log will go; tells where they end.
+    pub(crate) fn write_zeros(&self, range: Range<u64>) -> Result<u64, DiskError> {
+        let end = self.end.lock();
+        self.segments.write_zeros(range.start.max(end.at)..range.end)
+    }
+
     /// Takes back the messages from `end` on, which are not visible. Under the append lock.
     pub(crate) fn take_back(&self, end: LogOffset) {
         let mut pending = self.pending.lock();

@@ -16,6 +16,7 @@ mod failpoints;
 mod index;
 mod marks;
 mod options;
+mod pace;
 mod pull;
 mod query;
 mod queue;

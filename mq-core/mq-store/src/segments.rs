@@ -1,5 +1,6 @@
 //! The files of the commit log: contiguous, of equal length, preallocated. Knows positions, not records.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -122,6 +123,14 @@ impl Segments {
         let segment = self.get(at).expect("appends prepare the segment that they write to");
         assert!(at + bytes.len() as u64 <= segment.base + self.segment_bytes, "a write stays in its segment");
         segment.file.write_at(at - segment.base, bytes).at_path(&*self.backend, &segment.path)
+    }
+
+    /// Writes zeros, as far as the segment at the range's start reaches; tells where they end.
+    pub(crate) fn write_zeros(&self, range: Range<u64>) -> Result<u64, DiskError> {
+        let Some(segment) = self.get(range.start).filter(|_| !range.is_empty()) else { return Ok(range.start) };
+        let end = range.end.min(segment.base + self.segment_bytes);
+        let written = segment.file.write_zeros(range.start - segment.base..end - segment.base);
+        written.map(|()| end).at_path(&*self.backend, &segment.path)
     }
 
     /// Makes sure that the segment at `at`, which is in the log or follows its last byte, is there.

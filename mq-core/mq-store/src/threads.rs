@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::Core;
 use crate::options::{FlushMode, INDEX_EVERY, INDEX_IDLE, SEAL_EVERY, SEAL_REST, SETTLE_EVERY, WRITE_OUT_EVERY};
+use crate::pace::Pace;
 
 #[derive(Default)]
 pub(crate) struct Threads {
@@ -56,11 +57,26 @@ impl Threads {
 }
 
 fn flush_on_append(core: &Core, stop: &AtomicBool) {
+    let (mut pace, mut ended) = (Pace::default(), Instant::now());
     while !stop.load(Ordering::Acquire) {
-        if core.marks.written() == core.marks.durable() {
+        let from = core.marks.durable();
+        if core.marks.written() == from {
             thread::park();
-        } else if core.flush().is_err() {
+            continue;
+        }
+        if let Some(pause) = pace.pause(core.appender.waiting(), ended.elapsed()) {
+            thread::sleep(pause);
+        }
+        let (waiting, began) = (core.appender.waiting(), Instant::now());
+        if core.flush().is_err() {
             return;
+        }
+        ended = Instant::now();
+        let zeros = pace.synced(from..core.marks.durable(), waiting, ended - began);
+        // A listener may have dropped the store's last handle on this thread: then the log has another master.
+        if let Some(range) = zeros.filter(|_| !stop.load(Ordering::Acquire)) {
+            // Merely early: what fails here fails again where it counts.
+            pace.zeroed(core.appender.write_zeros(range.clone()).unwrap_or(range.end));
         }
     }
 }

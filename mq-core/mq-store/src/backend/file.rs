@@ -15,8 +15,6 @@ use rustix::io::ReadWriteFlags;
 use super::transfer::{read_exact, uninterrupted, write_all};
 use super::{Backend, Entry, File, LockGuard, Space, Usage, mmap};
 
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
 /// A directory of the real file system.
 #[derive(Clone, Debug)]
 pub struct FileBackend {
@@ -115,7 +113,7 @@ impl File for RealFile {
             return self.0.set_len(bytes);
         }
         match self.allocate(FallocateFlags::empty(), 0, bytes) {
-            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(self.bytes()?, bytes),
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(self.bytes()?..bytes),
             done => done,
         }
     }
@@ -144,7 +142,7 @@ impl File for RealFile {
             Space::Sparse => FallocateFlags::PUNCH_HOLE,
         };
         match self.allocate(how | FallocateFlags::KEEP_SIZE, at, bytes) {
-            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(at, at + bytes),
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_zeros(at..at + bytes),
             done => done,
         }
     }
@@ -161,16 +159,6 @@ impl File for RealFile {
 impl RealFile {
     fn allocate(&self, how: FallocateFlags, at: u64, bytes: u64) -> io::Result<()> {
         uninterrupted(|| Ok(rustix::fs::fallocate(&self.0, how, at, bytes)?))
-    }
-
-    /// For file systems that cannot allocate or zero a range by themselves.
-    fn write_zeros(&self, mut at: u64, end: u64) -> io::Result<()> {
-        while at < end {
-            let bytes = (end - at).min(ZEROS.len() as u64);
-            self.write_at(at, &ZEROS[..bytes as usize])?;
-            at += bytes;
-        }
-        Ok(())
     }
 }
 

@@ -125,6 +125,30 @@ fn producers_on_many_threads_lose_nothing_and_share_syncs() {
     }
 }
 
+/// Zeros are written ahead of the log's end meanwhile, and segments end where they may.
+#[test]
+fn what_a_syncing_store_acknowledged_outlives_a_power_cut_and_nothing_else_comes_up() {
+    for (seed, mode) in (0..).zip(CrashMode::ALL) {
+        let backend = CrashBackend::new();
+        let options = Options { segment_bytes: 1 << 20, ..small() };
+        let (store, _) = open(&backend, options.clone());
+        let body = |n: usize| format!("{n}:").repeat([1, 40, 3, 20_000, 7, 90_000][n % 6]);
+        let mut sent = 0;
+        while sent < 60 {
+            let together = (1..=sent % 4 + 1).map(|more| append(&store, vec![message("T", 0, body(sent + more - 1))]));
+            let end = together.map(|appended| appended.end).max().unwrap();
+            store.wait_durable(end, SOON).unwrap();
+            sent += sent % 4 + 1;
+        }
+        let after = backend.crash(mode, seed);
+        let (again, report) = open(&after, Options { flush: FlushMode::Manual, ..options });
+        assert!(!report.clean);
+        let expected: Vec<String> = (0..sent).map(body).collect();
+        assert!(bodies(&again, "T", 0) == expected, "{mode:?}");
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn asynchronous_flushing_shows_messages_before_they_are_durable() {
     let options = Options { flush: FlushMode::Async { every: Duration::from_secs(3600) }, ..small() };
