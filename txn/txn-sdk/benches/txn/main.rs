@@ -31,7 +31,7 @@ struct Options {
 
 #[derive(clap::Args, Clone)]
 struct Extent {
-    /// Runs of each; the table has their medians.
+    /// Runs of each, an odd number: the table has their medians, and the median of what each run of one was to the other's.
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Seconds that each run is measured.

@@ -2,6 +2,7 @@
 //! published when a consumer has it in hand.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -50,6 +51,16 @@ pub(crate) struct Run {
     pub(crate) broker_us: f64,
 }
 
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, p50_ms, p99_ms, service_us, broker_us } = self;
+        write!(
+            f,
+            "{rate:.0}/s, p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, service {service_us:.0} µs, broker {broker_us:.1} µs"
+        )
+    }
+}
+
 /// Runs at full load, and by the clock.
 #[derive(Default)]
 pub(crate) struct Runs {
@@ -59,6 +70,8 @@ pub(crate) struct Runs {
 
 pub(crate) type Figures = BTreeMap<(Store, Way), Runs>;
 
+/// The ways take turns, and then in the other order: what the machine does beside them meets all, and what one leaves behind
+/// (a vacuum, a write-back) each of the others.
 pub(crate) async fn measure_all(extent: &Extent) -> Result<Figures> {
     let mut figures = Figures::new();
     for store in [Store::Postgres, Store::Sqlite] {
@@ -66,80 +79,89 @@ pub(crate) async fn measure_all(extent: &Extent) -> Result<Figures> {
             Store::Postgres if !extent.ours_only => &[Way::Sdk, Way::Outbox, Way::Java],
             _ => &[Way::Sdk, Way::Outbox],
         };
+        let mut sites = Vec::new();
         for way in ways {
-            let runs = measure(extent, store, *way).await.with_context(|| format!("{store:?}, {way:?}"))?;
-            figures.insert((store, *way), runs);
+            sites.push(Site::open(extent, store, *way).await.with_context(|| format!("{store:?}, {way:?}"))?);
+        }
+        for run in 1..=extent.runs {
+            for rate in [0, extent.rate] {
+                sites.reverse();
+                for site in &sites {
+                    let pace = if rate == 0 { "full load".to_owned() } else { format!("{rate} a second") };
+                    let measured = site.measure(extent, rate).await;
+                    let measured = measured.with_context(|| format!("{store:?}, {:?}", site.way))?;
+                    eprintln!("{store:?}, {:?}, {pace}, run {run} of {}: {measured}", site.way, extent.runs);
+                    let runs: &mut Runs = figures.entry((store, site.way)).or_default();
+                    if rate == 0 { &mut runs.full } else { &mut runs.paced }.push(measured);
+                }
+            }
         }
     }
     Ok(figures)
 }
 
-/// Each way on a database and a broker of its own.
-async fn measure(extent: &Extent, store: Store, way: Way) -> Result<Runs> {
-    let directory = tempfile::Builder::new().prefix("bench-txn-").tempdir_in(&extent.dir)?;
-    let database = Database::start(store, directory.path())?;
-    let broker = Broker::start(way, directory.path())?;
-    let reader = Reader::start(&broker.name_servers).await?;
-    let mut runs = Runs::default();
-    for run in 1..=extent.runs {
-        for (of, rate) in [(&mut runs.full, 0), (&mut runs.paced, extent.rate)] {
-            let pace = if rate == 0 { "full load".to_owned() } else { format!("{rate} a second") };
-            eprintln!("{store:?}, {way:?}: {pace}, run {run} of {}", extent.runs);
-            of.push(measure_one(extent, way, &database.url, &broker, &reader, rate).await?);
-        }
-    }
-    Ok(runs)
+/// Each way has a database and a broker of its own.
+struct Site {
+    way: Way,
+    reader: Reader,
+    broker: Broker,
+    database: Database,
+    _directory: TempDir,
 }
 
-async fn measure_one(
-    extent: &Extent,
-    way: Way,
-    database: &str,
-    broker: &Broker,
-    reader: &Reader,
-    rate: u64,
-) -> Result<Run> {
-    let words = [
-        ("database", database.to_owned()),
-        ("name-servers", broker.name_servers.clone()),
-        ("first-id", reader.new_orders().to_string()),
-        ("workers", extent.workers.to_string()),
-        ("rate", rate.to_string()),
-        ("warmup", extent.warmup.to_string()),
-        ("seconds", extent.seconds.to_string()),
-    ];
-    let mut command = service(way)?;
-    command.args(words.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]));
-    let mut child = tokio::process::Command::from(command).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let pid = child.id().context("it has ended")?;
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let (mut begin, mut end, mut committed) = (None, None, Vec::new());
-    while let Some(line) = lines.next_line().await? {
-        let Some((word, micros)) = line.split_once(' ') else { continue };
-        let Ok(micros) = micros.parse::<u64>() else { continue };
-        let now = || Ok::<_, anyhow::Error>((micros, cpu_micros(pid)?, cpu_micros(broker.process_id()?)?));
-        match word {
-            "begin" => begin = Some(now()?),
-            "end" => end = Some(now()?),
-            order => committed.extend(order.parse::<u64>().ok().map(|order| (order, micros))),
-        }
+impl Site {
+    async fn open(extent: &Extent, store: Store, way: Way) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("bench-txn-").tempdir_in(&extent.dir)?;
+        let database = Database::start(store, directory.path())?;
+        let broker = Broker::start(way, directory.path())?;
+        let reader = Reader::start(&broker.name_servers).await?;
+        Ok(Self { way, reader, broker, database, _directory: directory })
     }
-    let status = child.wait().await?;
-    ensure!(status.success(), "the service ended with {status}");
-    let (begin, end) = begin.zip(end).context("the service was not measured")?;
-    committed.retain(|(_, at)| (begin.0..end.0).contains(at));
-    ensure!(!committed.is_empty(), "nothing was committed");
-    let mut waited = reader.arrivals_of(&committed).await?;
-    waited.sort_by(f64::total_cmp);
-    let at = |part: f64| waited[((waited.len() - 1) as f64 * part) as usize];
-    let transactions = committed.len() as f64;
-    Ok(Run {
-        rate: transactions / ((end.0 - begin.0) as f64 / 1e6),
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
-        service_us: (end.1 - begin.1) as f64 / transactions,
-        broker_us: (end.2 - begin.2) as f64 / transactions,
-    })
+
+    async fn measure(&self, extent: &Extent, rate: u64) -> Result<Run> {
+        let Self { way, reader, broker, database, .. } = self;
+        let words = [
+            ("database", database.url.clone()),
+            ("name-servers", broker.name_servers.clone()),
+            ("first-id", reader.new_orders().to_string()),
+            ("workers", extent.workers.to_string()),
+            ("rate", rate.to_string()),
+            ("warmup", extent.warmup.to_string()),
+            ("seconds", extent.seconds.to_string()),
+        ];
+        let mut command = service(*way)?;
+        command.args(words.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]));
+        let mut child = tokio::process::Command::from(command).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let pid = child.id().context("it has ended")?;
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let (mut begin, mut end, mut committed) = (None, None, Vec::new());
+        while let Some(line) = lines.next_line().await? {
+            let Some((word, micros)) = line.split_once(' ') else { continue };
+            let Ok(micros) = micros.parse::<u64>() else { continue };
+            let now = || Ok::<_, anyhow::Error>((micros, cpu_micros(pid)?, cpu_micros(broker.process_id()?)?));
+            match word {
+                "begin" => begin = Some(now()?),
+                "end" => end = Some(now()?),
+                order => committed.extend(order.parse::<u64>().ok().map(|order| (order, micros))),
+            }
+        }
+        let status = child.wait().await?;
+        ensure!(status.success(), "the service ended with {status}");
+        let (begin, end) = begin.zip(end).context("the service was not measured")?;
+        committed.retain(|(_, at)| (begin.0..end.0).contains(at));
+        ensure!(!committed.is_empty(), "nothing was committed");
+        let mut waited = reader.arrivals_of(&committed).await?;
+        waited.sort_by(f64::total_cmp);
+        let at = |part: f64| waited[((waited.len() - 1) as f64 * part) as usize];
+        let transactions = committed.len() as f64;
+        Ok(Run {
+            rate: transactions / ((end.0 - begin.0) as f64 / 1e6),
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            service_us: (end.1 - begin.1) as f64 / transactions,
+            broker_us: (end.2 - begin.2) as f64 / transactions,
+        })
+    }
 }
 
 fn service(way: Way) -> Result<Command> {

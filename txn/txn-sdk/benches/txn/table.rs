@@ -44,12 +44,16 @@ fn table(figures: &Figures, extent: &Extent) -> String {
         for (pace, name, is_full, figure) in rows {
             let of = |way| {
                 let runs = figures.get(&(store, way));
-                runs.map(|runs| median((if is_full { &runs.full } else { &runs.paced }).iter().map(figure)))
+                runs.map(|runs| if is_full { &runs.full } else { &runs.paced }.iter().map(figure).collect::<Vec<_>>())
             };
             let [sdk, outbox, java] = [Way::Sdk, Way::Outbox, Way::Java].map(of);
-            let said =
-                |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.*}", decimals(value)));
-            let ratio = sdk.zip(outbox).map_or("–".to_owned(), |(sdk, outbox)| format!("{:.2}", sdk / outbox));
+            let ratio = sdk.as_ref().zip(outbox.as_ref()).map_or("–".to_owned(), |(sdk, outbox)| {
+                format!("{:.2}", median(sdk.iter().zip(outbox).map(|(sdk, outbox)| sdk / outbox)))
+            });
+            let said = |runs: Option<Vec<f64>>| {
+                let middle = runs.map(|runs| median(runs.into_iter()));
+                middle.map_or("–".to_owned(), |value| format!("{value:.*}", decimals(value)))
+            };
             let (sdk, outbox, java) = (said(sdk), said(outbox), said(java));
             writeln!(out, "| {store_name}, {pace}: {name} | {sdk} | {outbox} | {java} | {ratio} |")
                 .expect("memory takes text");
