@@ -11,7 +11,9 @@ use mq_protocol::ids::UnixMillis;
 
 use crate::{
     clock,
-    database::{self, Begin, CommitError, Database, DatabaseError, Mark, PoolSize, Side, Value, Work, Workplace},
+    database::{
+        self, Begin, CommitError, Database, DatabaseError, Durably, Mark, PoolSize, Side, Value, Work, Workplace,
+    },
     decision::{self, Ending, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
     id::TransactionId,
@@ -100,7 +102,8 @@ impl<D: Database> Markers<D> {
         let joined = join(&side, group).await;
         side.close().await;
         joined?;
-        Ok(Self { work: Workplace::new(database)?, checks, group: group.to_owned(), options, unborn: Arc::default() })
+        let work = Workplace::new(database).await?;
+        Ok(Self { work, checks, group: group.to_owned(), options, unborn: Arc::default() })
     }
 
     pub fn database(&self) -> &D {
@@ -118,7 +121,7 @@ impl<D: Database> Markers<D> {
     }
 
     pub(crate) async fn mark_all(tx: &mut D::Tx, marks: &[Mark<'_>]) -> Result<(), MarkError> {
-        let words = (D::dialect_of(tx).marks)(marks);
+        let words = (D::dialect_of(tx).marks)(marks, Durably::Looks);
         database::said::<D>(tx, &words).await.map_err(MarkError::of)
     }
 

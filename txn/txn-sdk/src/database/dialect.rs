@@ -27,9 +27,11 @@ pub struct Dialect {
     pub(crate) insert_marker: &'static str,
     /// Leaves something in a transaction that goes with its end. Part of `begin` for the user's.
     pub(crate) sign: &'static str,
-    /// Writes markers. Each fails where a row stands, waits for whoever is just writing one, and fails where the commit would
-    /// not be durable.
-    pub(crate) marks: fn(&[Mark<'_>]) -> String,
+    /// Writes markers. Each fails where a row stands and waits for whoever is just writing one; that the commit will be
+    /// durable is looked at, which fails where it will not, or set.
+    pub(crate) marks: fn(&[Mark<'_>], Durably) -> String,
+    /// Where looking costs more than setting.
+    pub(crate) setting: Option<Setting>,
     /// The last statement before the commit of a transaction for the user's work: fails without the sign.
     pub(crate) still: &'static str,
     /// `(group, tx_id) -> (horizon_ms, state, mode)`; no row: no horizon is known
@@ -97,6 +99,24 @@ pub(crate) struct Mark<'m> {
     pub(crate) row: Row,
 }
 
+/// How a transaction with markers makes sure that its commit will be durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Durably {
+    /// By what the server and the session are set to.
+    Looks,
+    /// By this statement, which sets what the session decides. At the rest another transaction has looked on this connection,
+    /// seconds ago.
+    Sets(&'static str),
+}
+
+/// What sessions decide about the durability of their commits.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// `->` which of `sets`
+    pub(crate) which: &'static str,
+    pub(crate) sets: [&'static str; 2],
+}
+
 /// Why the SDK's statements in a transaction or its commit failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
@@ -119,7 +139,7 @@ pub(super) struct MarkWords {
     /// The same of text.
     pub(super) text: fn(&str) -> String,
     pub(super) state_if: Option<&'static str>,
-    pub(super) mode_if: &'static str,
+    pub(super) mode_if: Option<&'static str>,
 }
 
 impl MarkWords {
@@ -128,12 +148,12 @@ impl MarkWords {
     }
 
     fn insert_one(&self, Mark { id, owner, row }: &Mark<'_>) -> String {
-        let state = self.state_if.map_or_else(|| row.state.to_string(), |holds| value_if(holds, row.state));
         format!(
             "INSERT INTO checkback_marker (tx_id, producer_group, topic, state, mode, created_ms) VALUES \
              ({id}, {group}, {topic}, {state}, {mode}, {born})",
             group = self.name(owner.group),
             topic = self.name(owner.topic),
+            state = value_if(self.state_if, row.state),
             mode = value_if(self.mode_if, row.mode),
             born = id.born().0,
             id = (self.bytes)(&hex::encode(id.as_bytes())),
@@ -147,6 +167,6 @@ impl MarkWords {
     }
 }
 
-fn value_if(holds: &str, value: i64) -> String {
-    format!("CASE WHEN {holds} THEN {value} END")
+fn value_if(holds: Option<&str>, value: i64) -> String {
+    holds.map_or_else(|| value.to_string(), |holds| format!("CASE WHEN {holds} THEN {value} END"))
 }

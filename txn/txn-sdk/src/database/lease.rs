@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::{Pool, pool::PoolConnection};
+use sqlx::{Connection, Pool, pool::PoolConnection};
 use sqlx_core::{sql_str::SqlSafeStr, transaction::TransactionManager};
 use tokio::runtime::Handle;
 
@@ -90,13 +90,17 @@ impl<DB: Driver> Lease<DB> {
         self.since.elapsed() < OUT_AT_MOST
     }
 
-    /// With a nested one open the driver would roll back that only: then the drop closes the connection.
+    /// With a nested one open the driver would roll back that only: then the connection is closed.
     pub(super) async fn rollback(mut self) -> Result<(), sqlx::Error> {
         if self.depth() == 1 {
             DB::TransactionManager::rollback(self.connection()).await?;
             self.in_transaction = false;
+            return Ok(());
         }
-        Ok(())
+        match self.connection.take() {
+            Some(connection) => connection.detach().close_hard().await,
+            None => Ok(()),
+        }
     }
 
     fn depth(&self) -> usize {

@@ -18,7 +18,7 @@ use ::sqlx::{Connection, Pool, pool::PoolOptions};
 use crate::planted::{Bug, planted};
 
 use self::dialect::Closing;
-pub(crate) use self::dialect::{Dialect, Mark};
+pub(crate) use self::dialect::{Dialect, Durably, Mark};
 pub(crate) use self::side::{Side, commit};
 pub(crate) use self::work::{Work, Workplace};
 

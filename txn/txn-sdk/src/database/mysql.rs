@@ -10,7 +10,10 @@
 
 use sqlx::{error::DatabaseError, mysql::MySqlDatabaseError};
 
-use super::{Begin, Closing, Dialect, Mark, dialect::MarkWords};
+use super::{
+    Begin, Closing, Dialect, Mark,
+    dialect::{Durably, MarkWords},
+};
 
 /// MariaDB's 3 is 1 with one sync more.
 macro_rules! log_is_durable {
@@ -53,6 +56,7 @@ pub(super) static MYSQL: Dialect = Dialect {
     ),
     sign: sign!(),
     marks,
+    setting: None,
     still: "RELEASE SAVEPOINT checkback",
     look: "
         SELECT c.horizon_ms, m.state, m.mode
@@ -174,12 +178,12 @@ pub(super) static MYSQL: Dialect = Dialect {
 };
 
 /// A statement of one row, in which NULL is refused in every SQL mode.
-fn marks(marks: &[Mark<'_>]) -> String {
+fn marks(marks: &[Mark<'_>], _: Durably) -> String {
     let words = MarkWords {
         bytes: |hex| format!("x'{hex}'"),
         text: |hex| format!("CONVERT(x'{hex}' USING utf8mb4)"),
         state_if: Some(log_is_durable!()),
-        mode_if: binary_log_is_durable!(),
+        mode_if: Some(binary_log_is_durable!()),
     };
     words.insert(marks)
 }

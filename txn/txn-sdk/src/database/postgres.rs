@@ -10,7 +10,10 @@ use sqlx::{
     postgres::{PgDatabaseError, PgSeverity},
 };
 
-use super::{Begin, Closing, Dialect, Mark, dialect::MarkWords};
+use super::{
+    Begin, Closing, Dialect, Mark,
+    dialect::{Durably, MarkWords, Setting},
+};
 
 /// True, and from now on this transaction's commit waits for the disk, whatever the session is set to.
 macro_rules! durable {
@@ -43,6 +46,10 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     ),
     sign: sign!(),
     marks,
+    setting: Some(Setting {
+        which: "SELECT CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 1::bigint ELSE 0::bigint END",
+        sets: ["SET LOCAL synchronous_commit = on", "SET LOCAL synchronous_commit = remote_apply"],
+    }),
     still: "CLOSE checkback",
     look: "
         SELECT c.horizon_ms, m.state, m.mode
@@ -152,14 +159,17 @@ pub(crate) static POSTGRES: Dialect = Dialect {
 };
 
 /// No `'\x…'`: that depends on `standard_conforming_strings`.
-fn marks(marks: &[Mark<'_>]) -> String {
-    let words = MarkWords {
-        bytes: |hex| format!("decode('{hex}', 'hex')"),
-        text: |hex| format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"),
+fn marks(marks: &[Mark<'_>], durably: Durably) -> String {
+    let words = |mode_if| MarkWords {
+        bytes: |hex| format!(r"E'\\x{hex}'"),
+        text: |hex| format!(r"convert_from(E'\\x{hex}', 'UTF8')"),
         state_if: None,
-        mode_if: durable!(),
+        mode_if,
     };
-    words.insert(marks)
+    match durably {
+        Durably::Looks => words(Some(durable!())).insert(marks),
+        Durably::Sets(set) => format!("{set}; {}", words(None).insert(marks)),
+    }
 }
 
 /// A missing sign (34000), a tombstone or the marker of another transaction (23505), a missing value (23502). Refused is a

@@ -10,7 +10,11 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Begin, Closing, DatabaseError, Dialect, Mark, PoolSize, dialect::MarkWords, own_pool};
+use super::{
+    Begin, Closing, DatabaseError, Dialect, Mark, PoolSize,
+    dialect::{Durably, MarkWords},
+    own_pool,
+};
 
 macro_rules! sign {
     () => {
@@ -33,6 +37,7 @@ pub(super) static SQLITE: Dialect = Dialect {
         ON CONFLICT (tx_id) DO NOTHING",
     sign: sign!(),
     marks,
+    setting: None,
     still: "RELEASE checkback",
     look: "
         SELECT c.horizon_ms, m.state, m.mode
@@ -139,12 +144,12 @@ pub(super) static SQLITE: Dialect = Dialect {
     lost_a_race: |_| false,
 };
 
-fn marks(marks: &[Mark<'_>]) -> String {
+fn marks(marks: &[Mark<'_>], _: Durably) -> String {
     let words = MarkWords {
         bytes: |hex| format!("x'{hex}'"),
         text: |hex| format!("CAST(x'{hex}' AS TEXT)"),
         state_if: None,
-        mode_if: "(SELECT synchronous FROM pragma_synchronous) >= 2",
+        mode_if: Some("(SELECT synchronous FROM pragma_synchronous) >= 2"),
     };
     words.insert(marks)
 }

@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{CommitError, Database, DatabaseError, Dialect, Mark, said};
+use super::{Begin, CommitError, Database, DatabaseError, Dialect, Durably, Mark, said};
 use crate::{
     failpoints::{is_armed, reach},
     planted::{Bug, planted},
@@ -27,6 +27,8 @@ pub(crate) struct Workplace<D: Database>(Arc<Shared<D>>);
 struct Shared<D: Database> {
     database: D,
     dialect: &'static Dialect,
+    /// How on a connection that was kept.
+    durably: Durably,
     kept: Mutex<Kept<D::Idle>>,
     /// As many as the pool has connections: who has one finds a connection at hand or in the pool, and nobody waits there.
     places: Option<(Arc<Semaphore>, Duration)>,
@@ -42,12 +44,13 @@ struct Kept<I> {
 }
 
 impl<D: Database> Workplace<D> {
-    pub(crate) fn new(database: D) -> Result<Self, DatabaseError> {
+    pub(crate) async fn new(database: D) -> Result<Self, DatabaseError> {
         let dialect = database.dialect()?;
+        let durably = durably(&database, dialect).await?;
         let turns = dialect.one_writer.then(|| Arc::new(Semaphore::new(1)));
         let kept = Mutex::new(Kept { idle: Vec::new(), swept: false });
         let places = database.places().map(|(count, patience)| (Arc::new(Semaphore::new(count)), patience));
-        Ok(Self(Arc::new(Shared { database, dialect, kept, places, turns })))
+        Ok(Self(Arc::new(Shared { database, dialect, durably, kept, places, turns })))
     }
 
     pub(crate) fn database(&self) -> &D {
@@ -64,15 +67,18 @@ impl<D: Database> Workplace<D> {
             Some((places, patience)) => Some(wait_for_place(places, *patience).await.map_err(CommitError::Refused)?),
             None => None,
         };
-        let tx = self.begin_tx(&(self.0.dialect.marks)(marks)).await?;
+        let tx = self.begin_tx(marks).await?;
         Ok(Work { tx, place, turn, workplace: self.clone() })
     }
 
-    async fn begin_tx(&self, words: &str) -> Result<D::Tx, CommitError> {
+    async fn begin_tx(&self, marks: &[Mark<'_>]) -> Result<D::Tx, CommitError> {
         let dialect = self.0.dialect;
         let kept = self.0.kept.lock().take();
         if let Some(idle) = kept.filter(|_| !is_armed("txn-begun")) {
-            match D::begin_saying(idle, words).await.map_err(|error| CommitError::of(dialect, error)) {
+            match D::begin_saying(idle, &(dialect.marks)(marks, self.0.durably))
+                .await
+                .map_err(|error| CommitError::of(dialect, error))
+            {
                 // It broke meanwhile, and has begun nothing.
                 Err(CommitError::Unknown(error)) if error.is_of_the_connection(dialect) => {}
                 begun => return begun,
@@ -80,7 +86,7 @@ impl<D: Database> Workplace<D> {
         }
         let mut tx = self.0.database.begin().await.map_err(CommitError::Refused)?;
         reach("txn-begun");
-        match said::<D>(&mut tx, words).await {
+        match said::<D>(&mut tx, &(dialect.marks)(marks, Durably::Looks)).await {
             Err(CommitError::Fenced(_)) if planted(Bug::TombstoneIgnored) => Ok(tx),
             marked => marked.map(|()| tx),
         }
@@ -93,6 +99,15 @@ impl<D: Database> Workplace<D> {
             tokio::spawn(sweep(Arc::downgrade(&self.0)));
         }
     }
+}
+
+/// Asks in a session of the user's.
+async fn durably<D: Database>(database: &D, dialect: &Dialect) -> Result<Durably, DatabaseError> {
+    let Some(setting) = &dialect.setting else { return Ok(Durably::Looks) };
+    let mut tx = database.begin_as(Begin::Look).await?;
+    let which = D::row::<1>(&mut tx, setting.which, &[]).await?.and_then(|[which]| which).unwrap_or_default();
+    D::rollback(tx).await?;
+    Ok(Durably::Sets(setting.sets[usize::from(which == 1)]))
 }
 
 async fn wait_for_place(places: &Arc<Semaphore>, patience: Duration) -> Result<OwnedSemaphorePermit, DatabaseError> {

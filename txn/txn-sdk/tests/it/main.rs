@@ -15,6 +15,7 @@ mod end_to_end;
 mod examples;
 mod explain;
 mod inbox;
+mod kept;
 mod markers;
 mod outbox;
 mod producer;

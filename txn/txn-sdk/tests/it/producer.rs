@@ -489,24 +489,6 @@ async fn own_verdicts_answer_the_checkbacks() {
     assert_eq!(ends, [vec![Verdict::Commit], vec![Verdict::Rollback], vec![], vec![]]);
 }
 
-/// Connections stay at hand between two transactions, without a look whether they still live.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_died_between_two_transactions_is_replaced() {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(Engine::Postgres).await);
-    let txn = producer(&broker, file.open::<sqlx::PgPool>().await, Duration::ZERO).await;
-    for round in 0..3 {
-        let mut process = 0_i32;
-        let work = async |tx: &mut sqlx::PgConnection| {
-            process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
-            sqlx::raw_sql(INSERT_ORDER).execute(tx).await.map(drop)
-        };
-        let sent = txn.send(message(), work).await.unwrap();
-        assert!(matches!(sent.outcome, Outcome::Committed), "{:?}", sent.outcome);
-        assert_eq!(file.orders().await, round + 1);
-        file.run(format!("SELECT pg_terminate_backend({process})").leak()).await;
-    }
-}
-
 /// On SQLite transactions take turns: one that waits for itself must not wait for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_within_anothers_work_gets_the_databases_error() {
