@@ -283,6 +283,32 @@ mod tests {
     use crate::config::BrokerConfig;
 
     #[test]
+    fn the_page_tells_each_setting_with_its_default_and_how_it_changes() {
+        const PAGE: &str = include_str!("../../../../docs/SETTINGS.md");
+        let defaults = BrokerConfig::default().values();
+        let mut missing: Vec<&str> = EFFECTIVE.to_vec();
+        for row in PAGE.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            for key in cells[1].split(", ").map(|key| key.trim_matches('`')) {
+                missing.retain(|missing| *missing != key);
+                let changed = match change_of(key) {
+                    Change::Live => "at once",
+                    Change::Restart => "restart",
+                    Change::Never => "file",
+                };
+                assert_eq!(cells[3], changed, "{key}");
+                let told = cells[2].trim_matches('`').replace("$HOME", &std::env::var("HOME").unwrap_or(".".into()));
+                match (&*told, defaults.get(key)) {
+                    ("the machine's name", Some(_)) | ("-", None) => {}
+                    ("-", Some(default)) => assert_eq!(default, "", "{key}"),
+                    (told, default) => assert_eq!(Some(told), default.map(|text| &**text), "{key}"),
+                }
+            }
+        }
+        assert_eq!(missing, [""; 0], "the page does not tell them");
+    }
+
+    #[test]
     fn every_effective_name_is_one_that_a_setting_has() {
         for key in EFFECTIVE {
             let outcome = BrokerConfig::default().set(key, "\u{0}");
