@@ -36,7 +36,8 @@ async fn after_a_failed_sync_nothing_is_acknowledged_and_the_run_ends_with_the_r
     let disk = CrashBackend::new();
     let broker = World::on(Arc::new(disk.clone())).start().await;
     let mut client = broker.connect().await;
-    client.send(Send::to("T")).await;
+    // A large one: behind small ones the store writes zeros, which would be the operations that fail.
+    client.send(Send::to("T").body(vec![7; 100 << 10])).await;
     let refused = loop {
         // The write of the record comes first, its sync is the operation after it. When the store's upkeep comes in
         // between, the write itself fails: then the send is refused, and it is tried again.

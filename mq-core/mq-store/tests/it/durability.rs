@@ -179,10 +179,12 @@ fn appending_threads_show_each_others_messages_and_leave_none_behind() {
 #[test]
 fn the_first_failed_sync_fences_the_store_and_no_sync_follows() {
     let backend = CrashBackend::new();
-    let (store, _) = open(&backend, small());
+    let (store, _) = open(&backend, Options { segment_bytes: 1 << 20, ..small() });
     let notes = Arc::new(Notes::default());
     store.subscribe(notes.clone());
-    let safe = send(&store, vec![message("T", 0, "safe")]);
+    send(&store, vec![message("T", 0, "safe")]);
+    // Behind a small sync the store writes zeros, which would be the operations that fail; behind a large one it does not.
+    let safe = send(&store, vec![message("U", 0, vec![7; 100 << 10])]);
     // Operation 0 is the write, 1 the sync.
     backend.plan(backend.operations() + 1, Fault::Fails(ErrorKind::Other));
     let lost = append(&store, vec![message("T", 0, "lost")]);
