@@ -179,7 +179,8 @@ fn appending_threads_show_each_others_messages_and_leave_none_behind() {
 #[test]
 fn the_first_failed_sync_fences_the_store_and_no_sync_follows() {
     let backend = CrashBackend::new();
-    let (store, _) = open(&backend, Options { segment_bytes: 1 << 20, ..small() });
+    let options = Options { segment_bytes: 1 << 20, ..small() };
+    let (store, _) = open(&backend, options.clone());
     let notes = Arc::new(Notes::default());
     store.subscribe(notes.clone());
     send(&store, vec![message("T", 0, "safe")]);
@@ -203,7 +204,7 @@ fn the_first_failed_sync_fences_the_store_and_no_sync_follows() {
     assert_eq!(store.durable(), safe.end);
     assert_eq!(bodies(&store, "T", 0), ["safe"]);
     drop(store);
-    let (store, report) = open(&backend.crash(CrashMode::Drop, 0), small());
+    let (store, report) = open(&backend.crash(CrashMode::Drop, 0), options);
     assert_eq!((report.end, bodies(&store, "T", 0)), (safe.end, vec!["safe".to_owned()]));
 }
 
