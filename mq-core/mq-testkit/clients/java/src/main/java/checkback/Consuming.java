@@ -12,13 +12,17 @@ import static checkback.Stage.same;
 import static checkback.Stage.stays;
 
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -28,6 +32,7 @@ import org.apache.rocketmq.client.producer.selector.SelectMessageQueueByHash;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /** Push consumers: filters, order, sharing, broadcast, retry and the dead-letter topic. */
 final class Consuming {
@@ -163,10 +168,12 @@ final class Consuming {
         isOk(producer.send(message(stage.topic(), "tag", "shared-first")));
         var group = stage.group("shared");
         var seen = List.of(new ConcurrentLinkedQueue<MessageExt>(), new ConcurrentLinkedQueue<MessageExt>());
+        var members = new ArrayList<DefaultMQPushConsumer>();
         for (int member = 0; member < 2; member++) {
             var consumer = stage.consumer(group, stage.topic(), "*");
             consumer.registerMessageListener(listener(seen.get(member)::add));
             consumer.start();
+            members.add(consumer);
             if (member == 0) {
                 eventually("the first member reads", () -> !seen.get(0).isEmpty());
             }
@@ -180,6 +187,9 @@ final class Consuming {
             sent.add("shared-" + i);
             Thread.sleep(50);
         }
+        // The second one may take a queue before the first one has heard that it has to give it.
+        eventually("no queue is read by both", () -> Collections.disjoint(
+                queues(members.get(0), stage.topic()), queues(members.get(1), stage.topic())));
         for (int i = 0; i < 40; i++) {
             isOk(producer.send(message(stage.topic(), "tag", "settled-" + i)));
             sent.add("settled-" + i);
@@ -192,6 +202,12 @@ final class Consuming {
         long settled = seen.stream().flatMap(ConcurrentLinkedQueue::stream).filter(m -> body(m).startsWith("settled")).count();
         same("each settled message at one member", 40L, settled);
         holds(bodies(seen.get(0)).stream().anyMatch(b -> b.startsWith("settled")), "the first member still works");
+    }
+
+    /** Those that a member reads now. */
+    private static Set<MessageQueue> queues(DefaultMQPushConsumer member, String topic) {
+        var table = member.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable();
+        return table.keySet().stream().filter(queue -> queue.getTopic().equals(topic)).collect(Collectors.toSet());
     }
 
     /** A group goes on where it stopped. */
