@@ -135,10 +135,10 @@ fn what_a_syncing_store_acknowledged_outlives_a_power_cut_and_nothing_else_comes
         let body = |n: usize| format!("{n}:").repeat([1, 40, 3, 20_000, 7, 90_000][n % 6]);
         let mut sent = 0;
         while sent < 60 {
-            let together = (1..=sent % 4 + 1).map(|more| append(&store, vec![message("T", 0, body(sent + more - 1))]));
-            let end = together.map(|appended| appended.end).max().unwrap();
+            let together = sent..sent + sent % 4 + 1;
+            sent = together.end;
+            let end = together.map(|n| append(&store, vec![message("T", 0, body(n))]).end).max().unwrap();
             store.wait_durable(end, SOON).unwrap();
-            sent += sent % 4 + 1;
         }
         let after = backend.crash(mode, seed);
         let (again, report) = open(&after, Options { flush: FlushMode::Manual, ..options });

@@ -92,7 +92,7 @@ pub(crate) async fn measure_all(extent: &Extent) -> Result<Figures> {
                     let measured = measured.with_context(|| format!("{store:?}, {:?}", site.way))?;
                     eprintln!("{store:?}, {:?}, {pace}, run {run} of {}: {measured}", site.way, extent.runs);
                     let runs: &mut Runs = figures.entry((store, site.way)).or_default();
-                    if rate == 0 { &mut runs.full } else { &mut runs.paced }.push(measured);
+                    (if rate == 0 { &mut runs.full } else { &mut runs.paced }).push(measured);
                 }
             }
         }

@@ -44,7 +44,7 @@ fn table(figures: &Figures, extent: &Extent) -> String {
         for (pace, name, is_full, figure) in rows {
             let of = |way| {
                 let runs = figures.get(&(store, way));
-                runs.map(|runs| if is_full { &runs.full } else { &runs.paced }.iter().map(figure).collect::<Vec<_>>())
+                runs.map(|runs| (if is_full { &runs.full } else { &runs.paced }).iter().map(figure).collect::<Vec<_>>())
             };
             let [sdk, outbox, java] = [Way::Sdk, Way::Outbox, Way::Java].map(of);
             let ratio = sdk.as_ref().zip(outbox.as_ref()).map_or("–".to_owned(), |(sdk, outbox)| {

@@ -75,10 +75,8 @@ impl<D: Database> Workplace<D> {
         let dialect = self.0.dialect;
         let kept = self.0.kept.lock().take();
         if let Some(idle) = kept.filter(|_| !is_armed("txn-begun")) {
-            match D::begin_saying(idle, &(dialect.marks)(marks, self.0.durably))
-                .await
-                .map_err(|error| CommitError::of(dialect, error))
-            {
+            let begun = D::begin_saying(idle, &(dialect.marks)(marks, self.0.durably)).await;
+            match begun.map_err(|error| CommitError::of(dialect, error)) {
                 // It broke meanwhile, and has begun nothing.
                 Err(CommitError::Unknown(error)) if error.is_of_the_connection(dialect) => {}
                 begun => return begun,
