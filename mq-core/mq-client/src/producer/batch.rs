@@ -6,8 +6,10 @@ use mq_protocol::codes::request;
 use mq_protocol::properties::{Properties, name};
 use mq_protocol::topic;
 
+use super::attempts::Target;
+use super::outgoing::Outgoing;
 use super::traced::Traced;
-use super::{Outgoing, Producer, SendReceipt, Target};
+use super::{Producer, SendReceipt};
 use crate::error::{SendError, SendFailure};
 use crate::message::Message;
 

@@ -7,7 +7,8 @@ use mq_protocol::ByteString;
 use mq_protocol::properties::{Properties, name};
 use tokio::time::Instant;
 
-use super::{Producer, Target};
+use super::Producer;
+use super::attempts::Target;
 use crate::error::{CallError, SendError, SendFailure};
 use crate::message::Message;
 use crate::route::Route;

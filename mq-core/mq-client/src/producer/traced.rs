@@ -8,7 +8,8 @@ use mq_protocol::header::SendMessageResponse;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::properties::{Properties, name};
 
-use super::{HalfReceipt, Outgoing, Producer, SendReceipt, SendStatus, Verdict};
+use super::outgoing::Outgoing;
+use super::{HalfReceipt, Producer, SendReceipt, SendStatus, Verdict};
 use crate::client::Inner;
 use crate::message::Message;
 use crate::trace::{TraceRecord, TracedKind, TracedMessage, Tracer};

@@ -9,7 +9,8 @@ use mq_protocol::properties::name;
 use mq_protocol::sys_flag;
 use tokio::time::Instant;
 
-use super::{HalfReceipt, OpenTransactions, Producer, SendStatus, Target, Verdict};
+use super::attempts::Target;
+use super::{HalfReceipt, OpenTransactions, Producer, SendStatus, Verdict};
 use crate::error::{CallError, ClientError, RouteError, SendError, SendFailure};
 use crate::message::Message;
 use crate::remoting::Gather;
