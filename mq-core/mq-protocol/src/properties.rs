@@ -67,6 +67,8 @@ pub mod name {
     pub const ORDER_KEY: &str = "CHECKBACK_ORDER_KEY";
     /// The transaction that a message belongs to, as its SDK knows it.
     pub const SDK_TRANSACTION: &str = "CHECKBACK_TX_ID";
+    /// The database that knows what became of it.
+    pub const SDK_DATABASE: &str = "CHECKBACK_DATABASE";
     /// On a message from an SDK's outbox: the transaction that put it there.
     pub const SDK_OUTBOX_TRANSACTION: &str = "CHECKBACK_OUTBOX_TX_ID";
     /// Instead of `transactionCheckMax`.

@@ -11,6 +11,7 @@
 //! none                         younger than the deadline  UNKNOWN    the transaction may still be running
 //! none                         older                      insert the tombstone: inserted => ROLLBACK, else look again
 //! none, on the second look     any                        UNKNOWN
+//! (a transaction of another database: only a committed row says something here; else UNKNOWN)
 //! (its age: how long ago it was born by the clocks, or how long it is known here, whichever is longer)
 //!
 //! the transaction              the broker is told
@@ -65,6 +66,9 @@ pub struct Sight {
     pub known_for: Duration,
     /// The age from which a transaction without a row is fenced off.
     pub deadline: Duration,
+    /// Of the database that was looked at. A row of another one's is here if it was copied; that none is says nothing, and a
+    /// tombstone here fences nothing off there.
+    pub is_ours: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,9 @@ pub enum Step {
 
 pub fn first_look(sight: &Sight) -> Step {
     match sight.row {
+        Some(row) if !sight.is_ours && row.state != Row::COMMITTED.state => Step::Answer(Verdict::Unknown),
         Some(row) => Step::Answer(settled(row)),
+        None if !sight.is_ours => Step::Answer(Verdict::Unknown),
         None if sight.born < sight.horizon => Step::Answer(Verdict::Unknown),
         None if planted(Bug::YoungIsRollback) => Step::Answer(Verdict::Rollback),
         None if age(sight) < sight.deadline => Step::Answer(Verdict::Unknown),
@@ -200,7 +206,26 @@ mod tests {
             now: UnixMillis(now),
             known_for: Duration::from_millis(known_for.unsigned_abs()),
             deadline: Duration::from_millis(DEADLINE.unsigned_abs()),
+            is_ours: true,
         })
+    }
+
+    #[test]
+    fn of_another_databases_transaction_only_a_committed_row_says_something() {
+        for (row, expected) in [
+            (Some(Row::COMMITTED), Verdict::Commit),
+            (Some(Row::OUTBOXED), Verdict::Rollback),
+            (Some(Row::TOMBSTONE), Verdict::Unknown),
+            (Some(Row { state: 3, mode: 0 }), Verdict::Unknown),
+            (None, Verdict::Unknown),
+        ] {
+            for born in [HORIZON - 1, HORIZON] {
+                let (horizon, born, now) = (UnixMillis(HORIZON), UnixMillis(born), UnixMillis(born + 100 * DEADLINE));
+                let deadline = Duration::from_millis(DEADLINE.unsigned_abs());
+                let sight = Sight { row, horizon, born, now, known_for: deadline, deadline, is_ours: false };
+                assert_eq!(first_look(&sight), Step::Answer(expected), "{row:?} born {born:?}");
+            }
+        }
     }
 
     #[test]

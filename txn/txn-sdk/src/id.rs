@@ -8,6 +8,34 @@ use uuid::{Builder, Uuid};
 /// The property that carries the id. UNIQ_KEY stays as Java lays it out, because tools decode a time from it.
 pub const TRANSACTION_ID_PROPERTY: &str = mq_client::property::SDK_TRANSACTION;
 
+/// The property that carries the [`DatabaseId`].
+pub(crate) const DATABASE_PROPERTY: &str = mq_client::property::SDK_DATABASE;
+
+/// The name of a database with our tables in it, given by the first that opened it. Only this one knows of a transaction of
+/// its own; that another one knows nothing says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DatabaseId(Uuid);
+
+impl DatabaseId {
+    pub(crate) fn fresh() -> Self {
+        Self(TransactionId::fresh().0)
+    }
+
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Uuid::from_slice(bytes).ok().map(Self)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for DatabaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.simple(), f)
+    }
+}
+
 /// The key of a transaction in the marker table. Its first 48 bits are its time of birth, so that the row, the check
 /// and the clean-up all read one and the same time whatever their clocks say.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

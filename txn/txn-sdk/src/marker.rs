@@ -16,7 +16,7 @@ use crate::{
     },
     decision::{self, Ending, Row, Sight, Step},
     housekeeping::{Housekeeper, Rows},
-    id::TransactionId,
+    id::{DatabaseId, TransactionId},
     planted::{Bug, planted},
     schema,
     unborn::Unborn,
@@ -88,6 +88,7 @@ pub struct Markers<D: Database> {
     work: Workplace<D>,
     checks: Side<D>,
     group: String,
+    database_id: DatabaseId,
     options: MarkerOptions,
     unborn: Arc<Unborn>,
 }
@@ -101,13 +102,22 @@ impl<D: Database> Markers<D> {
         let side = Side::of(&database, 1, schema::LOCK_TIMEOUT)?;
         let joined = join(&side, group).await;
         side.close().await;
-        joined?;
+        let database_id = joined?;
         let work = Workplace::new(database).await?;
-        Ok(Self { work, checks, group: group.to_owned(), options, unborn: Arc::default() })
+        Ok(Self { work, checks, group: group.to_owned(), database_id, options, unborn: Arc::default() })
     }
 
     pub fn database(&self) -> &D {
         self.work.database()
+    }
+
+    pub(crate) fn database_id(&self) -> DatabaseId {
+        self.database_id
+    }
+
+    /// What its half messages carry as `CHECKBACK_DATABASE`.
+    pub fn database_name(&self) -> String {
+        self.database_id.to_string()
     }
 
     /// A transaction for the user's work, with its markers in it.
@@ -125,14 +135,20 @@ impl<D: Database> Markers<D> {
         database::said::<D>(tx, &words).await.map_err(MarkError::of)
     }
 
-    /// The answer to a checkback. Whatever goes wrong on the way is "unknown": the broker will ask again.
+    /// The answer to a checkback about a transaction of this database. Whatever goes wrong on the way is "unknown": the broker
+    /// will ask again.
     pub async fn verdict(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Verdict {
+        self.verdict_of(id, owner, true).await
+    }
+
+    /// The same, which may be of another database.
+    pub(crate) async fn verdict_of(&self, id: TransactionId, owner: MarkerOwner<'_>, is_ours: bool) -> Verdict {
         let (markers, group, topic) = (self.clone(), owner.group.to_owned(), owner.topic.to_owned());
         // A task, because work that is dropped within a BEGIN leaves a connection inside a transaction. When time is up
         // it goes on alone: the tombstone stands or it does not, and nothing was promised.
         let deciding = tokio::spawn(async move {
             let owner = MarkerOwner { group: &group, topic: &topic };
-            markers.decide(id, owner).await
+            markers.decide(id, owner, is_ours).await
         });
         match tokio::time::timeout(CHECK_TIMEOUT + self.options.lock_timeout, deciding).await {
             Ok(Ok(Ok(verdict))) => verdict,
@@ -152,23 +168,28 @@ impl<D: Database> Markers<D> {
         }
     }
 
-    async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
+    async fn decide(&self, id: TransactionId, owner: MarkerOwner<'_>, is_ours: bool) -> Result<Verdict, DatabaseError> {
         for _ in 1..CHECK_ATTEMPTS {
-            match self.try_to_decide(id, owner).await {
+            match self.try_to_decide(id, owner, is_ours).await {
                 Err(error) if error.lost_a_race(self.checks.dialect()) => {
                     tracing::debug!(%id, %error, "another transaction was faster; looking again");
                 }
                 decided => return decided,
             }
         }
-        self.try_to_decide(id, owner).await
+        self.try_to_decide(id, owner, is_ours).await
     }
 
-    async fn try_to_decide(&self, id: TransactionId, owner: MarkerOwner<'_>) -> Result<Verdict, DatabaseError> {
+    async fn try_to_decide(
+        &self,
+        id: TransactionId,
+        owner: MarkerOwner<'_>,
+        is_ours: bool,
+    ) -> Result<Verdict, DatabaseError> {
         let (row, horizon) = self.look(id, owner.group).await?;
         let (now, deadline) = (clock::now(), self.options.deadline);
         let known_for = self.unborn.known_for(id, now, clock::instant());
-        let sight = Sight { row, horizon, born: id.born(), now, known_for, deadline };
+        let sight = Sight { row, horizon, born: id.born(), now, known_for, deadline, is_ours };
         match decision::first_look(&sight) {
             Step::Answer(verdict) => Ok(verdict),
             Step::Fence if planted(Bug::SkipFence) => Ok(Verdict::Rollback),
@@ -245,15 +266,25 @@ async fn insert_row<D: Database>(
     database::insert::<D>(tx, D::dialect_of(tx).insert_marker, &values).await
 }
 
-/// The group has a horizon before it has a marker.
-async fn join<D: Database>(side: &Side<D>, group: &str) -> Result<(), DatabaseError> {
+/// The group has a horizon before it has a marker, and the database a name.
+async fn join<D: Database>(side: &Side<D>, group: &str) -> Result<DatabaseId, DatabaseError> {
     let mut tx = side.begin(Begin::Look).await?;
     let (_, horizon) = look::<D>(&mut tx, TransactionId::fresh(), group).await?;
     D::rollback(tx).await?;
     if horizon == NONE {
         side.execute(side.dialect().join_cleaned, &[Value::Bytes(group.as_bytes())]).await?;
     }
-    Ok(())
+    if let Some(id) = database_id(side).await? {
+        return Ok(id);
+    }
+    side.execute(side.dialect().name_database, &[Value::Bytes(DatabaseId::fresh().as_bytes())]).await?;
+    // Another instance may have been faster.
+    database_id(side).await?.ok_or(DatabaseError::Nameless)
+}
+
+async fn database_id<D: Database>(side: &Side<D>) -> Result<Option<DatabaseId>, DatabaseError> {
+    let rows = side.rows::<1, 0>(side.dialect().database_id, &[]).await?;
+    rows.first().map(|row| DatabaseId::from_slice(&row.bytes[0]).ok_or(DatabaseError::Nameless)).transpose()
 }
 
 /// The row, and the group's horizon.

@@ -6,6 +6,7 @@
 //! checkback_inbox    messages whose effect is in this database (written inside the consumer's transaction)
 //! checkback_outbox   messages that wait for a broker   (written inside the user's transaction)
 //! checkback_lease    one row for each group and topic: which instance relays its outbox
+//! checkback_database one row: the database's name, by which instances on another one are told apart
 //! checkback_schema   one row: how many of the dialect's migrations have run
 //! ```
 

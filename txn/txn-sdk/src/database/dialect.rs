@@ -42,6 +42,10 @@ pub struct Dialect {
     pub(crate) look_inbox: &'static str,
     /// Where others see a commit before it is on disk: a write whose own durable commit puts all earlier ones there.
     pub(crate) barrier: Option<&'static str>,
+    /// `(id)`: the database's name, unless it has one.
+    pub(crate) name_database: &'static str,
+    /// `-> id`
+    pub(crate) database_id: &'static str,
     /// `(group)`: from now on it has a horizon.
     pub(crate) join_cleaned: &'static str,
     /// `(group, horizon_ms)`

@@ -235,6 +235,10 @@ pub enum DatabaseError {
     NotDurable(&'static str),
     #[error("the journal mode is {0}, and could not be set to WAL")]
     NotWal(String),
+    #[error(
+        "checkback_database does not show the database's name that was written there: is this a replica, or was its row changed?"
+    )]
+    Nameless,
     #[error("another instance has been creating the checkback_* tables for {0:?}; is it stuck?")]
     SchemaLocked(Duration),
 }

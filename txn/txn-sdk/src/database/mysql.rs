@@ -71,6 +71,8 @@ pub(super) static MYSQL: Dialect = Dialect {
         SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = ? AND topic = ? AND tag = ? AND message_key = ?",
     barrier: Some("UPDATE checkback_schema SET barrier = barrier + 1"),
+    name_database: "INSERT INTO checkback_database (one, id) VALUES (1, ?) ON DUPLICATE KEY UPDATE one = one",
+    database_id: "SELECT id FROM checkback_database",
     join_cleaned: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?, 0)
         ON DUPLICATE KEY UPDATE checkback_cleaned.horizon_ms = checkback_cleaned.horizon_ms",
@@ -167,6 +169,10 @@ pub(super) static MYSQL: Dialect = Dialect {
             holder         VARBINARY(16)  NOT NULL,
             until_ms       BIGINT         NOT NULL,
             PRIMARY KEY (producer_group, topic)
+        ) ENGINE=InnoDB",
+        "CREATE TABLE IF NOT EXISTS checkback_database (
+            one BIGINT        NOT NULL PRIMARY KEY,
+            id  VARBINARY(16) NOT NULL
         ) ENGINE=InnoDB",
     ],
     set_version: "

@@ -65,6 +65,8 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = $1 AND topic = $2 AND tag = $3 AND message_key = $4",
     barrier: None,
+    name_database: "INSERT INTO checkback_database (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING",
+    database_id: "SELECT id FROM checkback_database",
     join_cleaned: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES ($1, 0)
         ON CONFLICT (producer_group) DO NOTHING",
@@ -149,6 +151,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
             until_ms       BIGINT NOT NULL,
             PRIMARY KEY (producer_group, topic)
         )",
+        "CREATE TABLE checkback_database (one BIGINT PRIMARY KEY CHECK (one = 1), id BYTEA NOT NULL)",
     ],
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, $1)

@@ -52,6 +52,8 @@ pub(super) static SQLITE: Dialect = Dialect {
         SELECT created_ms FROM checkback_inbox
         WHERE consumer_group = ?1 AND topic = ?2 AND tag = ?3 AND message_key = ?4",
     barrier: None,
+    name_database: "INSERT INTO checkback_database (one, id) VALUES (1, ?1) ON CONFLICT (one) DO NOTHING",
+    database_id: "SELECT id FROM checkback_database",
     join_cleaned: "
         INSERT INTO checkback_cleaned (producer_group, horizon_ms) VALUES (?1, 0)
         ON CONFLICT (producer_group) DO NOTHING",
@@ -134,6 +136,7 @@ pub(super) static SQLITE: Dialect = Dialect {
             until_ms       INTEGER NOT NULL,
             PRIMARY KEY (producer_group, topic)
         ) WITHOUT ROWID",
+        "CREATE TABLE checkback_database (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL)",
     ],
     set_version: "
         INSERT INTO checkback_schema (one, version) VALUES (1, ?1)

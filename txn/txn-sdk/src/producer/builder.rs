@@ -16,7 +16,7 @@ use crate::{
     counters::Counters,
     database::{Database, DatabaseError, Side},
     failpoints::{reach, soon},
-    id::TRANSACTION_ID_PROPERTY,
+    id::{DatabaseId, TRANSACTION_ID_PROPERTY},
     marker::{MarkerOptions, Markers},
     outbox::{Outbox, OutboxOptions, Relay},
     trace::{TraceContext, span},
@@ -105,7 +105,9 @@ impl TxnProducerBuilder<Unsourced> {
 }
 
 impl<S> TxnProducerBuilder<S> {
-    /// The producer group. Instances of one service share it: any of them can answer for the others.
+    /// The producer group. Instances of one service on one database share it: any of them can answer for the others. A service
+    /// on another database (a test system at the same broker, say) needs a group of its own; by the name of the database
+    /// that travels with the half messages, checkbacks that come to the wrong one are answered "unknown".
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.group = group.into();
         self
@@ -137,7 +139,7 @@ impl<S> TxnProducerBuilder<S> {
         self
     }
 
-    async fn link<V: Verdicts>(self, verdicts: &V) -> Result<Arc<Link>, BuildError> {
+    async fn link<V: Verdicts>(self, verdicts: &V, database_id: Option<DatabaseId>) -> Result<Arc<Link>, BuildError> {
         let counters = Arc::new(Counters::default());
         let (checking, asked) = (verdicts.clone(), counters.clone());
         let running = TaskTracker::new();
@@ -155,6 +157,7 @@ impl<S> TxnProducerBuilder<S> {
             producer: wire(producer),
             topics: self.topics.into_iter().collect(),
             counters,
+            database_id,
             outbox: self.outbox.map(|options| Arc::new(Outbox::new(options, self.send_timeout))),
             trace_from: self.trace_from,
             running,
@@ -204,7 +207,7 @@ impl<D: Database> TxnProducerBuilder<D> {
             return Err(BuildError::DeadlineOutlastsChecks { deadline, every });
         }
         let verdicts = Markers::open(self.source.clone(), &self.group, self.options).await?;
-        let link = self.link(&verdicts).await?;
+        let link = self.link(&verdicts, Some(verdicts.database_id())).await?;
         tokio::spawn(verdicts.housekeeper().run_until(link.stopped.clone()));
         if link.outbox.is_some() {
             let side = Side::of(verdicts.database(), 1, RELAY_LOCK_TIMEOUT)?;
@@ -219,7 +222,7 @@ impl TxnProducerBuilder<Own> {
     pub async fn build(self) -> Result<TxnProducer<Own>, BuildError> {
         self.check()?;
         let verdicts = self.source.clone();
-        let link = self.link(&verdicts).await?;
+        let link = self.link(&verdicts, None).await?;
         Ok(TxnProducer { link, verdicts })
     }
 }
@@ -237,7 +240,9 @@ impl<D: Database> TxnProducer<D> {
         let verdicts = Markers::open(database, producer.group(), options).await?;
         let (counters, running, stopped) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
         let outbox = outbox.map(|options| Arc::new(Outbox::new(options, Duration::from_secs(3))));
-        let link = Link { producer, topics: topics.collect(), counters, outbox, trace_from: None, running, stopped };
+        let database_id = Some(verdicts.database_id());
+        let topics = topics.collect();
+        let link = Link { producer, topics, counters, database_id, outbox, trace_from: None, running, stopped };
         Ok(Self { link: Arc::new(link), verdicts })
     }
 

@@ -20,7 +20,7 @@ use crate::{
     counters::Counters,
     decision,
     failpoints::{during, reach},
-    id::{TRANSACTION_ID_PROPERTY, TransactionId},
+    id::{DATABASE_PROPERTY, DatabaseId, TRANSACTION_ID_PROPERTY, TransactionId},
     marker::MarkError,
     outbox::{self, Outbox},
     trace::{TraceContext, span},
@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) producer: Producer,
     pub(crate) topics: HashSet<String>,
     pub(crate) counters: Arc<Counters>,
+    /// Which database knows what becomes of its transactions; `None`: the service itself does.
+    pub(crate) database_id: Option<DatabaseId>,
     /// Where messages wait while no broker takes halves; `None`: their transactions are refused.
     pub(crate) outbox: Option<Arc<Outbox>>,
     /// Says which trace a transaction belongs to.
@@ -96,8 +98,15 @@ impl Link {
 
     /// Refuses what may not wait for a broker because none would take it, or this cluster's may not do what it asks for.
     fn will_be_taken(&self, message: &Message, id: TransactionId) -> Result<(), TxnError> {
-        let relayed = outbox::relayed(message.clone(), id).property(TRANSACTION_ID_PROPERTY, id.to_string());
+        let relayed = self.named(outbox::relayed(message.clone(), id), id);
         self.producer.check_half(&relayed).and_then(|()| self.producer.heard_offers(&relayed)).map_err(refusal)
+    }
+
+    /// By these whoever is asked about it knows where to look.
+    fn named(&self, message: Message, id: TransactionId) -> Message {
+        let database = self.database_id.map(|id| id.to_string()).unwrap_or_default();
+        // Without one, that of a forwarded message is taken off.
+        message.property(TRANSACTION_ID_PROPERTY, id.to_string()).property(DATABASE_PROPERTY, database)
     }
 
     /// What the message says itself, else the hook, else the delivery that is being handled.
@@ -178,7 +187,7 @@ impl Link {
         reach("txn-before-half");
         let parent = TraceContext::attached_to(&message);
         let (span, trace) = span!("txn.half", parent.as_ref(), %id, topic = message.topic());
-        let message = message.property(TRANSACTION_ID_PROPERTY, id.to_string());
+        let message = self.named(message, id);
         let message = trace.iter().fold(message, |message, trace| trace.attach(message));
         let sending = async {
             match broker {
@@ -210,6 +219,14 @@ impl Link {
                     %id, message_id = %receipt.message_id, topic = %receipt.topic, %error,
                     "committed, and NOT published: the half message was parked, or ended otherwise by an operator. No \
                      checkback will come: look with mq explain, then mq admin txn resume"
+                );
+            }
+            Err(error) if is_too_late(&error) => {
+                self.counters.end_refused.add_one();
+                tracing::error!(
+                    %id, message_id = %receipt.message_id, topic = %receipt.topic, %error,
+                    "rolled back too late: if an operator has committed its half message, that is out without rows; if it \
+                     was parked, its copy stays until mq admin txn resume has it asked about and rolled back"
                 );
             }
             Err(error) => {

@@ -14,6 +14,7 @@ use mq_client::Verdict;
 use crate::{
     counters::Sample,
     database::Database,
+    id::DATABASE_PROPERTY,
     marker::{MarkerOwner, Markers},
 };
 pub(crate) use half::{Half, Link, OnDrop};
@@ -62,7 +63,18 @@ impl<D: Database> Source for D {
 
 impl<D: Database> Verdicts for Markers<D> {
     async fn verdict(&self, group: &str, asked: Asked) -> Verdict {
-        Self::verdict(self, asked.transaction_id, MarkerOwner { group, topic: &asked.message.topic }).await
+        let (id, ours) = (asked.transaction_id, self.database_name());
+        let theirs = asked.message.property(DATABASE_PROPERTY).filter(|theirs| **theirs != *ours);
+        let owner = MarkerOwner { group, topic: &asked.message.topic };
+        let verdict = self.verdict_of(id, owner, theirs.is_none()).await;
+        if let Some(theirs) = theirs.filter(|_| verdict == Verdict::Unknown) {
+            tracing::error!(
+                %id, group, theirs, ours,
+                "checkback answered unknown: it is a transaction of another database, or this one was given a new name. \
+                 Instances of one producer group share one database; a service with another one needs a group of its own"
+            );
+        }
+        verdict
     }
 }
 

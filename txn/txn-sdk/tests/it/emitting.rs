@@ -15,8 +15,9 @@ use txn_sdk::{Consumer, Delivered, Effect, Inbox, Message, Msg, TxnProducer, Ver
 use crate::{
     broker::{Broker, OnEnd, OnSend},
     databases::{Engine, Scratch, TestDatabase, on_all_databases},
+    dropped::dropped_after,
     inbox::paid,
-    producer::{dropped_after, producer, sample},
+    producer::{producer, sample},
 };
 
 const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('red packet')";

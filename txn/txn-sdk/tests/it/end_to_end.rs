@@ -65,7 +65,7 @@ async fn pay<D: TestDatabase>(txn: &TxnProducer<D>, topic: &'static str, order: 
     match fate {
         Fate::Pays => drop(paying(false).await),
         Fate::Declined => drop(paying(true).await),
-        Fate::HangsUp(polls) => drop(crate::producer::dropped_after(polls, paying(false)).await),
+        Fate::HangsUp(polls) => drop(crate::dropped::dropped_after(polls, paying(false)).await),
         Fate::InDoubt(behind_our_back) => {
             let Ok(mut transaction) = txn.begin(message()).await else { return };
             D::run(transaction.handle(), insert(order)).await.unwrap();

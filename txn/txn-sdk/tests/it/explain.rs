@@ -87,7 +87,7 @@ async fn a_red_packet_that_is_missing_is_explained_with_what_the_inbox_says<D: T
     assert_eq!(packets.orders().await, 1);
 
     packets.run("DELETE FROM checkback_inbox").await;
-    let why = ["the position of red-packet is behind it, and the inbox has no row order-1: its handler never ran"];
+    let why = ["the position of red-packet is past it, and the inbox has no row order-1: its handler never ran"];
     explained(&admin, "without its row", |told| lacks(told, Stage::Inbox, &why)).await;
     shutdown.cancel();
     consuming.await.unwrap().unwrap();

@@ -6,10 +6,12 @@
 mod apache;
 mod beyond;
 mod broker;
+mod commits;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod cut;
 mod databases;
+mod dropped;
 mod emitting;
 mod end_to_end;
 mod examples;

@@ -1,6 +1,9 @@
 //! The marker table and its fence, driven as the producer and its checkbacks drive them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use mq_protocol::ids::UnixMillis;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -362,9 +365,9 @@ async fn instances_may_start_at_once<D: TestDatabase>(engine: Engine) {
         let database = file.open::<D>().await;
         starts.spawn(async move { Markers::open(database, OWNER.group, options()).await });
     }
-    for started in starts.join_all().await {
-        started.unwrap();
-    }
+    let started: Vec<_> = starts.join_all().await.into_iter().map(|started| started.unwrap()).collect();
+    let names: HashSet<_> = started.iter().map(Markers::database_name).collect();
+    assert_eq!(names.len(), 1, "all know the database by one name: {names:?}");
     if engine == Engine::Sqlite {
         assert_eq!(file.count("SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'").await, 1);
     }

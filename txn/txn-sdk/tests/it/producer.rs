@@ -1,13 +1,10 @@
 //! The transactional producer against a broker that misbehaves: rows and message always agree in the end.
 
 use std::{
-    future::Future,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -16,10 +13,11 @@ use txn_sdk::{BuildError, Message, Outcome, TRANSACTION_ID_PROPERTY, Transaction
 
 use crate::{
     broker::{Broker, OnEnd, OnSend},
-    databases::{Engine, PoolShape, Scratch, TestDatabase, on_all_databases},
+    databases::{Engine, Scratch, TestDatabase, on_all_databases},
 };
 
-const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('paid')";
+const DATABASE_PROPERTY: &str = mq_client::property::SDK_DATABASE;
+pub(crate) const INSERT_ORDER: &str = "INSERT INTO orders (note) VALUES ('paid')";
 
 on_all_databases!(
     commit_publishes,
@@ -27,16 +25,11 @@ on_all_databases!(
     a_half_that_is_not_safe_runs_no_business,
     properties_that_name_a_transaction_are_the_sdks_own,
     a_lost_end_is_made_good_by_the_checkback,
-    a_commit_that_comes_too_late_is_counted_apart,
-    an_unknown_commit_is_in_doubt_until_the_checkback,
-    a_refused_commit_is_an_error_without_rows,
-    a_connection_that_dies_in_the_commit_leaves_it_in_doubt,
-    a_swallowed_error_never_publishes_without_rows,
+    a_verdict_that_comes_too_late_is_counted_apart,
     a_transaction_that_begins_too_late_is_fenced,
-    dropped_calls_end_one_way_or_the_other,
-    dropped_guard_is_rolled_back_and_cancelled,
-    a_dropped_commit_is_published_without_any_checkback,
     a_fresh_instance_answers_for_the_one_before,
+    an_instance_on_another_database_does_not_answer_for_this_one,
+    a_forwarded_message_names_the_database_of_its_own_transaction,
     a_marker_that_cannot_be_written_cancels_the_half,
     shutdown_waits_for_open_transactions,
     many_at_once_all_publish,
@@ -72,7 +65,7 @@ async fn producer_within<D: TestDatabase>(
         .unwrap()
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) fn sample(samples: &[txn_sdk::Sample], name: &str, label: Option<&str>) -> u64 {
     let found = samples.iter().find(|s| s.name == name && s.label.map(|(_, value)| value) == label);
@@ -164,19 +157,19 @@ async fn a_half_that_is_not_safe_runs_no_business<D: TestDatabase>(engine: Engin
 }
 
 /// The half was parked meanwhile: no checkback will come, so this is no lost end.
-async fn a_commit_that_comes_too_late_is_counted_apart<D: TestDatabase>(engine: Engine) {
+async fn a_verdict_that_comes_too_late_is_counted_apart<D: TestDatabase>(engine: Engine) {
     let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
     let txn = producer(&broker, file.open::<D>().await, LONG).await;
     let counted = || ["txn_end_refused_total", "txn_end_lost_total"].map(|name| sample(&txn.counters(), name, None));
     broker.on_end(OnEnd::Refuse(response::ILLEGAL_OPERATION));
     let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
     assert_eq!((sent.outcome, file.orders().await, counted()), (Outcome::Committed, 1, [1, 0]));
-    // A rollback loses nothing by it, and what may be tried again is lost only.
+    // Nor is a rollback's: the half may have been committed by an operator.
     let sent = txn.send(message(), async |_| Err::<(), _>("declined")).await.unwrap();
-    assert_eq!((sent.outcome, counted()), (Outcome::RolledBack("declined"), [1, 1]));
+    assert_eq!((sent.outcome, counted()), (Outcome::RolledBack("declined"), [2, 0]));
     broker.on_end(OnEnd::Refuse(response::SYSTEM_BUSY));
     let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
-    assert_eq!((sent.outcome, counted()), (Outcome::Committed, [1, 2]));
+    assert_eq!((sent.outcome, counted()), (Outcome::Committed, [2, 1]));
 }
 
 async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>(engine: Engine) {
@@ -193,108 +186,6 @@ async fn a_lost_end_is_made_good_by_the_checkback<D: TestDatabase>(engine: Engin
     assert_eq!(sample(&txn.counters(), "txn_end_lost_total", None), 2);
 }
 
-/// The commit fails for real: the transaction was ended behind the SDK's back, once each way. Neither the driver nor the
-/// SDK can know which way it went, and the pool's only connection must be usable afterwards.
-async fn an_unknown_commit_is_in_doubt_until_the_checkback<D: TestDatabase>(engine: Engine) {
-    for (behind_our_back, orders, verdict) in [("COMMIT", 1, Verdict::Commit), ("ROLLBACK", 0, Verdict::Rollback)] {
-        let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-        let database = file.open_as(PoolShape { connections: 1, on_connect: None }).await;
-        let txn = producer::<D>(&broker, database, Duration::ZERO).await;
-        let mut transaction = txn.begin(message()).await.unwrap();
-        D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
-        D::run(transaction.handle(), behind_our_back).await.unwrap();
-        let sent = transaction.commit().await.unwrap();
-        assert_eq!(sent.outcome, Outcome::InDoubt, "{behind_our_back}");
-        assert_eq!(broker.last().ends, [], "{behind_our_back}: never a verdict that is not known");
-        assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 1);
-
-        assert_eq!(broker.settle(0).await, verdict, "{behind_our_back}");
-        assert_eq!(file.orders().await, orders, "{behind_our_back}");
-        assert_eq!(sample(&txn.counters(), "txn_in_doubt", None), 0);
-
-        // The driver still believes the connection inside a transaction: what follows must not become a part of that.
-        let sent = txn.send(message(), async |_| Err::<(), _>("declined")).await.unwrap();
-        assert_eq!(sent.outcome, Outcome::RolledBack("declined"));
-        for round in 1..4 {
-            let sent = txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
-            assert_eq!(sent.outcome, Outcome::Committed, "round {round} on the same pool");
-            assert_eq!(file.orders().await, orders + round);
-        }
-    }
-}
-
-async fn a_refused_commit_is_an_error_without_rows<D: TestDatabase>(engine: Engine) {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    match engine {
-        Engine::MariaDb | Engine::MySql => return, // has no constraint that waits for the commit
-        Engine::Sqlite | Engine::Postgres => {
-            file.run("CREATE TABLE items (order_id BIGINT REFERENCES orders DEFERRABLE INITIALLY DEFERRED)").await;
-        }
-    }
-    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
-    let mut transaction = txn.begin(message()).await.unwrap();
-    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
-    D::run(transaction.handle(), "INSERT INTO items (order_id) VALUES (4711)").await.unwrap();
-    let sent = transaction.commit().await;
-    assert!(matches!(sent, Err(TxnError::CommitRefused(_))), "{sent:?}");
-    assert_eq!(broker.last().ends, [Verdict::Rollback]);
-    assert_eq!(file.orders().await, 0);
-    assert_eq!(broker.check(0).await, Verdict::Rollback);
-}
-
-/// What a server says to a COMMIT, by a trigger that waits for it: only an error of the transaction is a refusal.
-async fn a_connection_that_dies_in_the_commit_leaves_it_in_doubt<D: TestDatabase>(engine: Engine) {
-    if engine != Engine::Postgres {
-        return; // nothing of the others' runs inside a COMMIT
-    }
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    for statement in [
-        "CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN
-             IF NEW.note = 'dies' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
-             IF NEW.note = 'refuses' THEN RAISE EXCEPTION 'no'; END IF;
-             RETURN NULL;
-         END $$",
-        "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
-         FOR EACH ROW EXECUTE FUNCTION at_commit()",
-    ] {
-        file.run(statement).await;
-    }
-    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
-    let insert = async |statement| txn.send(message(), async |tx| D::run(tx, statement).await).await;
-
-    let sent = insert("INSERT INTO orders (note) VALUES ('dies')").await.unwrap();
-    assert_eq!(sent.outcome, Outcome::InDoubt);
-    assert_eq!(broker.last().ends, []);
-    assert_eq!(broker.settle(0).await, Verdict::Rollback);
-
-    let sent = insert("INSERT INTO orders (note) VALUES ('refuses')").await;
-    assert!(matches!(sent, Err(TxnError::CommitRefused(_))), "{sent:?}");
-    assert_eq!(broker.last().ends, [Verdict::Rollback]);
-
-    let sent = insert(INSERT_ORDER).await.unwrap();
-    assert_eq!((sent.outcome, file.orders().await), (Outcome::Committed, 1));
-}
-
-/// Work that goes on after a failed statement. PostgreSQL has given its transaction up then, and rolls it back at the
-/// COMMIT without calling that an error; the others have lost the statement only.
-async fn a_swallowed_error_never_publishes_without_rows<D: TestDatabase>(engine: Engine) {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
-    let mut transaction = txn.begin(message()).await.unwrap();
-    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
-    D::run(transaction.handle(), "INSERT INTO no_such_table VALUES (1)").await.unwrap_err();
-    let sent = transaction.commit().await;
-    if engine == Engine::Postgres {
-        assert!(matches!(sent, Err(TxnError::CommitRefused(_))), "{sent:?}");
-        assert_eq!((broker.last().ends.as_slice(), file.orders().await), ([Verdict::Rollback].as_slice(), 0));
-    } else {
-        assert_eq!(sent.unwrap().outcome, Outcome::Committed);
-        assert_eq!((broker.last().ends.as_slice(), file.orders().await), ([Verdict::Commit].as_slice(), 1));
-    }
-    assert_eq!(vec![broker.check(0).await], broker.last().ends);
-}
-
 async fn a_transaction_that_begins_too_late_is_fenced<D: TestDatabase>(engine: Engine) {
     let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
     let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
@@ -304,83 +195,6 @@ async fn a_transaction_that_begins_too_late_is_fenced<D: TestDatabase>(engine: E
     assert_eq!(broker.last().answers, [Verdict::Rollback]);
     assert_eq!(broker.last().ends, []);
     assert_eq!(file.orders().await, 0);
-}
-
-/// Polls a call `polls` times, then drops it. True: it finished before.
-pub(crate) async fn dropped_after<F: Future>(polls: usize, call: F) -> bool {
-    let mut call = pin!(call);
-    let mut left = polls;
-    std::future::poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(false);
-        }
-        left -= 1;
-        call.as_mut().poll(context).map(|_| true)
-    })
-    .await
-}
-
-async fn dropped_calls_end_one_way_or_the_other<D: TestDatabase>(engine: Engine) {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
-    let mut committed = 0;
-    let (mut cancelled_drops, mut committed_drops) = (0, 0);
-    for round in 0..30 {
-        // How many polls a call takes depends on who wakes whom first: go through all of them, until it finishes.
-        for polls in 0.. {
-            let before = broker.halves().len();
-            let done = dropped_after(polls, txn.send(message(), async |tx| D::run(tx, INSERT_ORDER).await)).await;
-            tokio::time::sleep(Duration::from_millis(2)).await; // let a half that is on its way arrive
-            for index in before..broker.halves().len() {
-                let verdict = broker.settle(index).await;
-                committed += i64::from(verdict == Verdict::Commit);
-                let half = &broker.halves()[index];
-                assert_eq!(file.orders().await, committed, "{polls} polls: {verdict:?}");
-                assert!(
-                    half.ends.iter().all(|end| *end == verdict),
-                    "{polls} polls: {half:?}, the check says {verdict:?}"
-                );
-                match verdict {
-                    _ if done => {}
-                    Verdict::Commit => committed_drops += 1,
-                    _ => cancelled_drops += 1,
-                }
-            }
-            if done {
-                break;
-            }
-        }
-        if round >= 2 && cancelled_drops > 0 && committed_drops > 0 {
-            return;
-        }
-    }
-    panic!("one side of the commit was never hit: {cancelled_drops} cancelled, {committed_drops} committed");
-}
-
-async fn dropped_guard_is_rolled_back_and_cancelled<D: TestDatabase>(engine: Engine) {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    let txn = producer(&broker, file.open::<D>().await, LONG).await;
-    let mut transaction = txn.begin(message()).await.unwrap();
-    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
-    drop(transaction);
-    txn.begin(message()).await.unwrap().rollback().await;
-    txn.shutdown().await;
-    for half in broker.halves() {
-        assert_eq!(half.ends, [Verdict::Rollback]);
-    }
-    assert_eq!((broker.halves().len(), file.orders().await), (2, 0));
-    assert_eq!(sample(&txn.counters(), "txn_outcome_total", Some("rolled_back")), 2);
-}
-
-async fn a_dropped_commit_is_published_without_any_checkback<D: TestDatabase>(engine: Engine) {
-    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
-    let txn = producer(&broker, file.open::<D>().await, LONG).await;
-    let mut transaction = txn.begin(message()).await.unwrap();
-    D::run(transaction.handle(), INSERT_ORDER).await.unwrap();
-    assert!(!dropped_after(1, transaction.commit()).await, "the client hung up as soon as the commit had begun");
-    txn.shutdown().await;
-    assert_eq!(broker.last().ends, [Verdict::Commit]);
-    assert_eq!(file.orders().await, 1);
 }
 
 async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>(engine: Engine) {
@@ -399,6 +213,41 @@ async fn a_fresh_instance_answers_for_the_one_before<D: TestDatabase>(engine: En
     // A message of the group that no transaction of ours sent: nothing is known of it.
     let foreign = broker.add_half(broker.last().without(TRANSACTION_ID_PROPERTY));
     assert_eq!(broker.check(foreign).await, Verdict::Unknown);
+}
+
+async fn an_instance_on_another_database_does_not_answer_for_this_one<D: TestDatabase>(engine: Engine) {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    let first = impatient(&broker, file.open::<D>().await, LONG).await;
+    broker.on_end(OnEnd::Lose);
+    let sent = first.send(message(), async |tx| D::run(tx, INSERT_ORDER).await).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::Committed);
+    first.shutdown().await;
+    let another = Scratch::with_orders(engine).await;
+    let wrong = producer(&broker, another.open::<D>().await, Duration::ZERO).await;
+    assert_eq!(broker.check(0).await, Verdict::Unknown, "that it has no row says nothing");
+    // As the halves of earlier versions: then the group's databases are taken for one.
+    let unnamed = broker.add_half(broker.last().without(DATABASE_PROPERTY));
+    assert_eq!(broker.check(unnamed).await, Verdict::Rollback);
+    assert_eq!(broker.check(0).await, Verdict::Unknown, "a tombstone here fences nothing off there");
+    wrong.shutdown().await;
+    file.run("DELETE FROM checkback_database").await;
+    let _renamed = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    assert_eq!(broker.check(0).await, Verdict::Commit, "the row is here, whatever the database is called");
+}
+
+/// A message that carries all properties of another one.
+async fn a_forwarded_message_names_the_database_of_its_own_transaction<D: TestDatabase>(engine: Engine) {
+    let (broker, file) = (Broker::start().await, Scratch::with_orders(engine).await);
+    let txn = producer(&broker, file.open::<D>().await, Duration::ZERO).await;
+    let forwarded = message().property(DATABASE_PROPERTY, "another one's");
+    let sent = txn.send(forwarded.clone(), async |_| Err::<(), _>("declined")).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::RolledBack("declined"));
+    assert_eq!(broker.check(0).await, Verdict::Rollback);
+    let own = TxnProducer::builder(broker.address()).group("flash-sale").topics(["ORDER_PAID"]);
+    let own = own.verdicts(async |_| Verdict::Unknown).build().await.unwrap();
+    drop(own.begin(forwarded).await.unwrap());
+    own.shutdown().await;
+    assert_eq!(broker.last().property(DATABASE_PROPERTY), None, "it is in no database");
 }
 
 async fn a_marker_that_cannot_be_written_cancels_the_half<D: TestDatabase>(engine: Engine) {
