@@ -160,7 +160,7 @@ impl Broker {
         let offsets = OffsetTable::open(&config, backend.clone(), now).map_err(on_config)?;
         let taken_back = offsets.take_back(|topic, queue| store.queue_bounds(topic, queue).max);
         if taken_back > 0 {
-            warn!(queues = taken_back, "consumer offsets stood behind the end of their queues");
+            warn!(queues = taken_back, "consumer offsets stood past the end of their queues");
         }
         let store_host = SocketAddr::new(advertised_ip(&config), config.listen_port);
         let transactions = Coordinator::open_at_once(

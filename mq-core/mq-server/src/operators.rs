@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use mq_broker::{Broker, Refused};
 use mq_protocol::body::{self, TxnDeed, TxnName, TxnQuery, TxnResumeAll};
 use mq_protocol::codes::{request, response};
@@ -78,7 +78,7 @@ async fn resume(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed
 }
 
 async fn resume_all(broker: State<Arc<Broker>>, peer: Peer, headers: HeaderMap, deed: Bytes) -> Response {
-    let deed = fields(&headers, &deed, &MANY_FIELDS).and_then(read::<TxnResumeAll>);
+    let deed = fields(&headers, &deed, &MANY_FIELDS).map(with_its_number).and_then(read::<TxnResumeAll>);
     change(broker.0, request::TXN_RESUME_ALL, peer.0, &headers, deed).await
 }
 
@@ -125,6 +125,14 @@ fn fields(headers: &HeaderMap, body: &[u8], all: &[&str]) -> Result<Map<String, 
     Ok(fields)
 }
 
+/// What confirms many is their number, as text or as one.
+fn with_its_number(mut fields: Map<String, Value>) -> Map<String, Value> {
+    if let Some(confirm) = fields.get_mut("confirm").filter(|confirm| confirm.is_u64()) {
+        *confirm = confirm.to_string().into();
+    }
+    fields
+}
+
 fn read<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Slip> {
     serde_json::from_value(Value::Object(fields)).map_err(unreadable)
 }
@@ -155,7 +163,7 @@ async fn answer(broker: Arc<Broker>, code: i32, question: &impl Serialize, peer:
     // It reads the disk, and may wait for it.
     let done = tokio::task::spawn_blocking(move || broker.operate(code, &question, peer)).await;
     match done {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(Ok(body)) => document(StatusCode::OK, &body),
         Ok(Err(Refused { code, reason })) => refused(status(code), &reason),
         Err(_) => refused(StatusCode::INTERNAL_SERVER_ERROR, "the broker failed at this request, see its log"),
     }
@@ -172,5 +180,10 @@ fn status(code: i32) -> StatusCode {
 }
 
 fn refused(status: StatusCode, reason: &str) -> Response {
-    (status, Json(serde_json::json!({ "error": reason }))).into_response()
+    document(status, &body::to_json(&serde_json::json!({ "error": reason })))
+}
+
+/// One line of JSON.
+fn document(status: StatusCode, json: &[u8]) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], [json, b"\n"].concat()).into_response()
 }

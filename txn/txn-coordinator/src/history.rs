@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::iter;
 use std::net::SocketAddr;
 
 use mq_protocol::ids::UnixMillis;
@@ -111,14 +112,29 @@ impl History {
     pub(crate) fn of(&self, halves: &[HalfOffset]) -> Vec<Told> {
         let mut found = BTreeMap::new();
         for half in halves {
-            let mut next = self.last.get(half).copied();
-            while let Some(number) = next.filter(|number| *number >= self.first) {
-                let Event { at, half, what, by, before } = &self.events[(number - self.first) as usize];
+            for (number, Event { at, half, what, by, .. }) in self.events_of(*half) {
                 found.insert(number, Told { at: *at, half: *half, by: by.to_string(), what: what.to_string() });
-                next = *before;
             }
         }
         found.into_values().collect()
+    }
+
+    /// How often somebody was asked about them; `None`: that is not remembered.
+    pub(crate) fn checks(&self, halves: &[HalfOffset]) -> Option<u32> {
+        let attempt = |event: &Event| match event.what {
+            EventKind::Asked { attempt } => Some(attempt),
+            _ => None,
+        };
+        halves.iter().flat_map(|half| self.events_of(*half)).filter_map(|(_, event)| attempt(event)).max()
+    }
+
+    /// Newest first, with their numbers.
+    fn events_of(&self, half: HalfOffset) -> impl Iterator<Item = (u64, &Event)> {
+        let event = |number: Option<u64>| {
+            let number = number.filter(|number| *number >= self.first)?;
+            Some((number, &self.events[(number - self.first) as usize]))
+        };
+        iter::successors(event(self.last.get(&half).copied()), move |(_, newer)| event(newer.before))
     }
 }
 

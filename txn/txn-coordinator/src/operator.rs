@@ -59,8 +59,10 @@ pub struct Subject {
     pub keys: String,
     pub stored_at: UnixMillis,
     pub born_at: UnixMillis,
-    /// Who sent it: its client; where that is not known (a restart forgets it), the address that it came from.
-    pub client: String,
+    /// Who sent it, as long as that is remembered: neither longer than the half is open, nor beyond a restart.
+    pub client: Option<String>,
+    /// The address that it came from.
+    pub born_host: String,
 }
 
 /// A half message without an outcome (or, in [`Shown`], with one).
@@ -68,10 +70,11 @@ pub struct Subject {
 pub struct PendingHalf {
     pub half: HalfOffset,
     pub subject: Subject,
-    pub checks: u32,
+    /// `None`: of an ended one it is not remembered.
+    pub checks: Option<u32>,
     pub max_checks: u32,
-    /// Attempts since the last delivered check that found nobody to ask.
-    pub unasked: u32,
+    /// Attempts since the last delivered check that found nobody to ask; of an open one.
+    pub unasked: Option<u32>,
     pub next_check_at: Option<UnixMillis>,
     /// All open halves of the transaction.
     pub halves: Vec<HalfOffset>,
@@ -212,11 +215,12 @@ impl Coordinator {
 
     /// The transaction of a half, open or ended; `None` when the half is not on disk.
     pub fn show(&self, half: HalfOffset) -> Result<Option<Shown>, ReadError> {
-        let Some(row) = self.0.row(half)? else { return Ok(None) };
+        let Some(mut row) = self.0.row(half)? else { return Ok(None) };
         let state = self.0.state.lock();
         let members = row.halves.iter().map(|half| (*half, state.engine.part_of(*half))).collect();
         let mut halves = row.halves.clone();
         halves.push(half);
+        row.checks = row.checks.or_else(|| state.history.checks(&halves));
         let (outcome, history) = (state.engine.outcome(half), state.history.of(&halves));
         Ok(Some(Shown { half: row, outcome, members, history }))
     }
@@ -308,9 +312,9 @@ fn row(half: HalfOffset, record: &StoredMessage, pending: Option<Pending>) -> Pe
     PendingHalf {
         half,
         subject: subject(record, known.and_then(|pending| Some(pending.client.as_ref()?.to_string()))),
-        checks: known.map_or(0, |pending| pending.checks),
+        checks: known.map(|pending| pending.checks),
         max_checks: known.map_or(0, |pending| pending.check_max),
-        unasked: known.map_or(0, |pending| pending.unasked),
+        unasked: known.map(|pending| pending.unasked),
         next_check_at: known.map(|pending| pending.due),
         decided: known.and_then(|pending| pending.decided),
         halves: known.map_or_else(Vec::new, |pending| pending.halves.to_vec()),
@@ -331,7 +335,8 @@ fn subject(record: &StoredMessage, client: Option<String>) -> Subject {
         keys: text(message, name::KEYS),
         stored_at: record.store_timestamp,
         born_at: message.born_timestamp,
-        client: client.unwrap_or_else(|| message.born_host.to_string()),
+        client,
+        born_host: message.born_host.to_string(),
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn rebuild(
     let mut from = LogOffset::ZERO;
     while let Err(error) = rebuilt.replay_from(store, from, now) {
         let Some(at) = error.damaged_at() else { return Err(error) };
-        tracing::error!(%error, "a damaged record is left out; verdicts behind it may be known only as rolled back");
+        tracing::error!(%error, "a damaged record is left out; verdicts after it may be known only as rolled back");
         let Some(next) = next_record(store, at)? else { break };
         from = next;
     }

@@ -23,7 +23,8 @@ pub(super) fn resume_all(broker: &Broker, deed: &TxnResumeAll, from: SocketAddr)
     let waiting: Vec<ParkedHalf> = page.rows.into_iter().filter(|half| half.now == ParkedNow::Parked).collect();
     let count = waiting.len();
     if confirm.trim().parse() != Ok(count) {
-        let reason = format!("{count} given-up half messages wait there, not {confirm:?}: nothing was done");
+        let wait = if count == 1 { "half message waits" } else { "half messages wait" };
+        let reason = format!("{count} given-up {wait} there, not {confirm:?}: nothing was done");
         let (group, outcome) = (group.as_deref().unwrap_or_default(), format!("refused: {reason}"));
         let line = Line {
             at: broker.clock.now().0,
@@ -78,7 +79,11 @@ fn is_its_own(refusal: &Refusal) -> bool {
 fn said(so_far: &TxnResumedAll) -> String {
     let refused = match so_far.refused.len() {
         0 => String::new(),
+        1 => "; 1 stays as it was".to_owned(),
         refused => format!("; {refused} stay as they were"),
     };
-    format!("{} half messages are asked about again{refused}", so_far.resumed)
+    match so_far.resumed {
+        1 => format!("1 half message is asked about again{refused}"),
+        resumed => format!("{resumed} half messages are asked about again{refused}"),
+    }
 }

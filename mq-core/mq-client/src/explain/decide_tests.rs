@@ -1,11 +1,14 @@
 //! Every step that can be missing, alone, with the cause that is named for it; and the whole of a good story.
 
-use mq_protocol::body::{TxnEvent, TxnHalf};
+use mq_protocol::body::{InboxAnswer, TxnEvent, TxnHalf, TxnShown, TxnState};
 
-use super::super::facts::RetryFacts;
+use super::super::facts::{GroupFacts, RetryFacts, RetryFate, TransactionFacts};
 use super::*;
 
 const NOW: i64 = 1_000_000;
+const LATE: &str = "said commit, refused: the transaction is already parked; its first outcome stands";
+const INCOMPLETE: &str =
+    "said commit, refused: the transaction has 1 of its 2 messages; send the others first, or roll it back";
 
 /// A transaction that was committed, and consumed by one group.
 fn good() -> Facts {
@@ -14,7 +17,7 @@ fn good() -> Facts {
         part: 1,
         parts: 2,
         state: TxnState::Committed,
-        checks: 1,
+        checks: Some(1),
         max_checks: Some(15),
         ..TxnHalf::default()
     };
@@ -59,12 +62,24 @@ fn open(facts: &mut Facts) -> &mut TransactionFacts {
     let half = &mut facts.transactions[0];
     half.stored_at = UnixMillis(NOW - 60_000);
     told(half).state = TxnState::Open;
-    told(half).checks = 3;
+    told(half).checks = Some(3);
+    half
+}
+
+/// The same, given up now.
+fn given_up(facts: &mut Facts) -> &mut TransactionFacts {
+    let half = open(facts);
+    half.parked = vec![(UnixMillis(NOW), 2)];
+    told(half).state = TxnState::Parked;
     half
 }
 
 fn told(half: &mut TransactionFacts) -> &mut TxnHalf {
     &mut half.shown.as_mut().expect("its broker tells").half
+}
+
+fn says(half: &mut TransactionFacts, at: i64, what: &str) {
+    half.shown.as_mut().expect("its broker tells").history.push(event(at, 7, what, "shop-1"));
 }
 
 /// The message without a transaction, before its group handled it.
@@ -159,10 +174,20 @@ fn what_happens_again_and_again_is_one_row() {
 }
 
 #[test]
+fn what_an_operator_does_is_no_check() {
+    let mut facts = good();
+    let said = event(11_500, 7, "said commit", "operator alice (127.0.0.1:5)");
+    facts.transactions[0].shown.as_mut().expect("it tells").history.push(said);
+    let steps = decide(&facts).timeline.into_iter().map(|step| (step.stage, step.what));
+    let by_hand: Vec<_> = steps.filter(|(stage, _)| *stage == Stage::Operator).collect();
+    assert_eq!(by_hand, [(Stage::Operator, "operator alice (127.0.0.1:5) said commit".to_owned())]);
+}
+
+#[test]
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
     type Named = (Stage, &'static str, &'static str);
-    let table: [(&str, Change, Option<Named>); 35] = [
+    let table: [(&str, Change, Option<Named>); 41] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (
@@ -190,7 +215,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
         ),
         (
             "not asked yet",
-            |facts| told(open(facts)).checks = 0,
+            |facts| told(open(facts)).checks = Some(0),
             Some((Stage::Verdict, "not checked, no verdict: the producer has not said", "mq admin txn check 7")),
         ),
         (
@@ -198,14 +223,75 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             |facts| {
                 open(facts);
             },
-            Some((Stage::Verdict, "1 client of shop online, but none knows how", "the checker of shop")),
+            Some((Stage::Verdict, "1 client of shop online, but none answers checks", "the checker of shop")),
+        ),
+        (
+            "asked, and not over yet",
+            |facts| {
+                let half = open(facts);
+                told(half).next_check_at = Some(NOW + 9_000);
+                says(half, NOW - 5_000, "said unknown");
+            },
+            Some((Stage::Verdict, "shop answers `unknown`: the transaction is not over", "wait;")),
+        ),
+        (
+            "asked as often as may be",
+            |facts| {
+                let half = open(facts);
+                (told(half).checks, told(half).next_check_at) = (Some(15), Some(NOW + 9_000));
+            },
+            Some((Stage::Verdict, "unless it is told before, it is given up in 9", "the checker of shop")),
+        ),
+        (
+            "given up, and known since",
+            |facts| {
+                let half = given_up(facts);
+                says(half, 11_500, "said unknown");
+                says(half, NOW + 500, LATE);
+            },
+            Some((
+                Stage::Verdict,
+                "given up after 3 checks: producer group shop has said how the transaction ended only since then",
+                "it will say so again when asked: `mq admin txn resume p2`",
+            )),
+        ),
+        (
+            "given up, for nobody was there, and known since",
+            |facts| {
+                let half = given_up(facts);
+                told(half).checks = Some(0);
+                says(half, NOW + 500, LATE);
+            },
+            Some((Stage::Verdict, "given up: producer group shop has said how the transaction ended", "say so again")),
+        ),
+        (
+            "resumed and given up once more, and not known since",
+            |facts| {
+                let half = open(facts);
+                half.again = vec![(UnixMillis(NOW - 10_000), 9)];
+                half.parked = vec![(UnixMillis(NOW - 30_000), 2), (UnixMillis(NOW), 3)];
+                told(half).state = TxnState::Parked;
+                says(half, NOW - 20_000, LATE);
+            },
+            Some((
+                Stage::Verdict,
+                "given up after 3 checks: no client of producer group shop answered",
+                "once the group knows: `mq admin txn resume p3`",
+            )),
+        ),
+        (
+            "given up, for a part is missing",
+            |facts| says(given_up(facts), 11_500, INCOMPLETE),
+            Some((
+                Stage::Verdict,
+                "given up after 3 checks: producer group shop said commit, refused: the transaction has 1 of its 2 messages",
+                "once that is mended: `mq admin txn resume p2`",
+            )),
         ),
         (
             "given up",
             |facts| {
-                let half = open(facts);
-                half.parked = vec![(UnixMillis(NOW), 2)];
-                told(half).state = TxnState::Parked;
+                given_up(facts);
             },
             Some((
                 Stage::Verdict,
@@ -215,13 +301,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
         ),
         (
             "given up, for nobody knew",
-            |facts| {
-                let half = open(facts);
-                half.parked = vec![(UnixMillis(NOW), 2)];
-                told(half).state = TxnState::Parked;
-                let history = &mut half.shown.as_mut().expect("its broker tells").history;
-                history.push(event(11_500, 7, "said unknown", "shop-1"));
-            },
+            |facts| says(given_up(facts), 11_500, "said unknown"),
             Some((
                 Stage::Verdict,
                 "given up after 3 checks: producer group shop answered, and never with a verdict",
@@ -230,11 +310,7 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
         ),
         (
             "given up, for nobody was there",
-            |facts| {
-                let half = open(facts);
-                half.parked = vec![(UnixMillis(NOW), 2)];
-                (told(half).state, told(half).checks) = (TxnState::Parked, 0);
-            },
+            |facts| told(given_up(facts)).checks = Some(0),
             Some((Stage::Verdict, "given up: no client of producer group shop was there", "mq admin txn resume p2")),
         ),
         (
@@ -373,8 +449,8 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             |facts| facts.messages[0].groups[0].inbox = not_there(),
             Some((
                 Stage::Inbox,
-                "the position of packets is behind it, and the inbox has no row order-7: its handler never ran",
-                "mq admin offset reset packets PAID",
+                "the position of packets is past it, and the inbox has no row order-7: its handler never ran",
+                "`mq admin offset reset packets PAID --to 12000 --apply`",
             )),
         ),
         (
@@ -444,7 +520,7 @@ fn a_good_story_is_told_in_the_order_of_its_times() {
             "12000 Verdict Broker: committed",
             "12000 Visible Log: visible at offset 4 of queue 3 of PAID on a",
             "13000 Retry Log: try 2 for packets: the one before failed",
-            "14500 Delivery Broker: acknowledged by packets at try 2: its committed position is behind it",
+            "14500 Delivery Broker: acknowledged by packets at try 2: its committed position is past it",
             "14500 Delivery Trace: packets handled it in 3 ms",
         ]
     );

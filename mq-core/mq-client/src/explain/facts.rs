@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mq_protocol::body::{InboxAnswer, TxnShown};
+use mq_protocol::body::{InboxAnswer, TxnEvent, TxnShown};
 use mq_protocol::ids::UnixMillis;
 
 use crate::trace::TraceRecord;
@@ -54,6 +54,11 @@ impl TransactionFacts {
     /// The half that is asked about, if any is, and when it was stored.
     pub(super) fn last(&self) -> (UnixMillis, u64) {
         self.again.last().copied().unwrap_or((self.stored_at, self.half))
+    }
+
+    /// What its broker tells of it, if it is such.
+    pub(super) fn told(&self, such: impl Fn(&str) -> bool) -> impl Iterator<Item = &TxnEvent> {
+        self.shown.iter().flat_map(|shown| &shown.history).filter(move |event| such(&event.what))
     }
 }
 

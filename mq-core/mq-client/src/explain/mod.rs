@@ -51,6 +51,8 @@ pub struct Missing {
 pub enum Stage {
     Half,
     Check,
+    /// What somebody did or said by hand.
+    Operator,
     Parked,
     Verdict,
     Delayed,

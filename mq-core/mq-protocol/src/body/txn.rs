@@ -78,18 +78,23 @@ pub struct TxnHalf {
     pub topic: String,
     pub queue_id: u32,
     pub keys: String,
-    /// Who sent it: its client, while the broker remembers; else the address that it came from.
+    /// Who sent it, while the broker remembers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// The address that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub born_host: Option<String>,
     pub born_at: i64,
     /// Of a given-up one: when it was given up.
     pub stored_at: i64,
-    /// Questions that were handed to a client.
-    pub checks: u32,
+    /// Questions that were handed to a client; of an ended one as far as the broker remembers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checks: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_checks: Option<u32>,
-    /// Attempts in a row that found nobody to ask.
-    pub unasked: u32,
+    /// Of an open one: attempts in a row that found nobody to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unasked: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_check_at: Option<i64>,
     /// Why it was given up.

@@ -32,8 +32,7 @@ pub(crate) async fn explain(options: &ExplainOptions) -> Result<()> {
     let explained = admin.explain(&options.key, options.topic.as_deref()).await;
     let explanation = explained.map_err(|error| options.reach.hinted(error.into()))?;
     timeline(&explanation).document(serde_json::to_value(&explanation)?).print(options.reach.output)?;
-    let place = options.topic.as_ref().map_or("any topic".to_owned(), |topic| format!("topic {topic}"));
-    ensure!(!explanation.timeline.is_empty(), "no half message and no message of {place} has the key {}", options.key);
+    ensure!(!explanation.timeline.is_empty(), "nothing is known of {}", options.key);
     Ok(())
 }
 
@@ -66,6 +65,7 @@ fn word(stage: Stage) -> &'static str {
     match stage {
         Stage::Half => "half message",
         Stage::Check => "check",
+        Stage::Operator => "operator",
         Stage::Parked => "parked",
         Stage::Verdict => "verdict",
         Stage::Delayed => "delay",

@@ -201,11 +201,16 @@ impl Confirmation {
 }
 
 fn type_again(deed: &str, name: &str, unasked: &str) -> Result<()> {
+    ensure!(typed(deed, name)? == name, "nothing was done: {name} was not typed ({unasked})");
+    Ok(())
+}
+
+/// What is typed when the name is asked for.
+fn typed(deed: &str, name: &str) -> Result<String> {
     let mut prompt = std::io::stderr().lock();
     let _ = write!(prompt, "{deed}. Type {name} to go on: ");
     let _ = prompt.flush();
     let mut typed = String::new();
     std::io::stdin().lock().read_line(&mut typed)?;
-    ensure!(typed.trim() == name, "nothing was done: {name} was not typed ({unasked})");
-    Ok(())
+    Ok(typed.trim().to_owned())
 }

@@ -13,7 +13,7 @@ use mq_protocol::body::{TxnDeed, TxnEvent, TxnHalf, TxnName, TxnPage, TxnQuery, 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Sheet, moment, type_again};
+use super::{Sheet, moment, typed};
 use resuming::ResumeOptions;
 
 #[derive(Debug, Subcommand)]
@@ -133,11 +133,15 @@ pub(super) enum Word {
 }
 
 impl Confirm {
-    fn of(&self, deed: &str, id: &str) -> Result<String> {
-        match &self.confirm {
-            Some(id) => Ok(id.clone()),
-            None => type_again(deed, id, "--confirm does not ask").map(|()| id.to_owned()),
+    /// Nobody is asked to confirm what is known to be refused. A slip is the broker's to refuse: its audit has it then.
+    fn of(&self, deed: &str, id: &str, look: impl FnOnce() -> Result<()>) -> Result<String> {
+        if let Some(id) = &self.confirm {
+            return Ok(id.clone());
         }
+        look()?;
+        let typed = typed(deed, id)?;
+        ensure!(!typed.is_empty(), "nothing was done: {id} was not typed (--confirm does not ask)");
+        Ok(typed)
     }
 }
 
@@ -171,7 +175,7 @@ pub(super) async fn txn(admin: &Admin, verb: &TxnVerb) -> Result<Sheet> {
                 (others, _) => format!(" and {others} others"),
             };
             let what = format!("half {}{all} of group {} for {} will {will}", which.half, half.group, half.topic);
-            let confirm = confirm.of(&what, &half.transaction_id)?;
+            let confirm = confirm.of(&what, &half.transaction_id, || which.may_be_resolved(&half))?;
             Ok(Sheet::done(admin.resolve_transaction(&broker, &which.deed(confirm, Some(verdict), by)).await?))
         }
         TxnVerb::Resume(options) => resuming::resume(admin, options).await,
@@ -186,6 +190,23 @@ impl Which {
             Some(shown) => Ok((broker, shown)),
             None => anyhow::bail!("{} has no half message {}, or not any more", broker.name, self.half),
         }
+    }
+
+    fn may_be_resolved(&self, half: &TxnHalf) -> Result<()> {
+        ensure!(matches!(half.state, TxnState::Open | TxnState::Parked), self.over(half));
+        Ok(())
+    }
+
+    fn may_be_resumed(&self, half: &TxnHalf) -> Result<()> {
+        ensure!(half.state != TxnState::Open, "half {} is open: only what was given up is resumed", self.half);
+        ensure!(half.state == TxnState::Parked, self.over(half));
+        Ok(())
+    }
+
+    /// Of one that was ended, or resumed.
+    fn over(&self, half: &TxnHalf) -> String {
+        let again = half.resumed_as.map(|again| format!(", as half {again}")).unwrap_or_default();
+        format!("half {} is {} already{again}: nothing was done", self.half, word(half.state))
     }
 
     fn deed(&self, confirm: String, verdict: Option<TxnVerdict>, By { by }: &By) -> TxnDeed {
@@ -266,7 +287,7 @@ fn row(broker: &str, half: TxnHalf, now: UnixMillis) -> [Value; 15] {
         half.topic.into(),
         half.transaction_id.into(),
         half.keys.into(),
-        half.client.into(),
+        half.client.or(half.born_host).into(),
         half.checks.into(),
         half.max_checks.into(),
         half.unasked.into(),

@@ -54,7 +54,8 @@ fn a_business_key_is_followed_from_its_half_message_to_its_acknowledgement() {
     }
     let (_, said, error) = printed(&["explain", "--namesrv", &names, "--key", "order-7"]);
     assert!(
-        said.contains("missing: half message") && error.contains("error: no half message and no message"),
+        said.contains("missing: half message: no half message and no message")
+            && error.contains("error: nothing is known of order-7"),
         "{error}"
     );
 

@@ -1,6 +1,6 @@
 //! `mq` as a child process, killed when dropped.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -119,6 +119,15 @@ pub(crate) fn outcome(arguments: &[&str]) -> (bool, String) {
 /// The same, with what it printed on stdout.
 pub(crate) fn printed(arguments: &[&str]) -> (bool, String, String) {
     let output = command(arguments).stderr(Stdio::piped()).output().expect("mq starts");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+/// The same, for one who types this line.
+pub(crate) fn printed_when_told(arguments: &[&str], line: &str) -> (bool, String, String) {
+    let mut child = command(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mq starts");
+    writeln!(child.stdin.take().expect("piped"), "{line}").expect("it reads");
+    let output = child.wait_with_output().expect("mq ends");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (output.status.success(), text(output.stdout), text(output.stderr))
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mq_client::{Admin, CheckedHalf, ClientOptions, HalfReceipt, Message, Producer, Verdict};
 use serde_json::{Value, json};
 
-use crate::process::{Mq, PATIENCE, printed};
+use crate::process::{Mq, PATIENCE, printed, printed_when_told};
 
 const GROUP: &str = "order-service";
 /// Longer than any test takes.
@@ -57,9 +57,18 @@ impl Scene {
     }
 
     fn run(&self, words: &str) -> (bool, String, String) {
+        printed(&self.arguments(words))
+    }
+
+    /// By one who answers the prompt.
+    fn run_and_type(&self, words: &str, line: &str) -> (bool, String, String) {
+        printed_when_told(&self.arguments(words), line)
+    }
+
+    fn arguments<'a>(&'a self, words: &'a str) -> Vec<&'a str> {
         let mut arguments = vec!["admin", "--namesrv", &self.names, "--output", "json", "txn"];
         arguments.extend(words.split(' '));
-        printed(&arguments)
+        arguments
     }
 
     fn json(&self, words: &str) -> Value {
@@ -103,6 +112,7 @@ impl Scene {
         stream.read_to_string(&mut answer).expect("an answer");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        assert!(body.is_empty() || body.ends_with("}\n"), "{request}: {answer}");
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 }
@@ -150,6 +160,8 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
     let told = sentences(&shown);
     assert!(told.contains("a check was ordered") && told.contains("asked (check 1)"), "{told}");
 
+    let said = scene.refused(&format!("resume {number}"));
+    assert!(said.contains("half 0 is open: only what was given up is resumed") && !said.contains("to go on"), "{said}");
     assert!(scene.refused(&format!("resolve {number} commit")).contains("was not typed (--confirm does not ask)"));
     let slip = scene.refused(&format!("resolve {number} commit --confirm another"));
     assert!(slip.contains(&id) && slip.contains("nothing was done"), "{slip}");
@@ -158,8 +170,13 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
     let again = scene.json(&format!("resolve {number} commit --confirm {id}"));
     assert!(again["done"].as_str().is_some_and(|said| said.contains("before; nothing changed")), "{again}");
     assert!(scene.refused(&format!("resolve {number} rollback --confirm {id}")).contains("already committed"));
+    for deed in ["resolve 0 rollback", "resolve 0 commit", "resume 0"] {
+        let said = scene.refused(deed);
+        assert!(said.contains("half 0 is committed already") && !said.contains("to go on"), "{deed}: {said}");
+    }
     let shown = scene.json(&format!("show {number}"));
-    assert_eq!(shown["half"]["state"], "committed");
+    assert_eq!((&shown["half"]["state"], &shown["half"]["checks"]), (&json!("committed"), &json!(1)));
+    assert!(shown["half"]["client"].is_null() && shown["half"]["bornHost"].is_string(), "{shown}");
     assert!(sentences(&shown).contains("operator "), "{shown}");
     assert!(scene.refused("show 99").contains("no half message 99"));
     assert_eq!(scene.rows("list"), json!([]));
@@ -199,6 +216,25 @@ fn an_operator_sees_asks_and_settles_a_transaction_and_the_audit_has_it() {
 }
 
 #[test]
+fn what_is_typed_at_the_prompt_settles_the_half_or_is_a_slip_that_the_audit_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let scene = Scene::set(directory.path(), LONG);
+    let half = scene.half("order-6", true);
+    let (id, deed) = (half.message_id.to_string(), format!("resolve {} rollback", half.half_offset.0));
+    let (done, _, said) = scene.run_and_type(&deed, "");
+    assert!(!done && said.contains("was not typed"), "{said}");
+    assert!(!directory.path().join("store/checkback/audit.jsonl").exists(), "nothing was tried");
+    let (done, _, said) = scene.run_and_type(&deed, "wrong");
+    assert!(!done && said.contains(&id) && said.contains("nothing was done"), "{said}");
+    let lines = audit(directory.path());
+    assert!(lines.len() == 2 && lines[1].2.contains(r#"not to "wrong""#), "{lines:?}");
+    assert_eq!(scene.rows("list")[0]["state"], "open");
+    let (done, said, error) = scene.run_and_type(&deed, &id);
+    assert!(done && said.contains("is rolled back"), "{said} {error}");
+    assert!(scene.mq.stop().success());
+}
+
+#[test]
 fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let scene = Scene::set(directory.path(), Duration::from_millis(200));
@@ -225,6 +261,10 @@ fn a_half_that_was_given_up_is_asked_about_again_when_an_operator_resumes_it() {
     assert_eq!((&parked[0]["state"], &parked[1]["parked"]), (&json!("resumed"), &json!(1)));
     let again = scene.refused(&format!("resume p0 --confirm {id}"));
     assert!(again.contains("p0 was resumed before"), "{again}");
+    for deed in ["resume p0", "resolve p0 commit"] {
+        let said = scene.refused(deed);
+        assert!(said.contains("half p0 is resumed already") && !said.contains("to go on"), "{deed}: {said}");
+    }
     // The half's own number stands for its copy.
     let done = scene.json(&format!("resolve 1 commit --confirm {id}"));
     assert_eq!(done, json!({"done": format!("transaction {id} is committed")}));
@@ -267,6 +307,8 @@ fn all_that_were_given_up_are_resumed_by_one_confirmation_and_each_has_its_audit
     for (body, status, why) in [
         (json!({"confirm": "4", "by": "alice"}), 400, "5 given-up half messages wait there, not \"4\""),
         (json!({"confirm": "5", "limit": 2}), 400, "2 given-up half messages wait there"),
+        (json!({"confirm": 1, "limit": 2}), 400, "2 given-up half messages wait there, not \"1\""),
+        (json!({"confirm": true}), 400, "invalid type"),
         (json!({"confirm": "5", "grp": "others"}), 400, "is none of confirm, by"),
     ] {
         let (said, answer) = scene.http(all, LOCAL_JSON, &body.to_string());
@@ -274,9 +316,10 @@ fn all_that_were_given_up_are_resumed_by_one_confirmation_and_each_has_its_audit
     }
     assert_eq!(scene.http(all, FOREIGN_JSON, &json!({"confirm": "5"}).to_string()).0, 403);
     waiting(5);
-    // A page of two, as a console does it, or somebody who was interrupted; then the rest.
-    let (status, page) = scene.http(all, LOCAL_JSON, &json!({"limit": 2, "confirm": "2", "by": "alice"}).to_string());
-    assert_eq!((status, &page["resumed"], &page["next"]), (200, &json!(2), &json!(2)), "{page}");
+    // A page of one, as a console does it, or somebody who was interrupted; then the rest.
+    let (status, page) = scene.http(all, LOCAL_JSON, &json!({"limit": 1, "confirm": 1, "by": "alice"}).to_string());
+    assert_eq!((status, &page["resumed"], &page["next"]), (200, &json!(1), &json!(1)), "{page}");
+    assert_eq!(page["done"], "1 half message is asked about again");
     let resumed = |text: &str| {
         let deeds = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         let mut copies: Vec<u64> = deeds
@@ -290,15 +333,15 @@ fn all_that_were_given_up_are_resumed_by_one_confirmation_and_each_has_its_audit
     };
     let path = directory.path().join("store/checkback/audit.jsonl");
     let text = std::fs::read_to_string(&path).expect("it is there");
-    assert_eq!(resumed(&text), [0, 1]);
+    assert_eq!(resumed(&text), [0]);
     assert!(text.contains(r#""deed":"resume all""#) && text.contains("wait there, not"), "the refusals: {text}");
-    // The first two are given up once more.
+    // The first one is given up once more.
     waiting(5);
     assert_eq!(
         scene.json("resume --all --confirm 5 --group order-service"),
         json!({"done": "5 halves are asked about again"})
     );
-    assert_eq!(resumed(&std::fs::read_to_string(path).expect("it is there")), [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(resumed(&std::fs::read_to_string(path).expect("it is there")), [0, 1, 2, 3, 4, 5]);
     assert!(scene.mq.stop().success());
 }
 

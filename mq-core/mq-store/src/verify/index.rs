@@ -306,7 +306,7 @@ impl OneFile {
                         add(at..at + 4, format!("slot {slot} names entry {newest}, its newest is {expected}"))
                     }
                     MAX_FINDINGS => {
-                        add(at..at + 4, format!("slot {slot} and perhaps more behind it name other entries"))
+                        add(at..at + 4, format!("slot {slot} and perhaps more after it name other entries"))
                     }
                     _ => {}
                 }

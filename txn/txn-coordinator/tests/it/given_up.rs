@@ -90,7 +90,8 @@ fn a_copy_says_which_half_it_was_why_and_who_answered_what_also_after_a_restart(
         assert_eq!(told, [("a", Some("no verdict")), ("b", Some("nobody to ask"))]);
         assert_eq!(rows.iter().map(|row| row.half).collect::<Vec<_>>(), [Some(HalfOffset(0)), Some(HalfOffset(1))]);
         let row = &rows[0];
-        assert_eq!((row.checks, row.max_checks, &*row.subject.client, row.now), (3, 3, "client-1", ParkedNow::Parked));
+        let client = row.subject.client.as_deref();
+        assert_eq!((row.checks, row.max_checks, client, row.now), (3, 3, Some("client-1"), ParkedNow::Parked));
         let (_, told) = bench.coordinator.show_parked(FIRST).unwrap().unwrap();
         let told: Vec<_> = told.iter().map(|told| format!("{}: {}", told.by, told.what)).collect();
         let mut expected = vec!["client-1: sent it".to_owned()];

@@ -41,7 +41,7 @@ fn pending_halves_are_listed_in_pages_with_what_is_known_of_them() {
     let of = &row.subject;
     assert_eq!((&*of.group, &*of.topic, of.log_offset, row.max_checks), (GROUP, TOPIC, places[0].log, 3));
     let next_check = row.next_check_at.map(|at| at.since(of.stored_at).as_secs());
-    assert_eq!((&*of.client, next_check), ("client-1", Some(6)));
+    assert_eq!((of.client.as_deref(), next_check), (Some("client-1"), Some(6)));
     assert_eq!(bench.coordinator.find(GROUP, "t07").to_vec(), [places[7].half]);
     assert!(bench.coordinator.find(GROUP, "t03").is_empty() && bench.coordinator.find("others", "t07").is_empty());
 }
@@ -75,6 +75,10 @@ fn every_question_and_answer_is_told_with_who_gave_it() {
     );
     let shown = bench.coordinator.show(half.half).unwrap().unwrap();
     assert_eq!((shown.outcome, shown.half.next_check_at, shown.members.len()), (Some(Outcome::Committed), None, 0));
+    assert_eq!((shown.half.checks, shown.half.unasked, shown.half.subject.client), (Some(1), None, None));
+    let unasked = bench.half("b");
+    bench.end(unasked, "b", Verdict::Commit).unwrap();
+    assert_eq!(bench.coordinator.show(unasked.half).unwrap().unwrap().half.checks, None, "nothing is remembered of it");
     assert_eq!(bench.coordinator.show(HalfOffset(99)).unwrap(), None);
 }
 

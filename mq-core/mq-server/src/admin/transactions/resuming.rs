@@ -45,7 +45,8 @@ async fn one(admin: &Admin, half: Number, options: &ResumeOptions) -> Result<She
     let which = Which { half, broker: options.broker.clone() };
     let (broker, TxnShown { half, .. }) = which.find(admin).await?;
     let what = format!("group {} will be asked again about a message for {}", half.group, half.topic);
-    let confirm = Confirm { confirm: options.confirm.clone() }.of(&what, &half.transaction_id)?;
+    let confirm = Confirm { confirm: options.confirm.clone() };
+    let confirm = confirm.of(&what, &half.transaction_id, || which.may_be_resumed(&half))?;
     Ok(Sheet::done(admin.resume_transaction(&broker, &which.deed(confirm, None, &options.by)).await?))
 }
 
@@ -72,8 +73,9 @@ async fn all(admin: &Admin, options: &ResumeOptions) -> Result<Sheet> {
     let text = count.to_string();
     let what = format!("{whose} will be asked again about all that were given up and wait: {text}");
     ensure!(
-        Confirm { confirm: options.confirm.clone() }.of(&what, &text)? == text,
-        "nothing was done: {text} given-up halves wait, say --confirm {text}"
+        Confirm { confirm: options.confirm.clone() }.of(&what, &text, || Ok(()))? == text,
+        "nothing was done: {text} given-up {} say --confirm {text}",
+        if count == 1 { "half waits," } else { "halves wait," }
     );
     let (mut resumed, mut refused) = (0, Vec::new());
     for (master, _, end) in found {
@@ -102,8 +104,12 @@ async fn all(admin: &Admin, options: &ResumeOptions) -> Result<Sheet> {
             from = done.next;
         }
     }
-    ensure!(refused.is_empty(), "{resumed} halves are asked about again, and these are not: {}", refused.join("; "));
-    Ok(Sheet::done(format!("{resumed} halves are asked about again")))
+    let done = match resumed {
+        1 => "1 half is asked about again".to_owned(),
+        resumed => format!("{resumed} halves are asked about again"),
+    };
+    ensure!(refused.is_empty(), "{done}, and these are not: {}", refused.join("; "));
+    Ok(Sheet::done(done))
 }
 
 struct Page {
