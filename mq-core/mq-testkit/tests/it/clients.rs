@@ -25,6 +25,14 @@ fn java(jar: &str, headers: &str, home: &Path) -> Command {
     java
 }
 
+/// What happened to its connections; nothing of a client that keeps no such log.
+fn warnings_of_java(home: &Path) -> String {
+    let log = std::fs::read_to_string(home.join("logs/rocketmqlogs/rocketmq_client.log")).unwrap_or_default();
+    let tells =
+        |line: &&str| [" WARN ", " ERROR ", "NETTY CLIENT PIPELINE: CLOSE"].iter().any(|word| line.contains(word));
+    log.lines().filter(tells).map(|line| format!("{line}\n")).collect()
+}
+
 /// Runs `program` with the name server's address and prints what became of each scenario.
 fn every_scenario_passes(client: &str, at_least: usize, program: impl FnOnce(&Path) -> Command) {
     let directory = TempDir::new().unwrap();
@@ -43,8 +51,9 @@ fn every_scenario_passes(client: &str, at_least: usize, program: impl FnOnce(&Pa
     }
     assert!(
         failed.is_empty() && passed >= at_least,
-        "{client}: {passed} scenarios passed, failed: {failed:?}\n{}\nthe broker said:\n{}",
+        "{client}: {passed} scenarios passed, failed: {failed:?}\n{}\nits own log warns:\n{}\nthe broker said:\n{}",
         String::from_utf8_lossy(&output.stderr),
+        warnings_of_java(directory.path()),
         broker.log()
     );
     let table: Vec<_> =

@@ -17,7 +17,6 @@ import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
-import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.MessageExt;
 
 /** SQL92 filters: the broker compiles and evaluates them, the client only names them. */
@@ -74,11 +73,8 @@ final class Filtering {
         send(stage, "cheap", "t", 2);
         send(stage, "dear", "t", 6);
         var consumer = new DefaultLitePullConsumer(stage.group("pull"));
-        consumer.setNamesrvAddr(stage.nameServer());
-        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(stage.topic(), MessageSelector.bySql("price > 5"));
-        consumer.start();
-        stage.atEnd(consumer::shutdown);
+        stage.started(consumer);
         var seen = new ConcurrentLinkedQueue<MessageExt>();
         eventuallySame("messages", List.of("dear"), () -> {
             seen.addAll(consumer.poll(100));

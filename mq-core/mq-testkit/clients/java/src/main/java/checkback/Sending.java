@@ -7,6 +7,7 @@ import static checkback.Stage.eventuallySame;
 import static checkback.Stage.holds;
 import static checkback.Stage.isOk;
 import static checkback.Stage.message;
+import static checkback.Stage.persistently;
 import static checkback.Stage.same;
 import static checkback.Stage.sorted;
 
@@ -24,7 +25,6 @@ import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
-import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
@@ -201,15 +201,15 @@ final class Sending {
             sent.add("pull-" + i);
         }
         var consumer = new DefaultLitePullConsumer(stage.group("pull"));
-        consumer.setNamesrvAddr(stage.nameServer());
-        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setAutoCommit(false);
-        consumer.start();
-        stage.atEnd(consumer::shutdown);
-        var queues = consumer.fetchMessageQueues(stage.topic());
+        stage.started(consumer);
+        var queues = persistently(() -> consumer.fetchMessageQueues(stage.topic()));
         consumer.assign(queues);
         for (var queue : queues) {
-            consumer.seekToBegin(queue);
+            persistently(() -> {
+                consumer.seekToBegin(queue);
+                return null;
+            });
         }
         var seen = new ArrayList<MessageExt>();
         eventually("messages", () -> {
@@ -219,8 +219,8 @@ final class Sending {
         same("messages", List.copyOf(sent), bodies(seen));
         for (var queue : queues) {
             same("end by time in " + queue, (long) seen.stream().filter(m -> m.getQueueId() == queue.getQueueId()).count(),
-                consumer.offsetForTimestamp(queue, System.currentTimeMillis() + 60_000L));
-            same("begin by time in " + queue, 0L, consumer.offsetForTimestamp(queue, 1L));
+                persistently(() -> consumer.offsetForTimestamp(queue, System.currentTimeMillis() + 60_000L)));
+            same("begin by time in " + queue, 0L, persistently(() -> consumer.offsetForTimestamp(queue, 1L)));
         }
         same("message headers carry an id", 30L, seen.stream()
             .filter(m -> m.getProperty(MessageConst.PROPERTY_UNIQ_CLIENT_MESSAGE_ID_KEYIDX) != null).count());

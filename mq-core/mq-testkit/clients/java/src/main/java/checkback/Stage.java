@@ -11,9 +11,12 @@ import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
+import org.apache.rocketmq.client.ClientConfig;
+import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
@@ -22,6 +25,7 @@ import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.remoting.exception.RemotingException;
 
 /** What a scenario stands on: names of its own, clients that are stopped at its end, and waiting without guessing. */
 final class Stage implements AutoCloseable {
@@ -68,19 +72,25 @@ final class Stage implements AutoCloseable {
         return producer;
     }
 
-    private void started(DefaultMQProducer producer) throws Exception {
-        producer.setNamesrvAddr(nameServer);
+    void started(DefaultMQProducer producer) throws Exception {
+        prepare(producer);
         producer.setSendMsgTimeout(CALL_MILLIS);
-        producer.setMqClientApiTimeout(CALL_MILLIS);
         producer.start();
         stops.push(producer::shutdown);
+    }
+
+    /** A consumer that fetches messages itself: from the first one on. */
+    void started(DefaultLitePullConsumer consumer) throws Exception {
+        prepare(consumer);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.start();
+        stops.push(consumer::shutdown);
     }
 
     /** A consumer from the first message on, not started: the scenario adds its listener. */
     DefaultMQPushConsumer consumer(String group, String topic, String tags) throws Exception {
         var consumer = new DefaultMQPushConsumer(group);
-        consumer.setNamesrvAddr(nameServer);
-        consumer.setMqClientApiTimeout(CALL_MILLIS);
+        prepare(consumer);
         // A connection of its own for each member, in broadcast mode too.
         consumer.setInstanceName(name + "_" + run + "_" + stops.size());
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
@@ -107,8 +117,32 @@ final class Stage implements AutoCloseable {
         };
     }
 
-    String nameServer() {
-        return nameServer;
+    /** What every client needs before it starts: a call that takes too long closes the connection under all others. */
+    void prepare(ClientConfig client) {
+        client.setNamesrvAddr(nameServer);
+        client.setMqClientApiTimeout(CALL_MILLIS);
+    }
+
+    interface Call<T> {
+        T go() throws MQClientException;
+    }
+
+    /**
+     * What the client does not repeat itself. Some of its calls give a broker 5 s, whatever is set; one whose time is over
+     * closes the connection, and all others on it fail.
+     */
+    static <T> T persistently(Call<T> call) throws Exception {
+        long deadline = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L;
+        while (true) {
+            try {
+                return call.go();
+            } catch (MQClientException failed) {
+                if (!(failed.getCause() instanceof RemotingException) || System.nanoTime() > deadline) {
+                    throw failed;
+                }
+                System.err.printf("once more after %s%n", failed);
+            }
+        }
     }
 
     void atEnd(Runnable stop) {

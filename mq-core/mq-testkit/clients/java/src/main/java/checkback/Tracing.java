@@ -25,14 +25,11 @@ final class Tracing {
 
     private static void trace(Stage stage) throws Exception {
         var producer = new DefaultMQProducer(stage.group("traced"), null, true, null);
-        producer.setNamesrvAddr(stage.nameServer());
-        producer.setSendMsgTimeout(Stage.CALL_MILLIS);
-        producer.start();
-        stage.atEnd(producer::shutdown);
+        stage.started(producer);
         var sent = producer.send(message(stage.topic(), "tag", "followed"));
         isOk(sent);
         var consumer = new DefaultMQPushConsumer(stage.group("following"), null, new AllocateMessageQueueAveragely(), true, null);
-        consumer.setNamesrvAddr(stage.nameServer());
+        stage.prepare(consumer);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(stage.topic(), "*");
         consumer.registerMessageListener(listener(ignored -> { }));

@@ -5,6 +5,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -33,6 +34,8 @@ final class Scene implements AutoCloseable {
     static final String READERS = "readers";
     static final int MESSAGES = 5;
     private static final String BAD = "order-0";
+    /** A call of one client that takes longer closes the connection under its others, which then fail. */
+    private static final int CALL_MILLIS = 30_000;
 
     final String nameServer;
     final DefaultMQAdminExt admin;
@@ -48,9 +51,8 @@ final class Scene implements AutoCloseable {
 
     Scene(String nameServer) throws Exception {
         this.nameServer = nameServer;
-        admin = new DefaultMQAdminExt(30_000);
-        admin.setNamesrvAddr(nameServer);
-        admin.setInstanceName("dashboard");
+        admin = new DefaultMQAdminExt(CALL_MILLIS);
+        prepare(admin, "dashboard");
         admin.start();
         broker = admin.examineBrokerClusterInfo().getBrokerAddrTable().get(BROKER).selectBrokerAddr();
         admin.createAndUpdateTopicConfig(broker, topic(TOPIC, "NORMAL"));
@@ -64,17 +66,21 @@ final class Scene implements AutoCloseable {
         }
         first = good;
         consumer = new DefaultMQPushConsumer(READERS, null, new AllocateMessageQueueAveragely(), true, TopicValidator.RMQ_SYS_TRACE_TOPIC);
-        consumer.setNamesrvAddr(nameServer);
-        consumer.setInstanceName("read");
+        prepare(consumer, "read");
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setMaxReconsumeTimes(0);
         consumer.setPersistConsumerOffsetInterval(200);
         consumer.subscribe(TOPIC, "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> consumed(messages));
         consumer.start();
-        puller.setNamesrvAddr(nameServer);
-        puller.setInstanceName("pulling");
+        prepare(puller, "pulling");
         puller.start();
+    }
+
+    private void prepare(ClientConfig client, String instance) {
+        client.setNamesrvAddr(nameServer);
+        client.setInstanceName(instance);
+        client.setMqClientApiTimeout(CALL_MILLIS);
     }
 
     /** The first time a bad message is given up: it becomes a dead letter. */
@@ -91,9 +97,8 @@ final class Scene implements AutoCloseable {
     }
 
     <P extends DefaultMQProducer> P producer(P producer, String instance) throws Exception {
-        producer.setNamesrvAddr(nameServer);
-        producer.setInstanceName(instance);
-        producer.setSendMsgTimeout(30_000);
+        prepare(producer, instance);
+        producer.setSendMsgTimeout(CALL_MILLIS);
         producer.start();
         return producer;
     }
