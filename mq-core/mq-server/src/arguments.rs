@@ -104,6 +104,7 @@ pub(crate) struct Exposure {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use clap::CommandFactory;
 
@@ -120,40 +121,93 @@ mod tests {
         resetMasterFlushOffset queryCq statsAll clusterList clusterRT producer producerConnection consumerConnection \
         getNamesrvConfig updateNamesrvConfig updateKvConfig deleteKvConfig wipeWritePerm addWritePerm";
 
-    /// What is wrong with `mq admin …`, as the page writes it.
-    fn fault(line: &str) -> Option<String> {
+    /// The command that `line` names, with as much behind it as its writer cared for; or what is wrong with it.
+    fn named(line: &str) -> Result<clap::Command, String> {
         let mut command = Arguments::command();
         command.build();
-        for word in line.split(' ').skip(1) {
-            if let Some(flag) = word.strip_prefix("--") {
-                let known = command.get_arguments().any(|argument| argument.get_long() == Some(flag));
-                if !known {
-                    return Some(format!("{line}: no flag --{flag}"));
-                }
-            } else {
-                match command.find_subcommand(word) {
-                    Some(found) => command = found.clone(),
-                    None => return Some(format!("{line}: no command {word}")),
-                }
+        for word in line.split_whitespace().skip(1).take_while(|word| *word != "…") {
+            if let Some(found) = command.find_subcommand(word) {
+                command = found.clone();
+            } else if let Some(flag) = word.strip_prefix("--") {
+                let mut known = command.get_arguments().filter_map(|argument| argument.get_long());
+                known.find(|known| *known == flag).ok_or_else(|| format!("{line}: no flag --{flag}"))?;
+            } else if command.has_subcommands() && word != "NOUN" && word != "VERB" {
+                return Err(format!("{line}: no command {word}"));
             }
         }
-        command.has_subcommands().then(|| format!("{line}: a verb is missing"))
+        Ok(command)
+    }
+
+    /// The same of a line that a program prints: values stand where it fills them in, and it runs as it stands.
+    fn fault(line: &str) -> Option<String> {
+        let parts = line.split(['{', '}']).enumerate();
+        let filled: String = parts.map(|(i, part)| if i % 2 == 1 { "1" } else { part }).collect();
+        let is_whole = filled.contains(|letter: char| letter.is_ascii_digit());
+        let first_choice = |word| str::split(word, '|').next().unwrap_or_default();
+        let words: Vec<&str> = filled.split_whitespace().map(first_choice).collect();
+        named(&words.join(" ")).err().or_else(|| {
+            let refused = Arguments::try_parse_from(words).err().filter(|_| is_whole)?;
+            Some(format!("{line}: {refused}"))
+        })
+    }
+
+    /// What stands between backticks and begins with `mq`, over the ends of lines.
+    fn commands_of(text: &str) -> Vec<String> {
+        let words: Vec<&str> =
+            text.split_whitespace().filter(|word| !matches!(*word, "\\" | "//" | "///" | "//!")).collect();
+        let quoted = words.join(" ");
+        quoted.split('`').filter(|part| part.starts_with("mq ")).map(str::to_owned).collect()
+    }
+
+    /// Pages and sources, by their paths.
+    fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let is_text = path.extension().is_some_and(|extension| extension == "rs" || extension == "md");
+            match path.file_name().and_then(|name| name.to_str()) {
+                Some("target" | "node_modules") => {}
+                Some(name) if name.starts_with('.') => {}
+                _ if path.is_dir() => texts(&path, found),
+                _ if is_text => found.push((path.clone(), std::fs::read_to_string(&path).expect("text"))),
+                _ => {}
+            }
+        }
     }
 
     #[test]
     fn the_page_names_a_command_of_ours_for_each_of_mqadmin() {
-        let mut named = BTreeMap::new();
+        let mut pairs = BTreeMap::new();
         for line in PAGE.lines() {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             let [_, theirs, ours, _, _] = cells[..] else { continue };
             if let Some(ours) = ours.strip_prefix('`').and_then(|ours| ours.strip_suffix('`')) {
-                assert_eq!(fault(ours), None);
+                assert!(!named(ours).expect(ours).has_subcommands(), "{ours}: a verb is missing");
             }
-            named.insert(theirs, ours);
+            pairs.insert(theirs, ours);
         }
-        let missing: Vec<&str> = MQADMIN.split_whitespace().filter(|theirs| !named.contains_key(theirs)).collect();
+        let missing: Vec<&str> = MQADMIN.split_whitespace().filter(|theirs| !pairs.contains_key(theirs)).collect();
         assert_eq!(missing, Vec::<&str>::new());
-        assert_eq!(fault("mq admin topic frobnicate"), Some("mq admin topic frobnicate: no command frobnicate".into()));
+    }
+
+    #[test]
+    fn what_pages_and_programs_say_to_run_is_a_command() {
+        let mut found = Vec::new();
+        texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &mut found);
+        let lines: Vec<_> =
+            found.iter().flat_map(|(path, text)| commands_of(text).into_iter().map(move |line| (path, line))).collect();
+        let faults: Vec<_> =
+            lines.iter().filter_map(|(path, line)| Some(format!("{}: {}", path.display(), fault(line)?))).collect();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        for line in ["mq explain --key ORDER_NO", "mq admin offset reset {group} {} --to {} --apply"] {
+            assert!(lines.iter().any(|(_, said)| said == line), "{line} is found");
+        }
+        for (wrong, fault_of_it) in [
+            ("mq admin topic frobnicate", "no command frobnicate"),
+            ("mq admin topic list --frobnicate", "no flag --frobnicate"),
+            ("mq admin offset reset {group} --to {}", "TOPIC"),
+        ] {
+            assert!(fault(wrong).is_some_and(|fault| fault.contains(fault_of_it)), "{wrong}");
+        }
     }
 
     #[test]

@@ -84,8 +84,8 @@ pub(crate) async fn measure_all(extent: &Extent) -> Result<Figures> {
             sites.push(Site::open(extent, store, *way).await.with_context(|| format!("{store:?}, {way:?}"))?);
         }
         for run in 1..=extent.runs {
+            sites.reverse();
             for rate in [0, extent.rate] {
-                sites.reverse();
                 for site in &sites {
                     let pace = if rate == 0 { "full load".to_owned() } else { format!("{rate} a second") };
                     let measured = site.measure(extent, rate).await;
