@@ -126,6 +126,7 @@ mod tests {
         let mut command = Arguments::command();
         command.build();
         for word in line.split_whitespace().skip(1).take_while(|word| *word != "…") {
+            let word = word.trim_matches(['[', ']']);
             if let Some(found) = command.find_subcommand(word) {
                 command = found.clone();
             } else if let Some(flag) = word.strip_prefix("--") {
@@ -138,40 +139,43 @@ mod tests {
         Ok(command)
     }
 
-    /// The same of a line that a program prints: values stand where it fills them in, and it runs as it stands.
+    /// What is wrong with a line of a page. With a number in it, it is meant to run as it stands.
     fn fault(line: &str) -> Option<String> {
-        let parts = line.split(['{', '}']).enumerate();
-        let filled: String = parts.map(|(i, part)| if i % 2 == 1 { "1" } else { part }).collect();
-        let is_whole = filled.contains(|letter: char| letter.is_ascii_digit());
-        let first_choice = |word| str::split(word, '|').next().unwrap_or_default();
-        let words: Vec<&str> = filled.split_whitespace().map(first_choice).collect();
-        named(&words.join(" ")).err().or_else(|| {
-            let refused = Arguments::try_parse_from(words).err().filter(|_| is_whole)?;
+        let line = line.split(" | ").next().unwrap_or_default();
+        named(line).err().or_else(|| {
+            let is_whole = line.contains(|letter: char| letter.is_ascii_digit());
+            let refused = Arguments::try_parse_from(line.split_whitespace()).err().filter(|_| is_whole)?;
             Some(format!("{line}: {refused}"))
         })
     }
 
-    /// What stands between backticks and begins with `mq`, over the ends of lines.
-    fn commands_of(text: &str) -> Vec<String> {
-        let words: Vec<&str> =
-            text.split_whitespace().filter(|word| !matches!(*word, "\\" | "//" | "///" | "//!")).collect();
-        let quoted = words.join(" ");
-        quoted.split('`').filter(|part| part.starts_with("mq ")).map(str::to_owned).collect()
-    }
-
-    /// Pages and sources, by their paths.
-    fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
-        for entry in std::fs::read_dir(directory).expect("a directory") {
-            let path = entry.expect("an entry").path();
-            let is_text = path.extension().is_some_and(|extension| extension == "rs" || extension == "md");
-            match path.file_name().and_then(|name| name.to_str()) {
-                Some("target" | "node_modules") => {}
-                Some(name) if name.starts_with('.') => {}
-                _ if path.is_dir() => texts(&path, found),
-                _ if is_text => found.push((path.clone(), std::fs::read_to_string(&path).expect("text"))),
-                _ => {}
+    /// The calls of `mq` in a page: between backticks, over the ends of lines, and in its blocks.
+    fn calls_in(page: &str) -> Vec<String> {
+        let (mut calls, mut prose, mut is_block) = (Vec::new(), String::new(), false);
+        for line in page.lines() {
+            if line.starts_with("```") {
+                is_block = !is_block;
+            } else if is_block {
+                let call = line.split(" #").next().unwrap_or_default();
+                let (program, words) = call.split_once(' ').unwrap_or((call, ""));
+                if program == "mq" || program.ends_with("/mq") {
+                    calls.push(format!("mq {words}"));
+                }
+            } else {
+                prose.extend([line.trim(), " "]);
             }
         }
+        calls.extend(prose.split('`').filter(|part| part.starts_with("mq ")).map(str::to_owned));
+        calls
+    }
+
+    /// What is released stands in the changelog as it was.
+    fn pages() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let docs = std::fs::read_dir(root.join("docs")).expect("a directory");
+        let docs = docs.map(|entry| entry.expect("an entry").path());
+        let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md") && !path.ends_with("CHANGELOG.md");
+        docs.filter(is_page).chain([root.join("README.md")]).collect()
     }
 
     #[test]
@@ -190,21 +194,22 @@ mod tests {
     }
 
     #[test]
-    fn what_pages_and_programs_say_to_run_is_a_command() {
-        let mut found = Vec::new();
-        texts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &mut found);
-        let lines: Vec<_> =
-            found.iter().flat_map(|(path, text)| commands_of(text).into_iter().map(move |line| (path, line))).collect();
-        let faults: Vec<_> =
-            lines.iter().filter_map(|(path, line)| Some(format!("{}: {}", path.display(), fault(line)?))).collect();
-        assert!(faults.is_empty(), "{}", faults.join("\n"));
-        for line in ["mq explain --key ORDER_NO", "mq admin offset reset {group} {} --to {} --apply"] {
-            assert!(lines.iter().any(|(_, said)| said == line), "{line} is found");
+    fn what_pages_say_to_run_is_a_command() {
+        let mut readme = Vec::new();
+        let mut faults = Vec::new();
+        for path in pages() {
+            let calls = calls_in(&std::fs::read_to_string(&path).expect("a page"));
+            faults.extend(calls.iter().filter_map(|call| Some(format!("{}: {}", path.display(), fault(call)?))));
+            if path.ends_with("README.md") {
+                readme = calls;
+            }
         }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        assert!(readme.iter().any(|call| call.starts_with("mq explain --key ORDER_NO")), "{readme:?}");
         for (wrong, fault_of_it) in [
             ("mq admin topic frobnicate", "no command frobnicate"),
             ("mq admin topic list --frobnicate", "no flag --frobnicate"),
-            ("mq admin offset reset {group} --to {}", "TOPIC"),
+            ("mq admin offset reset group --to 7", "TOPIC"),
         ] {
             assert!(fault(wrong).is_some_and(|fault| fault.contains(fault_of_it)), "{wrong}");
         }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::iter;
 use std::net::SocketAddr;
 
+use mq_protocol::body::TxnEvent;
 use mq_protocol::ids::UnixMillis;
 
 use crate::types::{ClientId, HalfOffset, ParkReason, Refusal, Verdict};
@@ -62,10 +63,10 @@ pub(crate) enum Who {
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broker => f.write_str("the broker"),
+            Self::Broker => f.write_str(TxnEvent::THE_BROKER),
             Self::Client(id) => f.write_str(id),
             Self::Peer(address) => address.fmt(f),
-            Self::Operator(name) => write!(f, "operator {name}"),
+            Self::Operator(name) => write!(f, "{}{name}", TxnEvent::OPERATOR),
         }
     }
 }
@@ -75,10 +76,10 @@ impl fmt::Display for EventKind {
         match self {
             Self::Asked { attempt } => write!(f, "was asked (check {attempt})"),
             Self::NobodyToAsk => f.write_str("nobody of the producer group is connected"),
-            Self::Said(verdict) => write!(f, "said {verdict}"),
-            Self::Repeated(verdict) => write!(f, "said {verdict} again"),
-            Self::Refused(verdict, refusal) => write!(f, "said {verdict}, refused: {refusal}"),
-            Self::Parked(reason) => write!(f, "parked: {reason}"),
+            Self::Said(verdict) => write!(f, "{}{verdict}", TxnEvent::SAID),
+            Self::Repeated(verdict) => write!(f, "{}{verdict} again", TxnEvent::SAID),
+            Self::Refused(verdict, why) => write!(f, "{}{verdict}{}{why}", TxnEvent::SAID, TxnEvent::REFUSED),
+            Self::Parked(reason) => write!(f, "{}{reason}", TxnEvent::PARKED),
             Self::Resumed => f.write_str("resumed"),
             Self::CheckOrdered => f.write_str("a check was ordered"),
         }

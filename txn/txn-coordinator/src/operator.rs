@@ -59,7 +59,8 @@ pub struct Subject {
     pub keys: String,
     pub stored_at: UnixMillis,
     pub born_at: UnixMillis,
-    /// Who sent it, as long as that is remembered: neither longer than the half is open, nor beyond a restart.
+    /// Who sent it, as long as that is remembered: neither longer than the half is open, nor beyond a
+    /// restart; on the copy of one that was given up for good.
     pub client: Option<String>,
     /// The address that it came from.
     pub born_host: String,

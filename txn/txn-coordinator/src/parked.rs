@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use mq_protocol::body::TxnEvent;
 use mq_protocol::ids::{LogOffset, UnixMillis};
 use mq_protocol::properties::{MAX_PROPERTIES_BYTES, name};
 use mq_protocol::record::{Message, StoredMessage};
@@ -19,10 +20,10 @@ use crate::types::{HalfOffset, ParkReason};
 
 /// Of the questions and answers so many stand on the copy, the last ones: all of fifteen checks.
 const MAX_TOLD: usize = 32;
-/// What the first line says of the client that sent the half.
-pub(crate) const SENT: &str = "sent it";
-/// Bytes of a name or a sentence there.
-const MAX_WORDS_BYTES: usize = 96;
+/// Bytes of a name there, which comes from a client.
+const MAX_NAME_BYTES: usize = 96;
+/// Bytes of what was said: any of our sentences is shorter.
+const MAX_SENTENCE_BYTES: usize = 160;
 
 /// The copy that an operator finds: the half as it is, in the topic of given-up halves, with what is known of it. Of what
 /// does not fit into the properties the story goes first.
@@ -53,17 +54,17 @@ pub(crate) fn half_in(copy: &Message) -> Option<HalfOffset> {
 /// `time|half|who|what`, a line each.
 fn written(told: &[Told]) -> String {
     let mut text = String::new();
-    let (first, rest) = told.split_at(usize::from(told.first().is_some_and(|first| first.what == SENT)));
+    let (first, rest) = told.split_at(usize::from(told.first().is_some_and(|first| first.what == TxnEvent::SENT)));
     for Told { at, half, by, what } in first.iter().chain(&rest[rest.len().saturating_sub(MAX_TOLD)..]) {
-        let (by, what) = (plain(by), plain(what));
+        let (by, what) = (plain(by, MAX_NAME_BYTES), plain(what, MAX_SENTENCE_BYTES));
         writeln!(text, "{}|{half}|{by}|{what}", at.0).expect("a string takes everything");
     }
     text
 }
 
 /// Names come from clients: nothing that separates anything.
-fn plain(words: &str) -> String {
-    let short = &words[..words.floor_char_boundary(MAX_WORDS_BYTES)];
+fn plain(words: &str, most_bytes: usize) -> String {
+    let short = &words[..words.floor_char_boundary(most_bytes)];
     short.chars().map(|letter| if letter == '|' || letter.is_control() { '_' } else { letter }).collect()
 }
 
@@ -80,7 +81,7 @@ pub(crate) fn told_in(copy: &Message) -> Vec<Told> {
 
 /// Who sent the half that a copy was.
 pub(crate) fn client_in(copy: &Message) -> Option<String> {
-    told_in(copy).into_iter().next().filter(|first| first.what == SENT).map(|first| first.by)
+    told_in(copy).into_iter().next().filter(|first| first.what == TxnEvent::SENT).map(|first| first.by)
 }
 
 /// Why nothing can be made of a message.

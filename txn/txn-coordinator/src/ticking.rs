@@ -1,5 +1,6 @@
 //! What is due: checks to send, halves to park, outcomes to finish.
 
+use mq_protocol::body::TxnEvent;
 use mq_protocol::ids::UnixMillis;
 use mq_protocol::properties::name;
 use mq_protocol::record::StoredMessage;
@@ -12,7 +13,7 @@ use crate::driver::{Inner, State, is_durable};
 use crate::engine::{Action, Input, Rules};
 use crate::half;
 use crate::history::{EventKind, Told, Who};
-use crate::parked::{SENT, parked_copy};
+use crate::parked::parked_copy;
 use crate::plan::{self, Messages, Plan, Topics};
 use crate::planted::{Bug, planted};
 use crate::recovery::{half_at, place_of};
@@ -204,5 +205,5 @@ fn unasked_step(rules: &Rules) -> u32 {
 
 fn sent(half: &StoredMessage, client: &ClientId) -> Told {
     let (at, half) = (half.store_timestamp, half.queue_offset.into());
-    Told { at, half, by: client.to_string(), what: SENT.to_owned() }
+    Told { at, half, by: client.to_string(), what: TxnEvent::SENT.to_owned() }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use mq_protocol::body::TxnEvent;
 use mq_protocol::ids::QueueOffset;
 use mq_protocol::{ByteString, sys_flag};
 use smallvec::SmallVec;
@@ -226,6 +227,6 @@ pub enum Refusal {
     NotDurable,
     #[error("the transaction has {here} of its {of} messages; send the others first, or roll it back")]
     Incomplete { here: u8, of: u8 },
-    #[error("the transaction is already {0}; its first outcome stands")]
+    #[error("the transaction is {already}{0}; its first outcome stands", already = TxnEvent::ALREADY)]
     Contrary(Outcome),
 }

@@ -279,12 +279,12 @@ async fn join<D: Database>(side: &Side<D>, group: &str) -> Result<DatabaseId, Da
     }
     side.execute(side.dialect().name_database, &[Value::Bytes(DatabaseId::fresh().as_bytes())]).await?;
     // Another instance may have been faster.
-    database_id(side).await?.ok_or(DatabaseError::Nameless)
+    database_id(side).await?.ok_or(DatabaseError::NoDatabaseName)
 }
 
 async fn database_id<D: Database>(side: &Side<D>) -> Result<Option<DatabaseId>, DatabaseError> {
     let rows = side.rows::<1, 0>(side.dialect().database_id, &[]).await?;
-    rows.first().map(|row| DatabaseId::from_slice(&row.bytes[0]).ok_or(DatabaseError::Nameless)).transpose()
+    rows.first().map(|row| DatabaseId::from_slice(&row.bytes[0]).ok_or(DatabaseError::NoDatabaseName)).transpose()
 }
 
 /// The row, and the group's horizon.

@@ -187,7 +187,7 @@ fn what_an_operator_does_is_no_check() {
 fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
     type Change = fn(&mut Facts);
     type Named = (Stage, &'static str, &'static str);
-    let table: [(&str, Change, Option<Named>); 41] = [
+    let table: [(&str, Change, Option<Named>); 44] = [
         ("all there", |_| {}, None),
         ("rolled back", |facts| told(open(facts)).state = TxnState::RolledBack, None),
         (
@@ -217,6 +217,38 @@ fn each_missing_step_is_named_with_its_cause_and_what_to_do() {
             "not asked yet",
             |facts| told(open(facts)).checks = Some(0),
             Some((Stage::Verdict, "not checked, no verdict: the producer has not said", "mq admin txn check 7")),
+        ),
+        (
+            "not asked yet, and a part is missing",
+            |facts| {
+                let half = open(facts);
+                told(half).checks = Some(0);
+                says(half, NOW - 5_000, INCOMPLETE);
+            },
+            Some((
+                Stage::Verdict,
+                "not checked, no verdict: producer group shop said commit, refused: the transaction has 1 of its 2 messages",
+                "send what is missing, or `mq admin txn resolve 7 rollback`",
+            )),
+        ),
+        (
+            "asked, and a part is missing",
+            |facts| says(open(facts), NOW - 5_000, INCOMPLETE),
+            Some((
+                Stage::Verdict,
+                "3 of 15 checks, no verdict: producer group shop said commit, refused",
+                "send what is",
+            )),
+        ),
+        (
+            "an operator found that a part is missing",
+            |facts| {
+                let half = open(facts);
+                told(half).checks = Some(0);
+                let history = &mut half.shown.as_mut().expect("its broker tells").history;
+                history.push(event(NOW - 5_000, 7, INCOMPLETE, "operator alice (127.0.0.1:5)"));
+            },
+            Some((Stage::Verdict, "the producer has not said how its transaction ended", "mq admin txn check 7")),
         ),
         (
             "asked in vain",

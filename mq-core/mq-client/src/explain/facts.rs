@@ -57,8 +57,8 @@ impl TransactionFacts {
     }
 
     /// What its broker tells of it, if it is such.
-    pub(super) fn told(&self, such: impl Fn(&str) -> bool) -> impl Iterator<Item = &TxnEvent> {
-        self.shown.iter().flat_map(|shown| &shown.history).filter(move |event| such(&event.what))
+    pub(super) fn told(&self, such: impl Fn(&TxnEvent) -> bool) -> impl Iterator<Item = &TxnEvent> {
+        self.shown.iter().flat_map(|shown| &shown.history).filter(move |event| such(event))
     }
 }
 

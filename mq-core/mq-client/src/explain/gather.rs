@@ -217,17 +217,22 @@ impl Gatherer<'_> {
         })
     }
 
-    /// What the first member says that has an inbox: all of them look into one database.
+    /// Whoever has the row decides, for members may have several databases; else what the first says that has an inbox.
     async fn inbox(&self, group: &str, state: &GroupState, message: &ReceivedMessage) -> Option<InboxAnswer> {
         let master = self.master_of(message)?;
+        let mut first = None;
         let pushed = state.members.iter().filter(|members| members.consume_type == ConsumeType::ConsumePassively);
         for client in pushed.flat_map(|members| &members.connection_set).take(ASKED_FOR_INBOXES) {
             let told = self.admin.inbox(master, group, &client.client_id, &message.offset_message_id).await;
-            if let Ok(Some(answer)) = told {
-                return Some(answer);
+            match told {
+                Ok(Some(done @ InboxAnswer::Done { .. })) => return Some(done),
+                Ok(Some(answer)) => {
+                    first.get_or_insert(answer);
+                }
+                _ => {}
             }
         }
-        None
+        first
     }
 
     async fn copies(&self, topic: &str, message: &ReceivedMessage) -> Result<Vec<ReceivedMessage>, ClientError> {

@@ -157,6 +157,18 @@ pub struct TxnEvent {
 impl TxnEvent {
     /// `by` of what the broker did unasked.
     pub const THE_BROKER: &str = "the broker";
+    /// How `by` begins of what was done by hand.
+    pub const OPERATOR: &str = "operator ";
+    /// The whole of `what`: its client sent the half.
+    pub const SENT: &str = "sent it";
+    /// How `what` begins of an answer, before the verdict.
+    pub const SAID: &str = "said ";
+    /// Between a verdict that changed nothing, and why.
+    pub const REFUSED: &str = ", refused: ";
+    /// In that reason, where the half had another outcome by then.
+    pub const ALREADY: &str = "already ";
+    /// How `what` begins of a giving up, before the reason.
+    pub const PARKED: &str = "parked: ";
 }
 
 /// TXN_CHECK (7003), TXN_RESOLVE (7004) and TXN_RESUME (7005): what an operator does to one half.

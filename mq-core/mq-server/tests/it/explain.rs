@@ -31,10 +31,21 @@ fn until_missing(mq: &Mq, key: &str, stage: &str, why: &str) -> Value {
         let answer = explained(mq, key);
         let missing = &answer["missing"][0];
         if missing["stage"] == stage && missing["why"].as_str().is_some_and(|text| text.contains(why)) {
+            understands(missing["fix"].as_str().unwrap_or_default());
             return answer;
         }
         assert!(started.elapsed() < PATIENCE, "{stage}, {why}: {answer}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What it says to run are commands with flags that exist.
+fn understands(fix: &str) {
+    for command in fix.split('`').skip(1).step_by(2) {
+        let first_choice = |word| str::split(word, '|').next().unwrap_or_default();
+        let words: Vec<&str> = command.split(' ').skip(1).map(first_choice).chain(["--help"]).collect();
+        let (success, _, error) = printed(&words);
+        assert!(command.starts_with("mq ") && success, "{command}: {error}");
     }
 }
 

@@ -225,9 +225,15 @@ fn all_messages_of_one_verdict_are_resumed_and_resolved_together() {
 
 #[test]
 fn a_set_that_is_not_whole_is_not_published_by_an_operator() {
-    let bench = bench();
-    bench.half_with("t-1", &[("CHECKBACK_SHARED_ID", "t"), ("CHECKBACK_PART", "1/2")]);
+    let mut bench = bench();
+    let place = bench.half_with("t-1", &[("CHECKBACK_SHARED_ID", "t"), ("CHECKBACK_PART", "1/2")]);
+    bench.end(place, "t-1", Verdict::Commit).unwrap_err();
     give_up(&bench);
+    // `mq explain` reads these words off the copy: whole.
+    bench.restart_on(bench.backend.clone());
+    let (_, told) = bench.coordinator.show_parked(FIRST).unwrap().unwrap();
+    let words = "said commit, refused: the transaction has 1 of its 2 messages; send the others first, or roll it back";
+    assert!(told.iter().any(|told| told.what == words), "{told:?}");
     let refused = bench.coordinator.resolve_parked(FIRST, Verdict::Commit, "eve").unwrap_err();
     assert!(matches!(refused, ParkedError::Incomplete { here: 1, of: 2 }), "{refused}");
     bench.coordinator.resolve_parked(FIRST, Verdict::Rollback, "eve").unwrap();

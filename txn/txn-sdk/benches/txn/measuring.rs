@@ -70,8 +70,8 @@ pub(crate) struct Runs {
 
 pub(crate) type Figures = BTreeMap<(Store, Way), Runs>;
 
-/// The ways take turns, and then in the other order: what the machine does beside them meets all, and what one leaves behind
-/// (a vacuum, a write-back) each of the others.
+/// The ways take turns, in the next run in the other order: what the machine does beside them meets all, and what one leaves
+/// behind (a vacuum, a write-back) not always the same one.
 pub(crate) async fn measure_all(extent: &Extent) -> Result<Figures> {
     let mut figures = Figures::new();
     for store in [Store::Postgres, Store::Sqlite] {

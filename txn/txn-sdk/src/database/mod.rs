@@ -238,7 +238,7 @@ pub enum DatabaseError {
     #[error(
         "checkback_database does not show the database's name that was written there: is this a replica, or was its row changed?"
     )]
-    Nameless,
+    NoDatabaseName,
     #[error("another instance has been creating the checkback_* tables for {0:?}; is it stuck?")]
     SchemaLocked(Duration),
 }

@@ -13,7 +13,8 @@ pub enum Outcome<E = Infallible> {
     /// that the broker had parked its half message before (or an operator had ended it): an error in the log and
     /// `txn_end_refused_total` say so, `mq admin txn resume` publishes it.
     Committed,
-    /// Your code returned this error: no rows, no message.
+    /// Your code returned this error: no rows, and no message, unless an operator had committed its half message before: an
+    /// error in the log then.
     RolledBack(E),
     /// The database did not say whether it committed. The next checkback reads what really happened and the message
     /// follows it. Do not tell the user "failed", and do not simply try again: look at your rows first.

@@ -7,16 +7,8 @@ use super::super::facts::{MessageFacts, TransactionFacts};
 use super::super::{Source, Stage};
 use super::{Found, clients, lasting};
 
-/// How our broker tells of verdicts and the like.
-const SAID_ROLLBACK: &str = "said rollback";
-const SAID: &str = "said ";
-const REFUSED: &str = ", refused: ";
-/// The half had another outcome by then.
-const ALREADY: &str = "already ";
-const SAID_UNKNOWN: &str = "said unknown";
-const SENT: &str = "sent it";
-const OPERATOR: &str = "operator ";
-const PARKED: &str = "parked: ";
+const UNKNOWN: &str = "unknown";
+const ROLLBACK: &str = "rollback";
 
 impl Found {
     /// `relayed`: the copy that its producer sent from its outbox.
@@ -60,7 +52,7 @@ impl Found {
         let told = half.shown.as_ref().map(|shown| &shown.half).filter(|told| told.parts > 1);
         let part = told.map(|told| format!(", {} of {} under one verdict", told.part, told.parts)).unwrap_or_default();
         let history = half.shown.as_ref().map_or(&[][..], |shown| &shown.history);
-        let client = history.iter().find(|event| event.what == SENT).and_then(|event| event.by.as_ref());
+        let client = history.iter().find(|event| event.what == TxnEvent::SENT).and_then(|event| event.by.as_ref());
         let client = client.map(|client| format!(" (client {client})")).unwrap_or_default();
         let what = format!("half {} for {topic} stored on {broker} by producer group {group}{client}{part}", half.half);
         self.step(id, half.stored_at, Stage::Half, Source::Log, what);
@@ -71,18 +63,18 @@ impl Found {
             };
             self.step(id, *at, Stage::Half, Source::Log, format!("half {number} for {topic} stored: {why}"));
         }
-        let told = history.iter().filter(|event| event.what != SENT && !event.what.starts_with(PARKED));
+        let told =
+            history.iter().filter(|event| event.what != TxnEvent::SENT && !event.what.starts_with(TxnEvent::PARKED));
         let told: Vec<&TxnEvent> = told.collect();
         for alike in told.chunk_by(|one, next| (&one.what, &one.by) == (&next.what, &next.by)) {
             let times = if alike.len() > 1 { format!(", {} times since", alike.len()) } else { String::new() };
             let what = format!("{}{times}", said(alike[0]));
-            let by_hand = alike[0].by.as_ref().is_some_and(|by| by.starts_with(OPERATOR));
-            let stage = if by_hand { Stage::Operator } else { Stage::Check };
+            let stage = if is_by_hand(alike[0]) { Stage::Operator } else { Stage::Check };
             self.step(id, UnixMillis(alike[0].at), stage, Source::Broker, what);
         }
         for (at, copy) in &half.parked {
-            let reason =
-                history.iter().rev().filter(|event| event.at <= at.0).find_map(|it| it.what.strip_prefix(PARKED));
+            let by_then = history.iter().rev().filter(|event| event.at <= at.0);
+            let reason = by_then.filter_map(|event| event.what.strip_prefix(TxnEvent::PARKED)).next();
             let reason = reason.map(|reason| format!(", for {reason}")).unwrap_or_default();
             self.step(id, *at, Stage::Parked, Source::Log, format!("given up{reason}: its copy is p{copy}"));
         }
@@ -94,18 +86,16 @@ impl Found {
         let group = &half.group;
         let checks = half.shown.as_ref().and_then(|shown| shown.half.checks);
         let parked_at = half.parked.last().map_or(half.stored_at, |(at, _)| *at);
-        let refused = || half.told(|what| what.starts_with(SAID) && what.contains(REFUSED));
-        let is_too_late = |event: &TxnEvent| event.at >= parked_at.0 && event.what.contains(ALREADY);
-        let was_in_vain = |event: &&TxnEvent| event.at <= parked_at.0 && !event.what.contains(ALREADY);
-        let (why, when) = if refused().any(is_too_late) {
+        let is_too_late = |event: &TxnEvent| event.at >= parked_at.0 && event.what.contains(TxnEvent::ALREADY);
+        let (why, when) = if half.told(|event| is_refusal(event) && is_too_late(event)).next().is_some() {
             let why = format!("producer group {group} has said how the transaction ended only since then");
             (why, "it will say so again when asked")
-        } else if let Some(event) = refused().filter(was_in_vain).last() {
+        } else if let Some(event) = half.told(|event| is_in_vain(event) && event.at <= parked_at.0).last() {
             (format!("producer group {group} {}", event.what), "once that is mended")
         } else {
             let why = match checks {
                 Some(0) => format!("no client of producer group {group} was there to be asked"),
-                Some(_) if half.told(|what| what == SAID_UNKNOWN).next().is_some() => {
+                Some(_) if half.told(|event| says(event, UNKNOWN)).next().is_some() => {
                     format!("producer group {group} answered, and never with a verdict")
                 }
                 Some(_) => format!("no client of producer group {group} answered"),
@@ -135,10 +125,15 @@ impl Found {
         let is_last = told.and_then(|told| told.max_checks).is_some_and(|max| checks >= max);
         let then = if is_last { "unless it is told before, it is given up" } else { "the next check is due" };
         let next = next.map(|next| format!("; {then} in {}", lasting(next.since(self.now)))).unwrap_or_default();
-        let answer = half.told(|what| what.starts_with(SAID)).filter(|event| event.at >= stored_at.0).last();
-        let says_unknown = answer.is_some_and(|event| event.what == SAID_UNKNOWN);
+        let is_answer = |event: &TxnEvent| event.what.starts_with(TxnEvent::SAID) && !is_by_hand(event);
+        let answer = half.told(|event| is_answer(event) && event.at >= stored_at.0).last();
+        let says_unknown = answer.is_some_and(|event| says(event, UNKNOWN));
         let settle = format!("or settle it: `mq admin txn resolve {number} commit|rollback`");
-        if half.producers == 0 {
+        if let Some(event) = answer.filter(|event| is_in_vain(event)) {
+            let why = format!("{so_far}: producer group {group} {}{next}", event.what);
+            let fix = format!("send what is missing, or `mq admin txn resolve {number} rollback`");
+            self.lacks(id, Stage::Verdict, why, fix);
+        } else if half.producers == 0 {
             let why = format!("{so_far}: producer group {group} has no client online{next}");
             self.lacks(id, Stage::Verdict, why, format!("start a client of {group}; {settle}"));
         } else if checks == 0 {
@@ -158,9 +153,27 @@ impl Found {
     }
 }
 
+fn is_by_hand(event: &TxnEvent) -> bool {
+    event.by.as_ref().is_some_and(|by| by.starts_with(TxnEvent::OPERATOR))
+}
+
+fn says(event: &TxnEvent, verdict: &str) -> bool {
+    event.what.strip_prefix(TxnEvent::SAID) == Some(verdict)
+}
+
+/// A verdict of its producers that changed nothing.
+fn is_refusal(event: &TxnEvent) -> bool {
+    event.what.starts_with(TxnEvent::SAID) && event.what.contains(TxnEvent::REFUSED) && !is_by_hand(event)
+}
+
+/// One for which something is missing yet.
+fn is_in_vain(event: &TxnEvent) -> bool {
+    is_refusal(event) && !event.what.contains(TxnEvent::ALREADY)
+}
+
 /// By whom, as far as the broker remembers, and what that means.
 fn rolled_back(half: &TransactionFacts, relayed: Option<&str>) -> String {
-    let said = |event: &&TxnEvent| event.what == SAID_ROLLBACK;
+    let said = |event: &&TxnEvent| says(event, ROLLBACK);
     let event = half.shown.iter().flat_map(|shown| &shown.history).rev().find(said);
     let by = event.and_then(|event| event.by.as_ref()).map(|by| format!(" by {by}")).unwrap_or_default();
     match relayed {

@@ -129,18 +129,18 @@ final class Stage implements AutoCloseable {
 
     /**
      * What the client does not repeat itself. Some of its calls give a broker 5 s, whatever is set; one whose time is over
-     * closes the connection, and all others on it fail.
+     * closes the connection, and all others on it fail: the one that is tried again, too, if it meets the same connection.
      */
     static <T> T persistently(Call<T> call) throws Exception {
-        long deadline = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L;
-        while (true) {
+        for (int triesLeft = 4; ; triesLeft--) {
             try {
                 return call.go();
             } catch (MQClientException failed) {
-                if (!(failed.getCause() instanceof RemotingException) || System.nanoTime() > deadline) {
+                if (triesLeft == 0 || !(failed.getCause() instanceof RemotingException)) {
                     throw failed;
                 }
                 System.err.printf("once more after %s%n", failed);
+                Thread.sleep(200);
             }
         }
     }
